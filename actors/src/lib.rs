@@ -1,0 +1,6 @@
+//! What a Sealwire relay decides: sessions, registry, logs, persistence, retention.
+//!
+//! Nothing here opens a socket, speaks SQL or knows HTTP: the actors ask the world through the
+//! traits of [`ports`], which the relay crate implements and tests replace.
+
+pub mod ports;

@@ -1,0 +1,542 @@
+//! All that the actors ask of the world: a [`Store`] and a [`Clock`].
+//!
+//! The store is the judge. Whatever an actor holds in memory is a hint; a commit names the head that
+//! it extends, and a store that holds another one refuses that log's part of the batch and nobody
+//! else's. What every store must do is written down as tests (`tests/store_contract.rs` of the relay
+//! crate), which SQLite, PostgreSQL and the in-memory store of the unit tests all pass.
+
+use async_trait::async_trait;
+use sealwire_protocol::frame::Member;
+use sealwire_protocol::header::HeaderBytes;
+use sealwire_protocol::ids::Signature;
+use sealwire_protocol::{AckSet, Body, DeviceKey, Digest, LogId, LogType};
+use thiserror::Error;
+
+/// A log's small integer inside the relay. The UUID stays at the edge: rows that cluster by a
+/// random UUID are four to six times slower on SQLite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LogKey(pub i64);
+
+/// Position and chain value: a head without the incarnation, which is the store's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// Seq of the last entry; 0 before the first.
+    pub seq: u64,
+    /// The chain up to and with it.
+    pub chain: Digest,
+}
+
+/// Why a store did not do what it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum StoreError {
+    /// It could not be reached, was busy, full or read-only. Nothing is known to have happened; for
+    /// a commit this includes an unknown outcome.
+    #[error("the store is unavailable")]
+    Unavailable,
+    /// It refused the data: a constraint or a value that it cannot hold. Nothing has happened.
+    #[error("the store refused the data")]
+    Refused,
+    /// It holds what it must not: a row that does not decode.
+    #[error("the store holds a row that does not decode")]
+    Corrupt,
+}
+
+/// One entry to be inserted.
+#[derive(Clone, Debug)]
+pub struct NewEntry {
+    /// Its position.
+    pub seq: u64,
+    /// When the relay ordered it, in milliseconds since the epoch.
+    pub at: u64,
+    /// The canonical header.
+    pub header: HeaderBytes,
+    /// The body. A control entry's is kept with the entry for as long as the log lives; any other
+    /// is kept apart and may be deleted.
+    pub body: Body,
+    /// Whether this is a control entry.
+    pub control: bool,
+    /// The author's signature; none in `totals` groups.
+    pub signature: Option<Signature>,
+    /// The named addressees, sorted and distinct; empty for all. Kept with the entry.
+    pub recipients: Vec<DeviceKey>,
+    /// Totals' own kind string; kept with the body.
+    pub totals_kind: Option<String>,
+    /// The chain after this entry.
+    pub chain: Digest,
+    /// The sender's small integer in this log ([`SenderRecord::slot`]); 0 for the relay's own
+    /// entries, which have no sender.
+    pub sender_slot: i32,
+    /// The sender's count; 0 where there is no idempotency. With `sender_slot` it is unique in a
+    /// log unless it is 0.
+    pub count: u64,
+}
+
+/// A sender's place in a log. It survives leaving, rejoining and the floor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SenderRecord {
+    /// Small integer of this sender in this log, from 1.
+    pub slot: i32,
+    /// Who.
+    pub device: DeviceKey,
+    /// Count of its newest entry; 0 if it only has entries without one.
+    pub last_count: u64,
+    /// Digest of that entry; zeros if there is none.
+    pub last_digest: Digest,
+}
+
+/// A change of membership that a commit makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberChange {
+    /// A member from now on, with an empty ack state. Makes a reservation real; needs none
+    /// (a founder and an enrolled device have none).
+    Joined {
+        /// Who.
+        device: DeviceKey,
+        /// By which control entry.
+        seq: u64,
+        /// When, in milliseconds since the epoch.
+        at: u64,
+    },
+    /// No member any more.
+    Left {
+        /// Who.
+        device: DeviceKey,
+    },
+    /// Revoked for good: [`Store::reserve`] refuses it from now on, and its `seq` is loaded with
+    /// the log.
+    Revoked {
+        /// Who. Need not have been a member.
+        device: DeviceKey,
+        /// By which control entry.
+        seq: u64,
+    },
+}
+
+/// What one log asks of one transaction.
+#[derive(Clone, Debug)]
+pub struct LogCommit {
+    /// Which log.
+    pub key: LogKey,
+    /// The head and version that the store must hold for any of this to happen.
+    pub expected_seq: u64,
+    /// Raised by whoever changes a log without appending; compared with the head.
+    pub expected_version: u64,
+    /// New entries with contiguous seqs from `expected_seq + 1`; may be empty.
+    pub entries: Vec<NewEntry>,
+    /// Senders whose count moved, and new ones: inserted or replaced.
+    pub senders: Vec<SenderRecord>,
+    /// Changes of membership, in order.
+    pub members: Vec<MemberChange>,
+    /// The newest seq of a `leave`, `revoke`, `join_key` or rotation, if it moved.
+    pub guard_seq: Option<u64>,
+    /// The join key that is good from now on, if it changed; inner `None` ends joining.
+    pub join_key: Option<Option<DeviceKey>>,
+    /// Members' new ack states, whole.
+    pub acks: Vec<(DeviceKey, AckSet)>,
+    /// Bodies to delete, as inclusive ranges of seqs, sorted. Control bodies in them stay.
+    pub freed: Vec<(u64, u64)>,
+    /// A new floor: entries at or below it go, but for control entries.
+    pub floor: Option<Position>,
+    /// Delete the log and everything that hangs on it. Alone in its commit.
+    pub ended: bool,
+}
+
+impl LogCommit {
+    /// A commit that asks for nothing yet.
+    #[must_use]
+    pub fn new(key: LogKey, expected_seq: u64, expected_version: u64) -> Self {
+        Self {
+            key,
+            expected_seq,
+            expected_version,
+            entries: Vec::new(),
+            senders: Vec::new(),
+            members: Vec::new(),
+            guard_seq: None,
+            join_key: None,
+            acks: Vec::new(),
+            freed: Vec::new(),
+            floor: None,
+            ended: false,
+        }
+    }
+}
+
+/// What became of one log's part of a committed transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommitResult {
+    /// All of it is durable.
+    Committed,
+    /// The store holds another head or version, or no such log: none of it happened.
+    Stale,
+}
+
+/// A new native log, with its first entry.
+#[derive(Clone, Debug)]
+pub struct NewLog {
+    /// Its id, derived from the first header.
+    pub id: LogId,
+    /// Group or vault.
+    pub log_type: LogType,
+    /// Groups: the join key.
+    pub join_key: Option<DeviceKey>,
+    /// Its first member.
+    pub founder: DeviceKey,
+    /// Digest of the first entry: the founder's `last_digest`.
+    pub digest: Digest,
+    /// The first entry: seq 1, sender slot 1.
+    pub entry: NewEntry,
+}
+
+/// What became of a [`NewLog`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FoundResult {
+    /// It is durable under this key.
+    Created(LogKey),
+    /// A log of this id, and so with this first entry, was there already.
+    Exists(LogKey),
+    /// The founder is in as many active groups as allowed.
+    LimitReached,
+}
+
+/// What became of a reservation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReserveResult {
+    /// The device may join within a minute.
+    Reserved,
+    /// It is a member already.
+    AlreadyMember,
+    /// It is in as many active groups as allowed.
+    LimitReached,
+    /// It was revoked at this seq.
+    Revoked(u64),
+    /// The log is gone.
+    NoSuchLog,
+}
+
+/// What can be known of a log without being its member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogBrief {
+    /// The relay's integer.
+    pub key: LogKey,
+    /// The name on the wire.
+    pub id: LogId,
+    /// Group or vault.
+    pub log_type: LogType,
+    /// The join key that is good now.
+    pub join_key: Option<DeviceKey>,
+    /// Where it ends.
+    pub head: Position,
+}
+
+/// A member as it is loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberRecord {
+    /// Who, since which control entry and when.
+    pub member: Member,
+    /// What it has acked since.
+    pub acked: AckSet,
+}
+
+/// A body that has not been deleted: its place in a group's queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LiveRecord {
+    /// Which entry.
+    pub seq: u64,
+    /// Its author's slot.
+    pub sender_slot: i32,
+    /// Length of the body in bytes.
+    pub bytes: u32,
+    /// When the relay ordered it, in milliseconds since the epoch.
+    pub at: u64,
+    /// The named addressees; empty for all.
+    pub recipients: Vec<DeviceKey>,
+}
+
+/// Everything that a log's actor keeps in memory.
+#[derive(Clone, Debug)]
+pub struct LogRecord {
+    /// The relay's integer.
+    pub key: LogKey,
+    /// The name on the wire.
+    pub id: LogId,
+    /// Group or vault.
+    pub log_type: LogType,
+    /// The newest committed head.
+    pub head: Position,
+    /// See [`LogCommit::expected_version`].
+    pub version: u64,
+    /// The newest head below which only control entries are kept; seq 0 for none.
+    pub floor: Position,
+    /// The join key that is good now.
+    pub join_key: Option<DeviceKey>,
+    /// See [`LogCommit::guard_seq`].
+    pub guard_seq: u64,
+    /// When the newest entry was ordered, in milliseconds since the epoch.
+    pub last_entry_at: u64,
+    /// Who is a member now.
+    pub members: Vec<MemberRecord>,
+    /// Who was revoked, and at which seq.
+    pub revoked: Vec<(DeviceKey, u64)>,
+    /// Everyone who ever sent.
+    pub senders: Vec<SenderRecord>,
+    /// Groups: the bodies that have not been deleted, by seq. Empty for vaults.
+    pub live: Vec<LiveRecord>,
+}
+
+/// What a subscription begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SubscriptionRecord {
+    /// The newest committed head.
+    pub head: Position,
+    /// The floor.
+    pub floor: Position,
+    /// The seq of the control entry that made the device a member.
+    pub joined_seq: u64,
+}
+
+/// An entry as it was stored. `body` is none if it was deleted or not asked for.
+#[derive(Clone, Debug)]
+pub struct StoredEntry {
+    /// Its position.
+    pub seq: u64,
+    /// When the relay ordered it, in milliseconds since the epoch.
+    pub at: u64,
+    /// The canonical header.
+    pub header: HeaderBytes,
+    /// The author's signature; none in `totals` groups.
+    pub signature: Option<Signature>,
+    /// The named addressees; empty for all.
+    pub recipients: Vec<DeviceKey>,
+    /// The chain after this entry.
+    pub chain: Digest,
+    /// The body, if it is still there and was asked for.
+    pub body: Option<Body>,
+    /// Totals' own kind string.
+    pub totals_kind: Option<String>,
+}
+
+/// Who reads a page: bodies that are not for this reader are not read from the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageRequest {
+    /// Which log.
+    pub key: LogKey,
+    /// Entries after this seq.
+    pub after: u64,
+    /// Entries up to and with this seq: nothing beyond the published head is ever read.
+    pub up_to: u64,
+    /// The reader: its own entries come without their bodies, as do those that name others.
+    pub reader: DeviceKey,
+    /// The seq at which the reader became a member: bodies at or below it are not for the reader,
+    /// but for control entries. Vaults: 0.
+    pub joined_seq: u64,
+    /// Most entries.
+    pub entries_max: usize,
+    /// Most bytes of bodies; the first entry is given however long it is.
+    pub bytes_max: usize,
+}
+
+/// A log with entries that are older than the retention period.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DueLog {
+    /// Which log.
+    pub key: LogKey,
+    /// The newest seq that is old enough, with its chain.
+    pub up_to: Position,
+}
+
+/// Aggregate counts: all that `GET /stats` may tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Group logs.
+    pub groups: u64,
+    /// Vault logs.
+    pub vaults: u64,
+    /// Memberships in all logs.
+    pub memberships: u64,
+    /// Entries that are kept.
+    pub entries: u64,
+    /// Bodies that wait for an ack.
+    pub undelivered: u64,
+}
+
+/// The durable half of the relay.
+///
+/// Every method is cancellation-safe in the sense that a dropped future leaves the store whole; the
+/// outcome of a dropped write is unknown. Times are milliseconds since the epoch and come from the
+/// caller's [`Clock`], never from the store's machine.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// One random number per store; another one means that history may have been lost.
+    fn incarnation(&self) -> u64;
+
+    /// How many committers may work on it at once. A log always has the same one.
+    fn committers(&self) -> usize;
+
+    /// Commits parts of several logs in one transaction: one fsync. No log appears twice. The
+    /// results are in the order of the parts.
+    ///
+    /// # Errors
+    /// On any error nothing of the batch is known to have happened; on [`StoreError::Refused`]
+    /// nothing has, and a smaller batch may succeed.
+    async fn commit(&self, batch: &[LogCommit]) -> Result<Vec<CommitResult>, StoreError>;
+
+    /// Creates a log with its first entry, if its founder is in fewer than `groups_max` active
+    /// groups (vaults do not count and are not counted).
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    async fn found(&self, log: &NewLog, groups_max: u32) -> Result<FoundResult, StoreError>;
+
+    /// Reserves a membership for `device` in a group: locks the device, counts its active groups
+    /// and reservations younger than `since`, and inserts it as joining at `now`.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    async fn reserve(
+        &self,
+        key: LogKey,
+        device: DeviceKey,
+        groups_max: u32,
+        now: u64,
+        since: u64,
+    ) -> Result<ReserveResult, StoreError>;
+
+    /// Loads logs, in the order of the keys; `None` for one that is not there.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], or [`StoreError::Corrupt`].
+    async fn load(&self, keys: &[LogKey]) -> Result<Vec<Option<LogRecord>>, StoreError>;
+
+    /// Finds a log by its name.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn find_log(&self, id: LogId) -> Result<Option<LogBrief>, StoreError>;
+
+    /// The logs that a device is a member of, ordered by key.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn memberships(&self, device: DeviceKey) -> Result<Vec<LogBrief>, StoreError>;
+
+    /// What a subscription begins with; `None` if the device is not a member now.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn subscription(
+        &self,
+        key: LogKey,
+        device: DeviceKey,
+    ) -> Result<Option<SubscriptionRecord>, StoreError>;
+
+    /// The members of a log and the head at which they are.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn members(&self, key: LogKey) -> Result<Option<(Position, Vec<Member>)>, StoreError>;
+
+    /// The chain after entry `seq`, if the entry is kept; of seq 0 never.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn chain_at(&self, key: LogKey, seq: u64) -> Result<Option<Digest>, StoreError>;
+
+    /// The entry with this sender and count, if it is kept: its seq and digest.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn find_entry(
+        &self,
+        key: LogKey,
+        sender: DeviceKey,
+        count: u64,
+    ) -> Result<Option<(u64, Digest)>, StoreError>;
+
+    /// A page of entries in order, bounded by count and bytes in one short read.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], or [`StoreError::Corrupt`].
+    async fn read_page(&self, request: &PageRequest) -> Result<Vec<StoredEntry>, StoreError>;
+
+    /// Control entries with `after < seq <= up_to`, in order, at most `limit`, with their bodies.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], or [`StoreError::Corrupt`].
+    async fn read_controls(
+        &self,
+        key: LogKey,
+        after: u64,
+        up_to: u64,
+        limit: usize,
+    ) -> Result<Vec<StoredEntry>, StoreError>;
+
+    /// Logs after `after` (by key) whose oldest entry above the floor was ordered before `before`:
+    /// at most `limit` logs are looked at. Gives the due ones and the last key looked at; `None`
+    /// when there are no more logs.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn due_for_expiry(
+        &self,
+        after: LogKey,
+        before: u64,
+        limit: usize,
+    ) -> Result<(Vec<DueLog>, Option<LogKey>), StoreError>;
+
+    /// Groups whose newest entry was ordered before `before`, at most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn idle_groups(&self, before: u64, limit: usize) -> Result<Vec<LogKey>, StoreError>;
+
+    /// Deletes at most `limit` rows each of: reservations older than `reservations_before`,
+    /// devices not seen since `devices_before`, spent challenges that expired before `now`. Gives
+    /// how many rows went.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn sweep(
+        &self,
+        reservations_before: u64,
+        devices_before: u64,
+        now: u64,
+        limit: usize,
+    ) -> Result<u64, StoreError>;
+
+    /// Notes that a device was here, to the day, if a row of it exists.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn touch_device(&self, device: DeviceKey, now: u64) -> Result<(), StoreError>;
+
+    /// Answers if the store can read and write now.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if it cannot.
+    async fn ready(&self) -> Result<(), StoreError>;
+
+    /// Aggregate counts.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn stats(&self) -> Result<StoreStats, StoreError>;
+}
+
+/// The relay's wall clock. Durations are measured by the runtime's own clock, never by this one.
+pub trait Clock: Send + Sync + 'static {
+    /// Milliseconds since the epoch.
+    fn now_ms(&self) -> u64;
+}
+
+/// The machine's clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now_ms(&self) -> u64 {
+        std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |elapsed| u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
+    }
+}
