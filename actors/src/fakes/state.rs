@@ -236,8 +236,13 @@ impl State {
         device: DeviceKey,
     ) -> Option<SubscriptionRecord> {
         let log = self.logs.get(&key)?;
-        let joined_seq = log.member(device)?.member.joined_seq;
-        Some(SubscriptionRecord { head: log.head, floor: log.floor, joined_seq })
+        let record = log.member(device)?;
+        Some(SubscriptionRecord {
+            head: log.head,
+            floor: log.floor,
+            joined_seq: record.member.joined_seq,
+            acked: record.acked.clone(),
+        })
     }
 
     pub(super) fn members(&self, key: LogKey) -> Option<(Position, Vec<Member>)> {
