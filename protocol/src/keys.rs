@@ -79,7 +79,7 @@ impl KeyBody {
         if bytes.len() > BODY_BYTES_MAX {
             return Err(KeyBodyError);
         }
-        let (scope, epoch, keys) = crate::codec::decode_value(bytes).ok_or(KeyBodyError)?;
+        let (scope, epoch, keys) = crate::strict::decode(bytes).map_err(|_| KeyBodyError)?;
         Ok(Self { scope, epoch, keys })
     }
 }
