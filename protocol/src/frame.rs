@@ -138,6 +138,8 @@ frames! {
         device: DeviceKey,
         /// The running process. The same device and instance supersedes the older session.
         instance: Instance,
+        /// 32 random bytes, for this connection alone: the relay's proof covers them.
+        challenge: Digest,
         /// Signature over the greeting (see [`crate::handshake`]). This or `token`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         signature: Option<Signature>,
@@ -297,7 +299,8 @@ frames! {
 
     /// The device is known. Answer to `Authenticate`.
     129 Welcome {
-        /// The relay's signature over the greeting and the device's key.
+        /// The relay's signature over the greeting, the device's key and its challenge (see
+        /// [`crate::handshake`]).
         proof: Signature,
         /// The store's incarnation: the one that acks must name.
         incarnation: u64,

@@ -118,12 +118,13 @@ fn ack_state() -> impl Strategy<Value = AckState> {
 
 fn client_frame() -> impl Strategy<Value = ClientFrame> {
     prop_oneof![
-        (key(), any::<[u8; 16]>(), proptest::option::of(signature()), any::<u16>()).prop_map(
-            |(device, instance, signature, heartbeat_s)| {
+        (key(), any::<[u8; 16]>(), digest(), proptest::option::of(signature()), any::<u16>())
+            .prop_map(|(device, instance, challenge, signature, heartbeat_s)| {
                 frame::Authenticate {
                     version: 1,
                     device,
                     instance: Instance(instance),
+                    challenge,
                     signature,
                     token: BoundedBytes::new(vec![1, 2, 3]),
                     heartbeat_s,
@@ -132,8 +133,7 @@ fn client_frame() -> impl Strategy<Value = ClientFrame> {
                         .expect("few"),
                 }
                 .into()
-            }
-        ),
+            }),
         (log(), proptest::option::of(head()), proptest::option::of(ack_state()))
             .prop_map(|(log, cursor, acked)| frame::Subscribe { log, cursor, acked }.into()),
         log().prop_map(|log| frame::Unsubscribe { log }.into()),
