@@ -367,3 +367,37 @@ fn an_unknown_field_may_nest_without_end_and_costs_no_stack() {
 fn a_header_has_the_length_that_the_document_says() {
     assert_eq!(HEADER_BYTES, 1 + 16 + 32 + 8 + 32 + 1 + 33 + 8 + 8 + 32 + 32);
 }
+
+#[test]
+fn a_printed_frame_shows_no_body_token_or_text() {
+    let text = || BoundedText::new("planted");
+    let frames: [ClientFrame; 2] = [
+        frame::SetPushToken {
+            platform: text().expect("short"),
+            token: text().and_then(|t| BoundedText::new(&*t)),
+        }
+        .into(),
+        frame::PutSnapshotChunk {
+            log: LogId::ZERO,
+            digest: Digest::ZERO,
+            size: 7,
+            offset: 0,
+            bytes: BoundedBytes::new(b"planted".to_vec()).expect("few"),
+        }
+        .into(),
+    ];
+    let entry = frame::Entry {
+        log: LogId::ZERO,
+        seq: 1,
+        at: 1,
+        header: HeaderBytes([0; HEADER_BYTES]),
+        body: Body::copy_from(b"planted"),
+        signature: None,
+        recipients: Bounded::default(),
+        totals_kind: text(),
+    };
+    for printed in [format!("{frames:?}"), format!("{entry:?}")] {
+        assert!(!printed.contains("planted"), "{printed}");
+        assert!(!printed.contains("112, 108, 97"), "{printed}");
+    }
+}
