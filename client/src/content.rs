@@ -13,7 +13,7 @@
 //! later entry from the same sender then names a count that the device has never seen.
 
 use sealwire_protocol::bounded::Bounded;
-use sealwire_protocol::limits::{NESTING_MAX, RECIPIENTS_MAX};
+use sealwire_protocol::limits::RECIPIENTS_MAX;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -21,6 +21,10 @@ use crate::seal::CONTENT_BYTES_MAX;
 
 /// Longest payload of an app, in bytes: the longest content less the map around it.
 pub const PAYLOAD_BYTES_MAX: usize = CONTENT_BYTES_MAX - 1024;
+
+/// Deepest nesting that is followed in a map from another device: fields that are not known may hold
+/// anything.
+const NESTING_MAX: usize = 16;
 
 const _: () = {
     // Names, markers and the counts of a full list of addressees.

@@ -161,6 +161,9 @@ pub enum WireError {
     /// The relay sent bytes that are not a frame.
     #[error("the relay sent what is not a frame")]
     Frame(DecodeError),
+    /// The system has no randomness to give.
+    #[error("the system gives no random bytes")]
+    NoRandomness,
     /// More frames came than may be set aside while one answer was waited for.
     #[error("too many frames came before the answer")]
     SetAside,
@@ -236,6 +239,11 @@ impl Wire {
         let request = self.next_request();
         self.queue_bytes(codec::encode_client(request, frame));
         request
+    }
+
+    /// Queues a frame under a request id of the caller's choice.
+    pub fn queue_as(&mut self, request: u32, frame: &ClientFrame) {
+        self.queue_bytes(codec::encode_client(request, frame));
     }
 
     /// Queues bytes as one binary message, whatever they are.

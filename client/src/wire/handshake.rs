@@ -9,11 +9,11 @@ use sealwire_protocol::close::CloseReason;
 use sealwire_protocol::error::ErrorCode;
 use sealwire_protocol::frame::{Authenticate, Greeting, Names, Welcome};
 use sealwire_protocol::limits::PROTOCOL_VERSION;
-use sealwire_protocol::{ClientFrame, DeviceKey, RelayFrame, codec, handshake};
+use sealwire_protocol::{ClientFrame, DeviceKey, Digest, RelayFrame, codec, handshake};
 
 use super::{Options, Step, Wire, WireError};
 use crate::address::RelayUrl;
-use crate::identity::Identity;
+use crate::identity::{Identity, random};
 
 /// What the handshake has told the device.
 #[derive(Clone, Debug)]
@@ -94,10 +94,12 @@ impl Wire {
         let token = token.and_then(|token| BoundedBytes::new(token.to_vec()));
         let resumed = token.is_some();
         let signature = (!resumed).then(|| device.prove(&greeting_frame));
+        let challenge = Digest(random().map_err(|_| WireError::NoRandomness)?);
         let frame = ClientFrame::Authenticate(Authenticate {
             version: PROTOCOL_VERSION,
             device: device.key(),
             instance: options.instance,
+            challenge,
             signature,
             token,
             heartbeat_s: u16::try_from(options.heartbeat.as_secs()).unwrap_or(u16::MAX),
@@ -108,8 +110,14 @@ impl Wire {
         let welcome = tokio::time::timeout(options.step_deadline, self.welcome(request))
             .await
             .unwrap_or(Err(WireError::Timeout(Step::Welcome)))?;
-        handshake::check_relay(greeting.relay, &greeting_frame, device.key(), &welcome.proof)
-            .map_err(|_| WireError::RelayProof)?;
+        handshake::check_relay(
+            greeting.relay,
+            &greeting_frame,
+            device.key(),
+            challenge,
+            &welcome.proof,
+        )
+        .map_err(|_| WireError::RelayProof)?;
         let capabilities = greeting.capabilities;
         Ok(Session { relay: greeting.relay, welcome, capabilities, resumed })
     }
