@@ -278,11 +278,11 @@ mod tests {
                     "ephemeral_ikm": hex::encode([draw; 32]),
                     "key": hex::encode(grant.key.bytes()),
                     "join_seed": grant.join_seed.as_ref().map(|seed| hex::encode(seed.bytes())),
-                    "head": grant.head.map(|head| json!({
-                        "incarnation": head.incarnation.to_string(),
-                        "seq": head.seq.to_string(),
-                        "chain": head.chain.to_hex(),
-                    })),
+                    "head": grant.head.map(|head| json!([
+                        head.incarnation.to_string(),
+                        head.seq.to_string(),
+                        head.chain.to_hex(),
+                    ])),
                     "enc": hex::encode(sealed.enc),
                     "ciphertext": hex::encode(&*sealed.ciphertext),
                     "body": hex::encode(body.encode().expect("a body")),
@@ -296,7 +296,7 @@ mod tests {
                           is DeriveKeyPair(ephemeral_ikm), RFC 9180 section 7.1.3; info = log || scope \
                           || epoch u32 || sender || recipient; the plaintext is the MessagePack array \
                           [key, join_seed or nil, [incarnation, seq, chain] or nil]; body is a delivery \
-                          with this one key; bytes in hex, 64-bit numbers as text",
+                          with this one key",
                 "cases": cases,
             }),
         );

@@ -1,16 +1,17 @@
 //! Keeps the published vectors equal to what the code does.
 //!
-//! A vector file is written by hand-run only: a test that wrote it on every run could not fail.
+//! A file is written only when the person who runs the tests asks for it: a test that wrote it on
+//! every run could not fail.
 
 use std::path::PathBuf;
 
 use serde_json::Value;
 
 /// Compares `value` with the file `protocol/vectors/<name>`; writes the file instead if the
-/// variable `SEALWIRE_WRITE_VECTORS` is set.
+/// variable `UPDATE_VECTORS` is set.
 pub(crate) fn check(name: &str, value: &Value) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../protocol/vectors").join(name);
-    if std::env::var_os("SEALWIRE_WRITE_VECTORS").is_some() {
+    if std::env::var_os("UPDATE_VECTORS").is_some() {
         let mut text = serde_json::to_string_pretty(value).expect("a JSON value");
         text.push('\n');
         std::fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");

@@ -102,7 +102,7 @@ fn bodies_are_sealed_as_the_vectors_say() {
         &json!({
             "about": "Native bodies: content, padded by PADME after its length (u32, big-endian), sealed \
                       by XChaCha20-Poly1305 under HKDF-SHA256(epoch_key, salt = nonce, info = \"sealwire \
-                      body v1\" || log || scope || epoch u32 || sender); bytes in hex",
+                      body v1\" || log || scope || epoch u32 || sender)",
             "cases": cases,
         }),
     );
