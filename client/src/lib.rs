@@ -9,6 +9,7 @@ pub mod invite;
 pub mod keybox;
 pub mod limits;
 pub mod membership;
+pub mod numbering;
 pub mod padding;
 pub mod seal;
 #[cfg(test)]
