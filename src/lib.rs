@@ -1,1 +1,9 @@
-//! placeholder
+//! Where the relay touches the world: gateway, HTTP, stores, configuration, telemetry.
+
+pub mod cli;
+pub mod client_address;
+pub mod config;
+pub mod listener;
+pub mod operator;
+pub mod secrets;
+pub mod telemetry;
