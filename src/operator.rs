@@ -23,7 +23,7 @@ use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
-pub use answer::{json_answer, refusal};
+pub use answer::{error_response, json_answer, retry_later, with_json_fallbacks};
 
 /// How long the store may take to say that it is there. A load balancer that asks waits about five
 /// seconds.
@@ -137,7 +137,7 @@ async fn metrics(State(operator): State<Operator>) -> Response {
 }
 
 fn unavailable(message: &str) -> Response {
-    refusal(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message, Some(RETRY_AFTER_SECONDS))
+    retry_later(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message, RETRY_AFTER_SECONDS)
 }
 
 /// An answer that is kept for a while, and fetched by one caller at a time.

@@ -19,19 +19,17 @@ pub fn json_answer(status: StatusCode, body: &impl Serialize) -> Response {
     }
 }
 
-/// A refusal: a stable code for programs, a sentence for people, and where waiting helps, for how
-/// many seconds.
+/// A refusal: a stable code for programs, a sentence for people.
 #[must_use]
-pub fn refusal(
-    status: StatusCode,
-    code: &str,
-    message: &str,
-    retry_after_seconds: Option<u64>,
-) -> Response {
-    let mut answer = json_answer(status, &json!({ "error": code, "message": message }));
-    if let Some(seconds) = retry_after_seconds {
-        answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
+pub fn error_response(status: StatusCode, code: &str, message: &str) -> Response {
+    json_answer(status, &json!({ "error": code, "message": message }))
+}
+
+/// A refusal that ends by waiting so many seconds.
+#[must_use]
+pub fn retry_later(status: StatusCode, code: &str, message: &str, seconds: u64) -> Response {
+    let mut answer = error_response(status, code, message);
+    answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     answer
 }
 
@@ -41,10 +39,10 @@ pub fn with_json_fallbacks(router: Router) -> Router {
 }
 
 async fn not_found() -> Response {
-    refusal(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path", None)
+    error_response(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")
 }
 
 async fn method_not_allowed() -> Response {
     let message = "this path does not take this method";
-    refusal(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message, None)
+    error_response(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
 }
