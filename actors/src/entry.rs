@@ -136,10 +136,9 @@ pub(crate) enum Addressed {
 }
 
 /// An entry that is durable and may be seen. Encoded once, shared by every outbox.
-pub struct Published {
+pub(crate) struct Published {
     pub(crate) seq: u64,
     pub(crate) digest: Digest,
-    pub(crate) chain: Digest,
     pub(crate) sender: DeviceKey,
     pub(crate) addressed: Addressed,
     pub(crate) frame: Bytes,

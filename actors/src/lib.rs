@@ -27,6 +27,8 @@ mod retention;
 pub mod session;
 mod supervisor;
 pub mod system;
+#[cfg(test)]
+mod tests;
 
 pub use outbox::Outbox;
 pub use registry::Registry;

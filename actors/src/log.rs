@@ -149,7 +149,8 @@ impl Drop for Gone {
 pub(crate) fn start(key: LogKey, shared: Arc<Shared>, supervisor: ActorCell) -> Option<LogRef> {
     let depth = Arc::new(AtomicUsize::new(0));
     let arguments = (key, shared, depth.clone());
-    let (actor, _) = ractor::ActorRuntime::spawn_linked_instant(None, Log, arguments, supervisor).ok()?;
+    let (actor, _) =
+        ractor::ActorRuntime::spawn_linked_instant(None, Log, arguments, supervisor).ok()?;
     Some(Mailbox::new(actor, ActorKind::Log, LOG_MAILBOX_MAX, depth))
 }
 
@@ -544,6 +545,3 @@ fn kind_name(kind: Kind) -> &'static str {
         Kind::Totals => "totals",
     }
 }
-
-#[cfg(test)]
-mod tests;
