@@ -3,7 +3,11 @@
 pub mod cli;
 pub mod client_address;
 pub mod config;
+pub mod gateway;
 pub mod listener;
 pub mod operator;
+pub mod relay;
 pub mod secrets;
+mod socket;
+pub mod store;
 pub mod telemetry;

@@ -75,8 +75,9 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Bounded<T,
     }
 }
 
-/// A UTF-8 string of at most `MAX` bytes.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+/// A UTF-8 string of at most `MAX` bytes. `Debug` gives the length and nothing else: a push token is
+/// one of these.
+#[derive(Clone, PartialEq, Eq, Default)]
 pub struct BoundedText<const MAX: usize>(String);
 
 impl<const MAX: usize> BoundedText<MAX> {
@@ -92,6 +93,12 @@ impl<const MAX: usize> Deref for BoundedText<MAX> {
     type Target = str;
     fn deref(&self) -> &str {
         &self.0
+    }
+}
+
+impl<const MAX: usize> fmt::Debug for BoundedText<MAX> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "text of {} bytes", self.0.len())
     }
 }
 

@@ -1,21 +1,21 @@
 //! Bytes to frames and back: MessagePack, in two steps, type first.
 //!
 //! The first step reads three small values without allocating. Only then is the frame's own struct
-//! decoded, by types that look at every length before they allocate for it. An unknown type is an
-//! error of its own, so that the connection can be kept.
+//! decoded, strictly (`strict.rs`), by types that look at every length before they allocate for it.
+//! An unknown type is an error of its own, so that the connection can be kept.
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 use crate::frame::{ClientFrame, RelayFrame};
-use crate::limits::{FRAME_BYTES_MAX, NESTING_MAX};
+use crate::limits::FRAME_BYTES_MAX;
 
 /// Why bytes are not a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum DecodeError {
-    /// Longer than [`FRAME_BYTES_MAX`].
-    #[error("frame is too long")]
+    /// Longer than [`FRAME_BYTES_MAX`], or a list, string or byte string in it is longer than its
+    /// own bound.
+    #[error("frame or field is too long")]
     TooLong,
     /// Not an array of type, request id and fields, or the fields do not fit the type.
     #[error("frame is malformed")]
@@ -89,18 +89,6 @@ fn split(bytes: &[u8]) -> Result<(u8, u32, &[u8]), DecodeError> {
     let number: u8 = rmp::decode::read_int(&mut rest).map_err(malformed)?;
     let request: u32 = rmp::decode::read_int(&mut rest).map_err(malformed)?;
     Ok((number, request, rest))
-}
-
-/// Reads one value that must be all of `bytes`, following nesting to [`NESTING_MAX`] only.
-pub(crate) fn decode_value<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
-    let mut deserializer = rmp_serde::Deserializer::from_read_ref(bytes);
-    deserializer.set_max_depth(NESTING_MAX);
-    let value = T::deserialize(&mut deserializer).ok()?;
-    // Nothing may follow: asking for one more value must fail at its very first byte.
-    match <() as serde::Deserialize>::deserialize(&mut deserializer) {
-        Err(rmp_serde::decode::Error::InvalidMarkerRead(_)) => Some(value),
-        Ok(()) | Err(_) => None,
-    }
 }
 
 /// Writes a struct as a map of names, with byte strings as `bin`.

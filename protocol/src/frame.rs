@@ -73,9 +73,7 @@ macro_rules! frames {
                 fields: &[u8],
             ) -> Result<Self, crate::codec::DecodeError> {
                 match number {
-                    $( $number => crate::codec::decode_value(fields)
-                        .map(Self::$name)
-                        .ok_or(crate::codec::DecodeError::Malformed), )*
+                    $( $number => crate::strict::decode(fields).map(Self::$name), )*
                     _ => Err(crate::codec::DecodeError::UnknownFrame),
                 }
             }
@@ -118,7 +116,8 @@ fn is_empty(recipients: &Recipients) -> bool {
     recipients.is_empty()
 }
 
-/// What a device repeats with every `Subscribe`: its whole ack state, so that a lost ack heals.
+/// What a device has acked of a log, and in which incarnation. With every `Subscribe` it repeats the
+/// whole of it, so that a lost ack heals.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AckState {
     /// The incarnation whose seqs these are; for another one they free nothing.
@@ -139,6 +138,8 @@ frames! {
         device: DeviceKey,
         /// The running process. The same device and instance supersedes the older session.
         instance: Instance,
+        /// 32 random bytes, for this connection alone: the relay's proof covers them.
+        challenge: Digest,
         /// Signature over the greeting (see [`crate::handshake`]). This or `token`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         signature: Option<Signature>,
@@ -193,7 +194,6 @@ frames! {
         /// Which log.
         log: LogId,
         /// What is acked, in which incarnation.
-        #[serde(flatten)]
         state: AckState,
     }
 
@@ -299,7 +299,8 @@ frames! {
 
     /// The device is known. Answer to `Authenticate`.
     129 Welcome {
-        /// The relay's signature over the greeting and the device's key.
+        /// The relay's signature over the greeting, the device's key and its challenge (see
+        /// [`crate::handshake`]).
         proof: Signature,
         /// The store's incarnation: the one that acks must name.
         incarnation: u64,

@@ -21,7 +21,7 @@
 
 use std::fmt;
 
-use serde::de::{self, Visitor};
+use serde::de::{self, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
@@ -254,7 +254,8 @@ impl<'de> Deserialize<'de> for HeaderBytes {
                 write!(f, "{HEADER_BYTES} bytes")
             }
             fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<HeaderBytes, E> {
-                HeaderBytes::from_slice(bytes).map_err(|_| E::invalid_length(bytes.len(), &self))
+                HeaderBytes::from_slice(bytes)
+                    .map_err(|_| E::invalid_value(Unexpected::Bytes(bytes), &self))
             }
         }
         deserializer.deserialize_bytes(Bytes)

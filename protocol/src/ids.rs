@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use serde::de::{self, Visitor};
+use serde::de::{self, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Defines a newtype over `[u8; N]` that travels as a MessagePack `bin` of exactly N bytes.
@@ -80,7 +80,7 @@ macro_rules! byte_name {
                     }
                     fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<$name, E> {
                         $name::from_slice(bytes)
-                            .ok_or_else(|| E::invalid_length(bytes.len(), &self))
+                            .ok_or_else(|| E::invalid_value(Unexpected::Bytes(bytes), &self))
                     }
                 }
                 deserializer.deserialize_bytes(Bytes)

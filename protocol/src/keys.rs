@@ -7,6 +7,9 @@
 //! [scope 16, epoch, [[recipient 32, enc 32, ciphertext], …]]
 //! ```
 //!
+//! No recipient stands there twice: two boxes for one device could hold two keys, and its clients
+//! would have to agree which one counts.
+//!
 //! Scope and epoch are clear because a recipient must name them to open its box: they are bound
 //! into the HPKE `info`. What is inside the ciphertext is the devices' affair
 //! (`docs/PROTOCOL.md`, "Keys").
@@ -64,8 +67,9 @@ impl KeyBody {
     /// The bytes of the body.
     ///
     /// # Errors
-    /// [`KeyBodyError`] if they would exceed [`BODY_BYTES_MAX`].
+    /// [`KeyBodyError`] if they would exceed [`BODY_BYTES_MAX`], or a recipient is named twice.
     pub fn encode(&self) -> Result<Vec<u8>, KeyBodyError> {
+        self.recipients_are_distinct()?;
         let bytes =
             rmp_serde::to_vec(&(self.scope, self.epoch, &self.keys)).map_err(|_| KeyBodyError)?;
         if bytes.len() > BODY_BYTES_MAX { Err(KeyBodyError) } else { Ok(bytes) }
@@ -74,12 +78,47 @@ impl KeyBody {
     /// Reads a key body.
     ///
     /// # Errors
-    /// [`KeyBodyError`] for anything else, and for more recipients than a group has members.
+    /// [`KeyBodyError`] for anything else, for more recipients than a group has members, and for one
+    /// that is named twice.
     pub fn decode(bytes: &[u8]) -> Result<Self, KeyBodyError> {
         if bytes.len() > BODY_BYTES_MAX {
             return Err(KeyBodyError);
         }
-        let (scope, epoch, keys) = crate::codec::decode_value(bytes).ok_or(KeyBodyError)?;
-        Ok(Self { scope, epoch, keys })
+        let (scope, epoch, keys) = crate::strict::decode(bytes).map_err(|_| KeyBodyError)?;
+        let body = Self { scope, epoch, keys };
+        body.recipients_are_distinct()?;
+        Ok(body)
+    }
+
+    fn recipients_are_distinct(&self) -> Result<(), KeyBodyError> {
+        let mut seen: Vec<&DeviceKey> = self.keys.iter().map(|key| &key.recipient).collect();
+        seen.sort_unstable();
+        if seen.windows(2).any(|pair| pair[0] == pair[1]) { Err(KeyBodyError) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recipient_that_is_named_twice_is_refused_in_both_directions() {
+        let copy = |recipient: u8, enc: u8| SealedKey {
+            recipient: DeviceKey([recipient; 32]),
+            enc: [enc; 32],
+            ciphertext: BoundedBytes::default(),
+        };
+        let body = |keys| KeyBody {
+            scope: Scope([1; 16]),
+            epoch: 1,
+            keys: Bounded::new(keys).unwrap_or_default(),
+        };
+        let twice = body(vec![copy(1, 1), copy(2, 2), copy(1, 3)]);
+        assert_eq!(twice.encode(), Err(KeyBodyError));
+        let bytes = rmp_serde::to_vec(&(twice.scope, twice.epoch, &twice.keys)).expect("bytes");
+        assert_eq!(KeyBody::decode(&bytes), Err(KeyBodyError));
+
+        let once = body(vec![copy(2, 2), copy(1, 1)]);
+        assert_eq!(KeyBody::decode(&once.encode().expect("small")), Ok(once));
     }
 }

@@ -45,6 +45,7 @@ pub mod ids;
 pub mod keys;
 pub mod limits;
 pub mod signing;
+mod strict;
 pub mod token;
 
 pub use ack::AckSet;

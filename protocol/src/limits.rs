@@ -93,9 +93,6 @@ pub const MESSAGE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a token is good for.
 pub const TOKEN_LIFETIME: Duration = Duration::from_secs(600);
 
-/// Deepest nesting of a MessagePack value that a decoder follows.
-pub const NESTING_MAX: usize = 16;
-
 const _: () = {
     assert!(BODY_BYTES_MAX <= BATCH_BYTES_MAX);
     assert!(BATCH_BYTES_MAX <= IN_FLIGHT_BYTES_MAX);

@@ -82,10 +82,11 @@ pub fn auth_message(greeting: Digest, device: DeviceKey) -> Vec<u8> {
     [AUTH_LABEL, &greeting.0, &device.0].concat()
 }
 
-/// What the relay signs in its welcome, so that a pinned relay key means something.
+/// What the relay signs in its welcome, so that a pinned relay key means something. `challenge` is
+/// the device's own: without it a recorded greeting and welcome could be played to it again.
 #[must_use]
-pub fn relay_message(greeting: Digest, device: DeviceKey) -> Vec<u8> {
-    [RELAY_LABEL, &greeting.0, &device.0].concat()
+pub fn relay_message(greeting: Digest, device: DeviceKey, challenge: Digest) -> Vec<u8> {
+    [RELAY_LABEL, &greeting.0, &device.0, &challenge.0].concat()
 }
 
 /// What a join key signs to admit `joiner` to `log`.
@@ -117,7 +118,7 @@ mod tests {
         let messages = [
             entry_message(digest),
             auth_message(digest, device),
-            relay_message(digest, device),
+            relay_message(digest, device, digest),
             join_message(log, device),
             enrol_message(log, device, device),
         ];
