@@ -1,5 +1,8 @@
 //! The relay's command line: read what was typed and said, then do it.
 
+use std::process::ExitCode;
+
+use listenfd::ListenFd;
 use sealwire::cli::{self, Command};
 use sealwire::config::{Config, Settings};
 use sealwire::{commands, telemetry};
@@ -8,7 +11,17 @@ use sealwire::{commands, telemetry};
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sealwire: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
     let invocation = cli::parse(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let variables = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
@@ -18,12 +31,9 @@ fn main() -> anyhow::Result<()> {
         commands::show(&settings)?;
     }
     let config = Config::read(&settings)?;
-    match invocation.command {
-        Command::Config => Ok(()),
-        Command::Serve | Command::Migrate | Command::Restored => {
-            telemetry::start_log(&config.log)?;
-            commands::run(invocation.command, &settings, config, &variables)?;
-            Ok(())
-        }
+    if invocation.command != Command::Config {
+        telemetry::start_log(&config.log)?;
+        commands::run(invocation.command, &settings, config, &variables, ListenFd::from_env())?;
     }
+    Ok(())
 }
