@@ -3,4 +3,34 @@
 //! Nothing here opens a socket, speaks SQL or knows HTTP: the actors ask the world through the
 //! traits of [`ports`], which the relay crate implements and tests replace.
 
+//!
+//! A frame of a device comes in through [`session`], which checks what needs no log and hands
+//! entries to the one actor of their log ([`registry`] knows it, and starts it when it is first
+//! needed). The log orders, the committer makes durable, and only then the log publishes to the
+//! [`outbox`] of every subscriber. [`system`] draws who supervises whom.
+
+mod catch_up;
+mod committer;
+mod entry;
+#[cfg(any(test, feature = "fakes"))]
+pub mod fakes;
+mod heartbeat;
+pub mod limits;
+mod log;
+mod mailbox;
+pub mod metrics;
+pub mod outbox;
 pub mod ports;
+pub mod registry;
+mod reply;
+mod retention;
+pub mod session;
+mod supervisor;
+pub mod system;
+#[cfg(test)]
+mod tests;
+
+pub use outbox::Outbox;
+pub use registry::Registry;
+pub use session::{Greeter, Rejected, Session, Step};
+pub use system::{Options, StartError, System};

@@ -285,7 +285,7 @@ pub struct LogRecord {
 }
 
 /// What a subscription begins with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubscriptionRecord {
     /// The newest committed head.
     pub head: Position,
@@ -293,6 +293,8 @@ pub struct SubscriptionRecord {
     pub floor: Position,
     /// The seq of the control entry that made the device a member.
     pub joined_seq: u64,
+    /// What the device has acked, as far as it was flushed.
+    pub acked: AckSet,
 }
 
 /// An entry as it was stored. `body` is none if it was deleted or not asked for.

@@ -1,0 +1,235 @@
+//! An entry on its way through the relay: checked by its session, ordered by its log, published.
+//!
+//! The session checks what needs no log: that the header is one, that it names this device, this
+//! body and these recipients, and that control entries and rotations are signed. The log decides
+//! what depends on order. Neither looks into a sealed body, and neither could.
+
+use bytes::Bytes;
+use sealwire_protocol::bounded::{Bounded, BoundedText};
+use sealwire_protocol::codec::encode_relay;
+use sealwire_protocol::digest::entry_digest;
+use sealwire_protocol::frame::{self, Stub, StubReason};
+use sealwire_protocol::header::HeaderBytes;
+use sealwire_protocol::ids::Signature;
+use sealwire_protocol::keys::KeyBody;
+use sealwire_protocol::limits::{NAME_BYTES_MAX, RECIPIENTS_MAX, SEQ_MAX};
+use sealwire_protocol::signing::{entry_message, verify};
+use sealwire_protocol::{
+    Audience, Body, Control, DeviceKey, Digest, EntryIn, ErrorCode, Failure, Header, Kind, LogId,
+};
+
+use crate::ports::StoredEntry;
+
+/// What an entry asks of the relay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// A change of membership, or of what else the relay acts on.
+    Control(Control),
+    /// A new epoch key for everyone: conditional on what its author had seen.
+    Rotation,
+    /// Anything else: ordered and delivered.
+    Plain,
+}
+
+/// An entry that its session has checked.
+#[derive(Clone, Debug)]
+pub(crate) struct CheckedEntry {
+    pub(crate) header: Header,
+    pub(crate) bytes: HeaderBytes,
+    pub(crate) digest: Digest,
+    pub(crate) body: Body,
+    pub(crate) signature: Signature,
+    /// Sorted and distinct; empty for all.
+    pub(crate) recipients: Vec<DeviceKey>,
+    pub(crate) content: Content,
+}
+
+impl CheckedEntry {
+    /// Checks a native entry that `device` sent.
+    pub(crate) fn check(entry: EntryIn, device: DeviceKey) -> Result<Self, Failure> {
+        let refuse = |code| Err(Failure::new(code));
+        let Ok(header) = entry.header.decode() else {
+            return refuse(ErrorCode::BadHeader);
+        };
+        if header.sender != device || header.count == 0 || header.count > SEQ_MAX {
+            return refuse(ErrorCode::BadHeader);
+        }
+        let first = header.log.is_zero();
+        if header.kind == Kind::Totals || (!first && !header.log.is_native()) {
+            return refuse(ErrorCode::Unsupported);
+        }
+        if !header.holds(entry.body.as_ref()) {
+            return refuse(ErrorCode::BadBody);
+        }
+        let mut recipients = entry.recipients.into_vec();
+        recipients.sort_unstable();
+        recipients.dedup();
+        if header.audience != Audience::of(&recipients) {
+            return refuse(ErrorCode::BadAudience);
+        }
+        let Some(signature) = entry.signature else {
+            return refuse(ErrorCode::BadSignature);
+        };
+        let content = read_content(&header, entry.body.as_ref(), &recipients)?;
+        let found = matches!(content, Content::Control(Control::Found { .. }));
+        if found != first {
+            return refuse(ErrorCode::BadHeader);
+        }
+        let digest = entry_digest(&entry.header);
+        if content != Content::Plain && verify(device, &entry_message(digest), &signature).is_err()
+        {
+            return refuse(ErrorCode::BadSignature);
+        }
+        Ok(Self {
+            header,
+            bytes: entry.header,
+            digest,
+            body: entry.body,
+            signature,
+            recipients,
+            content,
+        })
+    }
+}
+
+/// Reads the bodies that the relay acts on, and checks that they fit their audience.
+fn read_content(
+    header: &Header,
+    body: &[u8],
+    recipients: &[DeviceKey],
+) -> Result<Content, Failure> {
+    match header.kind {
+        Kind::Control => {
+            let control = Control::decode(body).map_err(|_| Failure::new(ErrorCode::BadControl))?;
+            if header.audience != Audience::All {
+                return Err(Failure::new(ErrorCode::BadAudience));
+            }
+            Ok(Content::Control(control))
+        }
+        Kind::Key => {
+            let key_body =
+                KeyBody::decode(body).map_err(|_| Failure::new(ErrorCode::BadControl))?;
+            if header.audience == Audience::All {
+                return Ok(Content::Rotation);
+            }
+            let mut named: Vec<DeviceKey> = key_body.keys.iter().map(|key| key.recipient).collect();
+            named.sort_unstable();
+            named.dedup();
+            if named != recipients {
+                return Err(Failure::new(ErrorCode::BadAudience));
+            }
+            Ok(Content::Plain)
+        }
+        Kind::Ring | Kind::Quiet | Kind::Bulk | Kind::Totals => Ok(Content::Plain),
+    }
+}
+
+/// For whom an entry is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Addressed {
+    /// A control entry: every member, newcomers too.
+    Control,
+    /// Every member but the sender.
+    All,
+    /// These members, sorted.
+    Named(Box<[DeviceKey]>),
+}
+
+/// An entry that is durable and may be seen. Encoded once, shared by every outbox.
+pub(crate) struct Published {
+    pub(crate) seq: u64,
+    pub(crate) digest: Digest,
+    pub(crate) sender: DeviceKey,
+    pub(crate) addressed: Addressed,
+    pub(crate) frame: Bytes,
+}
+
+impl Published {
+    /// What `reader`, a member since `joined_seq`, gets of it: nothing in place of the whole entry.
+    pub(crate) fn stub_for(&self, reader: DeviceKey, joined_seq: u64) -> Option<StubReason> {
+        let for_reader = match &self.addressed {
+            Addressed::Control => return None,
+            Addressed::All => self.seq > joined_seq,
+            Addressed::Named(keys) => self.seq > joined_seq && keys.binary_search(&reader).is_ok(),
+        };
+        if self.sender == reader {
+            Some(StubReason::Own)
+        } else if for_reader {
+            None
+        } else {
+            Some(StubReason::NotAddressed)
+        }
+    }
+}
+
+/// What travels of an entry, apart from its position.
+pub(crate) struct EntryParts<'a> {
+    pub(crate) header: HeaderBytes,
+    pub(crate) body: &'a Body,
+    pub(crate) signature: Option<Signature>,
+    pub(crate) recipients: &'a [DeviceKey],
+    pub(crate) totals_kind: Option<&'a str>,
+}
+
+/// The frame of an entry: it holds nothing of its receiver.
+pub(crate) fn encode_entry(log: LogId, seq: u64, at: u64, parts: &EntryParts<'_>) -> Bytes {
+    debug_assert!(parts.recipients.len() <= RECIPIENTS_MAX, "checked when it came in");
+    let entry = frame::Entry {
+        log,
+        seq,
+        at,
+        header: parts.header,
+        body: parts.body.clone(),
+        signature: parts.signature,
+        recipients: Bounded::new(parts.recipients.to_vec()).unwrap_or_default(),
+        totals_kind: parts.totals_kind.and_then(BoundedText::<NAME_BYTES_MAX>::new),
+    };
+    Bytes::from(encode_relay(0, &entry.into()))
+}
+
+/// What a reader gets of an entry that was read from the store.
+pub(crate) enum Read {
+    /// The entry's frame.
+    Entry(Bytes),
+    /// A stub.
+    Stub(Stub),
+}
+
+/// Decides between the entry and a stub, as live delivery does ([`Published::stub_for`]): the first
+/// reason that holds.
+pub(crate) fn read_stored(
+    log: LogId,
+    entry: &StoredEntry,
+    reader: DeviceKey,
+    joined_seq: u64,
+    acked: impl Fn(u64) -> bool,
+) -> Read {
+    let digest = entry_digest(&entry.header);
+    let sender_is_reader = entry
+        .header
+        .decode()
+        .is_ok_and(|header| header.sender == reader && header.kind != Kind::Control);
+    if let Some(body) = &entry.body
+        && !sender_is_reader
+    {
+        let parts = EntryParts {
+            header: entry.header,
+            body,
+            signature: entry.signature,
+            recipients: &entry.recipients,
+            totals_kind: entry.totals_kind.as_deref(),
+        };
+        return Read::Entry(encode_entry(log, entry.seq, entry.at, &parts));
+    }
+    let named_others = !entry.recipients.is_empty() && !entry.recipients.contains(&reader);
+    let reason = if sender_is_reader {
+        StubReason::Own
+    } else if entry.seq <= joined_seq || named_others {
+        StubReason::NotAddressed
+    } else if acked(entry.seq) {
+        StubReason::Acked
+    } else {
+        StubReason::Expired
+    };
+    Read::Stub(Stub { digest, reason })
+}

@@ -1,0 +1,131 @@
+//! Every queue, batch and deadline of the relay's own work, with its unit and reason.
+//!
+//! What both ends of the wire must know stands in `sealwire_protocol::limits`.
+
+use std::time::Duration;
+
+use sealwire_protocol::limits::{BATCH_BYTES_MAX, BODY_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX};
+
+/// Most bytes of frames that wait in one session's outbox before its logs become behind and are
+/// read from the store instead. Two frames of the largest body and some small ones.
+pub const OUTBOX_BYTES_MAX: usize = 768 * 1024;
+
+/// Bytes in an outbox below which the next page of a catch-up is fetched: the socket still has work
+/// while the store reads.
+pub const OUTBOX_BYTES_LOW: usize = 128 * 1024;
+
+/// Most frames in one outbox: small frames cost more in bookkeeping than in bytes.
+pub const OUTBOX_FRAMES_MAX: usize = 4096;
+
+/// Most stubs that wait for the next frame of a log before the log becomes behind.
+pub const STUBS_PENDING_MAX: usize = 256;
+
+/// Most entries in one page of a catch-up.
+pub const PAGE_ENTRIES_MAX: usize = 256;
+
+/// Most bytes of bodies in one page of a catch-up; a page has at least one entry.
+pub const PAGE_BYTES_MAX: usize = 256 * 1024;
+
+/// Pages that are read from the store at the same time, over all sessions: first come, first
+/// served, so that a device with a long way to go takes turns with everybody else.
+pub const PAGE_READS_MAX: usize = 4;
+
+/// Most entries in a log's ring of last frames, which serves readers that are slightly late.
+pub const RING_ENTRIES_MAX: usize = 64;
+
+/// Most bytes in a log's ring of last frames.
+pub const RING_BYTES_MAX: usize = 256 * 1024;
+
+/// Most rows of entries in one transaction: enough for saturation, and few enough that a commit
+/// stays in the tens of milliseconds.
+pub const COMMIT_ENTRIES_MAX: usize = 512;
+
+/// Most bytes of bodies in one transaction.
+pub const COMMIT_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Most logs in one load.
+pub const LOAD_LOGS_MAX: usize = 64;
+
+/// How long a transaction or a read may take before it counts as failed.
+pub const STORE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a log's actor lives after its last work.
+pub const LOG_IDLE: Duration = Duration::from_secs(10);
+
+/// How long acks may wait for a batch of their log to go with.
+pub const ACK_FLUSH: Duration = Duration::from_secs(1);
+
+/// How long a log that could not be loaded waits before it tries again by itself.
+pub const LOAD_RETRY: Duration = Duration::from_secs(1);
+
+/// Most messages that wait for one log's actor. A full group of 1,000 with several acks each.
+pub const LOG_MAILBOX_MAX: usize = 8192;
+
+/// Most messages that wait for one committer: beyond it, senders are told to come back.
+pub const COMMITTER_MAILBOX_MAX: usize = 65_536;
+
+/// Most bytes of bodies that all sessions together may have unanswered.
+pub const IN_FLIGHT_BYTES_GLOBAL_MAX: usize = 256 * 1024 * 1024;
+
+/// Shortest time that a device is asked to wait after `unavailable`, in milliseconds.
+pub const RETRY_AFTER_MS_MIN: u64 = 500;
+
+/// Longest time that a device is asked to wait after `unavailable`, in milliseconds.
+pub const RETRY_AFTER_MS_MAX: u64 = 2_000;
+
+/// How long a device waits when it has too much in flight, in milliseconds.
+pub const TOO_MANY_RETRY_MS: u64 = 200;
+
+/// How long a sender waits when a group holds too many undelivered bytes, in milliseconds: until
+/// somebody has been online.
+pub const QUOTA_RETRY_MS: u64 = 60_000;
+
+/// Most undelivered bytes of one group, counted once per body.
+pub const GROUP_UNDELIVERED_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// What is added to each body's length when it is counted, in bytes: headers and rows are not free,
+/// and a group of empty bodies must end somewhere too.
+pub const BODY_OVERHEAD_BYTES: u64 = 256;
+
+/// The part of a group's undelivered bytes that is kept for control entries, keys and the small
+/// kinds that the Totals app never sends twice.
+pub const GROUP_RESERVE_BYTES: u64 = 1024 * 1024;
+
+/// Silent heartbeat intervals after which a session is over.
+pub const SILENT_INTERVALS_MAX: u64 = 2;
+
+/// Shortest time after which a device that is being drained should reconnect, in milliseconds.
+pub const RECONNECT_AFTER_MS_MIN: u64 = 500;
+
+/// Longest time after which a device that is being drained should reconnect, in milliseconds: a
+/// relay's restart takes less, and 10⁵ devices over eight seconds are a queue that it can serve.
+pub const RECONNECT_AFTER_MS_MAX: u64 = 8_000;
+
+/// How long a joining device holds its reservation.
+pub const RESERVATION_LIFETIME: Duration = Duration::from_secs(60);
+
+/// Devices that retention may still have to note as seen.
+pub const SEEN_DEVICES_MAX: usize = 100_000;
+
+/// Pause between two steps of retention.
+pub const RETENTION_PAUSE: Duration = Duration::from_secs(60);
+
+/// Logs that one step of retention looks at.
+pub const RETENTION_LOGS_MAX: usize = 256;
+
+/// Rows that one step of retention deletes in a sweep.
+pub const RETENTION_ROWS_MAX: usize = 1000;
+
+/// Groups end one year after their last entry.
+pub const GROUP_IDLE: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// A device that was not seen for this long loses its push token and its row, never a membership.
+pub const DEVICE_IDLE: Duration = Duration::from_secs(90 * 24 * 3600);
+
+const _: () = {
+    assert!(BODY_BYTES_MAX + 64 * 1024 < OUTBOX_BYTES_MAX);
+    assert!(OUTBOX_BYTES_LOW + PAGE_BYTES_MAX + BODY_BYTES_MAX < OUTBOX_BYTES_MAX);
+    assert!(BATCH_BYTES_MAX <= COMMIT_BYTES_MAX);
+    assert!(IN_FLIGHT_REQUESTS_MAX < LOG_MAILBOX_MAX);
+    assert!(GROUP_RESERVE_BYTES < GROUP_UNDELIVERED_BYTES_MAX);
+};

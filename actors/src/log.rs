@@ -1,0 +1,547 @@
+//! One log: the order of its entries, and who may append to it.
+//!
+//! A log exists as an actor because order must be decided in exactly one place. It gives each entry
+//! the next seq, extends the chain in memory, and hands it to its committer; when the committer says
+//! that it is durable, it is answered and published. It never waits for a database or a reader.
+//!
+//! What it holds in memory is a hint; the store is the judge. On a mismatch, an error or an unknown
+//! outcome it drops everything, answers what is in flight `unavailable`, and loads anew through the
+//! same committer's queue. The devices resend, and (sender, count) tells what had been committed.
+//!
+//! It lives only while there is work: appends, acks, or a load. A subscribed, silent log has none.
+//!
+//! ```text
+//!            first message                Loaded                 idle, nothing dirty
+//!   (none) ───────────────> Loading ───────────────> Ready ─────────────────────────> (none)
+//!                              ^  load failed: Lost    │
+//!                              └───────────────────────┘ Stale, Failed, Refused
+//! ```
+//!
+//! Holds always:
+//! - an entry is answered and published only after its commit;
+//! - parts are finished in the order in which they were submitted;
+//! - every request is answered, if only by the drop of its [`Reply`].
+
+mod queue;
+mod state;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use metrics::counter;
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
+use sealwire_protocol::ack::AckWire;
+use sealwire_protocol::frame::{self, Appended, MembershipState};
+use sealwire_protocol::{DeviceKey, ErrorCode, Failure, Kind};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::committer::{Part, PartResult};
+use crate::entry::{CheckedEntry, Published};
+use crate::limits::{ACK_FLUSH, LOAD_RETRY, LOG_IDLE, LOG_MAILBOX_MAX, STORE_DEADLINE};
+use crate::mailbox::{Mailbox, Posted};
+use crate::metrics::{ActorKind, Alive, ENTRIES, LOGS_PASSIVATED, Outcome, Outcomes};
+use crate::outbox::Outbox;
+use crate::ports::{LogKey, LogRecord, Position, StoreError};
+use crate::registry::Presence;
+use crate::reply::Reply;
+use crate::system::Shared;
+use state::{Change, Decided, NotAppended, Sent, State};
+
+/// The way into one log's actor.
+pub(crate) type LogRef = Mailbox<LogMessage>;
+
+/// Entries of one request, checked by their session.
+pub(crate) struct AppendRequest {
+    pub(crate) sender: DeviceKey,
+    pub(crate) entries: Vec<CheckedEntry>,
+    pub(crate) reply: Reply,
+}
+
+/// A member's permission to delete.
+pub(crate) struct AckRequest {
+    pub(crate) device: DeviceKey,
+    pub(crate) incarnation: u64,
+    pub(crate) acked: AckWire,
+    /// Where an ack past the head is refused.
+    pub(crate) refuse_to: Option<(Arc<Outbox>, u32)>,
+}
+
+/// Everything that a log can be told.
+pub(crate) enum LogMessage {
+    /// Append these.
+    Append(Box<AppendRequest>),
+    /// Delete what every addressee has acked.
+    Ack(Box<AckRequest>),
+    /// From the committer: what became of a part.
+    Finished(u64, PartResult),
+    /// From the committer: what the store holds.
+    Loaded(Result<Option<Box<LogRecord>>, StoreError>),
+    /// Once a second: flush, retry, or end.
+    Tick,
+    /// Retention: entries up to this one that were ordered before then have expired.
+    Expire(Position, u64),
+    /// Retention: end if the newest entry was ordered before then.
+    EndIfIdle(u64),
+    /// Flush now and say when it is durable.
+    Flush(oneshot::Sender<()>),
+    /// Panic, as a bug would.
+    #[cfg(any(test, feature = "fakes"))]
+    Panic,
+}
+
+/// A part that the committer has.
+struct InFlight {
+    id: u64,
+    published: Vec<Arc<Published>>,
+    kinds: Vec<Kind>,
+    changes: Vec<Change>,
+    outcomes: Outcomes,
+    head: Position,
+    sent: Option<Sent>,
+    /// Who is answered, and whether as a duplicate.
+    replies: Vec<(Reply, bool)>,
+    flushes: Vec<oneshot::Sender<()>>,
+    ends_log: bool,
+}
+
+enum Memory {
+    /// A load is under way; messages wait for it.
+    Loading(VecDeque<LogMessage>),
+    /// The store could not be read; the next message or tick tries again.
+    Lost(Instant),
+    /// What the store holds, and what is in flight.
+    Ready(Box<State>),
+}
+
+struct LogActor {
+    key: LogKey,
+    shared: Arc<Shared>,
+    myself: LogRef,
+    presence: Arc<Presence>,
+    memory: Memory,
+    in_flight: VecDeque<InFlight>,
+    next_part: u64,
+    /// The newest head whose commit is known.
+    committed: Option<Position>,
+    last_work: Instant,
+    draining: bool,
+    ended: bool,
+    _gone: Gone,
+    _alive: Alive,
+}
+
+/// Takes the log out of the registry, however its actor ends.
+struct Gone {
+    key: LogKey,
+    shared: Arc<Shared>,
+    log: LogRef,
+}
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.shared.registry.log_ended(self.key, &self.log);
+    }
+}
+
+/// Starts the actor of a log.
+pub(crate) fn start(key: LogKey, shared: Arc<Shared>, supervisor: ActorCell) -> Option<LogRef> {
+    let depth = Arc::new(AtomicUsize::new(0));
+    let arguments = (key, shared, depth.clone());
+    let (actor, _) =
+        ractor::ActorRuntime::spawn_linked_instant(None, Log, arguments, supervisor).ok()?;
+    Some(Mailbox::new(actor, ActorKind::Log, LOG_MAILBOX_MAX, depth))
+}
+
+struct Log;
+
+impl Actor for Log {
+    type Msg = Posted<LogMessage>;
+    type State = LogActor;
+    type Arguments = (LogKey, Arc<Shared>, Arc<AtomicUsize>);
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        (key, shared, depth): Self::Arguments,
+    ) -> Result<LogActor, ActorProcessingErr> {
+        let myself = Mailbox::new(myself, ActorKind::Log, LOG_MAILBOX_MAX, depth);
+        let mut log = LogActor {
+            key,
+            presence: shared.registry.presence(key),
+            memory: Memory::Lost(Instant::now()),
+            in_flight: VecDeque::new(),
+            next_part: 1,
+            committed: None,
+            last_work: Instant::now(),
+            draining: false,
+            ended: false,
+            _gone: Gone { key, shared: shared.clone(), log: myself.clone() },
+            _alive: Alive::new(ActorKind::Log),
+            shared,
+            myself,
+        };
+        log.load();
+        log.tick_later();
+        Ok(log)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        posted: Self::Msg,
+        log: &mut LogActor,
+    ) -> Result<(), ActorProcessingErr> {
+        let (message, _handling) = posted.open(ActorKind::Log);
+        log.receive(message);
+        if log.ended {
+            myself.stop(None);
+        } else if !log.draining && log.may_rest() {
+            log.draining = true;
+            counter!(LOGS_PASSIVATED).increment(1);
+            // Whatever is cast from now on is refused and starts the next actor.
+            let _ = myself.drain();
+        }
+        Ok(())
+    }
+}
+
+impl LogActor {
+    fn receive(&mut self, message: LogMessage) {
+        if self.draining {
+            // It was posted just before the drain: the next actor takes it.
+            self.shared.cast_log(self.key, message);
+            return;
+        }
+        match (&mut self.memory, message) {
+            (_, LogMessage::Finished(id, result)) => self.finished(id, result),
+            (_, LogMessage::Loaded(result)) => self.loaded(result),
+            (_, LogMessage::Tick) => self.tick(),
+            #[cfg(any(test, feature = "fakes"))]
+            (_, LogMessage::Panic) => panic!("a log was told to panic"),
+            // What does not fit is dropped: requests are answered by that, acks come again.
+            (Memory::Loading(waiting), _) if waiting.len() >= LOG_MAILBOX_MAX => {}
+            (Memory::Loading(waiting), message) => waiting.push_back(message),
+            (Memory::Lost(_), message) => {
+                self.load();
+                self.receive(message);
+            }
+            (Memory::Ready(_), LogMessage::Append(request)) => self.append(*request),
+            (Memory::Ready(_), LogMessage::Ack(request)) => self.ack(&request),
+            (Memory::Ready(state), LogMessage::Expire(up_to, before)) => {
+                let decided = state.expire(up_to, before);
+                self.submit_decided(decided);
+            }
+            (Memory::Ready(state), LogMessage::EndIfIdle(before)) => {
+                let decided = state.end_if_idle(before);
+                self.submit_decided(decided);
+            }
+            (Memory::Ready(_), LogMessage::Flush(done)) => self.flush(Some(done)),
+        }
+    }
+
+    // ---- requests
+
+    fn append(&mut self, request: AppendRequest) {
+        let Memory::Ready(state) = &mut self.memory else {
+            return;
+        };
+        self.last_work = Instant::now();
+        let AppendRequest { sender, entries, reply } = request;
+        let Some(last) = entries.last().map(|entry| (entry.header.count, entry.digest)) else {
+            return reply.refuse(Failure::new(ErrorCode::Malformed));
+        };
+        let first_count = entries.first().map_or(0, |entry| entry.header.count);
+        let kinds = entries.iter().map(|entry| entry.header.kind).collect();
+        match state.append(sender, entries, self.shared.clock.now_ms()) {
+            Ok(decided) => {
+                let ends = decided.ended;
+                self.submit(decided, kinds, Some(reply), None);
+                if ends && let Memory::Ready(state) = &mut self.memory {
+                    // The last member is leaving: the log goes as soon as that is durable.
+                    let end = state.end();
+                    self.submit(end, Vec::new(), None, None);
+                }
+            }
+            Err(NotAppended::Refused(failure)) => reply.refuse(failure),
+            Err(NotAppended::Known) => self.resent(sender, first_count, last, reply),
+        }
+    }
+
+    /// A request whose counts were used before: by one in flight, or by one that the store knows.
+    fn resent(
+        &mut self,
+        sender: DeviceKey,
+        first_count: u64,
+        (last_count, digest): (u64, sealwire_protocol::Digest),
+        reply: Reply,
+    ) {
+        let Memory::Ready(state) = &self.memory else {
+            return;
+        };
+        let newest = state.last_of(sender);
+        let conflict = Failure::conflict(newest.0, newest.1);
+        let in_flight = self.in_flight.iter_mut().find(|part| {
+            part.sent.is_some_and(|sent| {
+                sent.sender == sender && (sent.first_count..=sent.last_count).contains(&last_count)
+            })
+        });
+        if let Some(part) = in_flight {
+            match part.sent {
+                Some(sent) if sent.last_count == last_count && sent.last_digest != digest => {
+                    reply.refuse(conflict);
+                }
+                Some(sent) if sent.last_count == last_count && sent.first_count == first_count => {
+                    part.replies.push((reply, true));
+                }
+                // Cut differently from the request in flight: it is told to come back, and learns
+                // then what became of it.
+                Some(_) | None => drop(reply),
+            }
+            return;
+        }
+        let head = self.committed.map(|position| state.head_of(position));
+        let (shared, key, log) = (self.shared.clone(), self.key, state.id);
+        let entries = last_count - first_count;
+        // Off the actor: the store is asked, and the order of other requests does not depend on it.
+        tokio::spawn(async move {
+            let found = timeout(STORE_DEADLINE, shared.store.find_entry(key, sender, last_count));
+            match (found.await, head) {
+                (Ok(Ok(Some((seq, known)))), Some(head)) if known == digest => {
+                    // A batch is contiguous: its first entry stands as far before the last.
+                    let seq = seq - entries;
+                    reply.appended(Appended { log, seq, duplicate: true, head });
+                }
+                (Ok(Ok(_)), Some(_)) => reply.refuse(conflict),
+                // Dropped: answered as unavailable.
+                (Ok(Err(_)) | Err(_), _) | (_, None) => drop(reply),
+            }
+        });
+    }
+
+    fn ack(&mut self, request: &AckRequest) {
+        let committed = self.committed.map_or(0, |position| position.seq);
+        let Memory::Ready(state) = &mut self.memory else {
+            return;
+        };
+        let AckRequest { device, incarnation, acked, refuse_to } = request;
+        let result = state.ack(*device, *incarnation, acked, committed, Outcome::Delivered);
+        self.last_work = Instant::now();
+        if let (Err(failure), Some((outbox, request))) = (result, refuse_to) {
+            let error = frame::Error { log: Some(state.id), ..failure.into() };
+            outbox.answer(*request, &error.into());
+        }
+    }
+
+    fn flush(&mut self, done: Option<oneshot::Sender<()>>) {
+        let Memory::Ready(state) = &mut self.memory else {
+            return;
+        };
+        match state.flush() {
+            Some(decided) => self.submit(decided, Vec::new(), None, done),
+            None => match (done, self.in_flight.back_mut()) {
+                (Some(done), Some(part)) => part.flushes.push(done),
+                // Nothing waits and nothing is under way: dropping says so.
+                (done, _) => drop(done),
+            },
+        }
+    }
+
+    // ---- commits
+
+    fn submit_decided(&mut self, decided: Option<Decided>) {
+        if let Some(decided) = decided {
+            self.submit(decided, Vec::new(), None, None);
+        }
+    }
+
+    fn submit(
+        &mut self,
+        decided: Decided,
+        kinds: Vec<Kind>,
+        reply: Option<Reply>,
+        flush: Option<oneshot::Sender<()>>,
+    ) {
+        let id = self.next_part;
+        self.next_part += 1;
+        self.last_work = Instant::now();
+        let ends_log = decided.commit.ended;
+        self.in_flight.push_back(InFlight {
+            id,
+            published: decided.published,
+            kinds,
+            changes: decided.changes,
+            outcomes: decided.outcomes,
+            head: decided.head,
+            sent: decided.sent,
+            replies: reply.map(|reply| (reply, false)).into_iter().collect(),
+            flushes: flush.into_iter().collect(),
+            ends_log,
+        });
+        let part = Part::new(decided.commit, id, self.myself.clone());
+        // A part that is not taken is dropped, which answers as a failed one does.
+        self.shared.committer(self.key).submit(part);
+    }
+
+    fn finished(&mut self, id: u64, result: PartResult) {
+        // A part of a memory that was dropped since is nobody's any more.
+        if self.in_flight.front().is_none_or(|part| part.id != id) {
+            return;
+        }
+        let Some(part) = self.in_flight.pop_front() else {
+            return;
+        };
+        match result {
+            PartResult::Committed => self.committed(part),
+            PartResult::Refused => {
+                tracing::error!(log = self.key.0, "the store refused the data of an entry");
+                for (reply, _) in part.replies {
+                    reply.refuse(Failure::new(ErrorCode::Internal));
+                }
+                self.drop_memory();
+            }
+            PartResult::Stale | PartResult::Failed => {
+                drop(part);
+                self.drop_memory();
+            }
+        }
+    }
+
+    fn committed(&mut self, part: InFlight) {
+        let Memory::Ready(state) = &self.memory else {
+            return;
+        };
+        let (id, head) = (state.id, state.head_of(part.head));
+        self.committed = Some(part.head);
+        part.outcomes.count();
+        for kind in part.kinds {
+            counter!(ENTRIES, "kind" => kind_name(kind)).increment(1);
+        }
+        let registry = &self.shared.registry;
+        // A newcomer must know the log before it is answered, since it may subscribe at once.
+        for change in &part.changes {
+            if change.state == MembershipState::Joined {
+                registry.member_joined(change.device, id, self.key, change.seq);
+            }
+        }
+        if part.published.is_empty() {
+            self.presence.raise_head(part.head);
+        } else {
+            registry.publish(self.key, &self.presence, part.head, &part.published);
+        }
+        // Whoever goes hears of the entry that did it first.
+        for change in &part.changes {
+            if change.state != MembershipState::Joined {
+                registry.member_gone(change.device, self.key, change.state, change.seq);
+            }
+        }
+        if let Some(sent) = part.sent {
+            for (reply, duplicate) in part.replies {
+                reply.appended(Appended { log: id, seq: sent.first_seq, duplicate, head });
+            }
+        }
+        for done in part.flushes {
+            let _ = done.send(());
+        }
+        self.ended = part.ends_log;
+    }
+
+    /// Forgets everything that is not known to be committed, and loads anew.
+    fn drop_memory(&mut self) {
+        // Dropping the replies answers them.
+        self.in_flight.clear();
+        self.memory = Memory::Lost(Instant::now());
+        self.load();
+    }
+
+    // ---- loading
+
+    fn load(&mut self) {
+        if let Memory::Loading(_) = self.memory {
+            return;
+        }
+        // A load that is not taken is dropped, which answers as a failed one does.
+        self.memory = Memory::Loading(VecDeque::new());
+        self.shared.committer(self.key).load(self.key, self.myself.clone());
+    }
+
+    fn loaded(&mut self, result: Result<Option<Box<LogRecord>>, StoreError>) {
+        let Memory::Loading(waiting) = &mut self.memory else {
+            return;
+        };
+        let waiting = std::mem::take(waiting);
+        self.last_work = Instant::now();
+        match result {
+            Ok(Some(record)) => {
+                let state = State::new(*record, self.shared.store.incarnation());
+                let position = state.head;
+                self.memory = Memory::Ready(Box::new(state));
+                self.committed = Some(position);
+                self.shared.registry.publish_loaded(self.key, &self.presence, position);
+                for message in waiting {
+                    self.receive(message);
+                }
+            }
+            Ok(None) => {
+                for message in waiting {
+                    if let LogMessage::Append(request) = message {
+                        request.reply.refuse(Failure::new(ErrorCode::NoSuchLog));
+                    }
+                }
+                self.ended = true;
+            }
+            Err(_) => {
+                // Dropping what waits answers it; acks come again with the next subscribe.
+                drop(waiting);
+                self.memory = Memory::Lost(Instant::now());
+            }
+        }
+    }
+
+    // ---- time
+
+    fn tick(&mut self) {
+        match &self.memory {
+            Memory::Ready(_) => self.flush(None),
+            // Its subscribers wait for what may have been committed before the store went away.
+            Memory::Lost(since) if since.elapsed() >= LOAD_RETRY && self.presence.is_wanted() => {
+                self.load();
+            }
+            Memory::Lost(_) | Memory::Loading(_) => {}
+        }
+        self.tick_later();
+    }
+
+    fn tick_later(&self) {
+        let myself = self.myself.clone();
+        tokio::spawn(async move {
+            sleep(ACK_FLUSH).await;
+            // Refused only if the log has ended.
+            let _ = myself.post(LogMessage::Tick);
+        });
+    }
+
+    fn may_rest(&self) -> bool {
+        let nothing_to_do = match &self.memory {
+            Memory::Ready(state) => !state.needs_flush(),
+            Memory::Lost(_) => !self.presence.is_wanted(),
+            Memory::Loading(_) => false,
+        };
+        nothing_to_do
+            && self.in_flight.is_empty()
+            && self.myself.depth() == 0
+            && self.last_work.elapsed() >= LOG_IDLE
+    }
+}
+
+fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Control => "control",
+        Kind::Key => "key",
+        Kind::Ring => "ring",
+        Kind::Quiet => "quiet",
+        Kind::Bulk => "bulk",
+        Kind::Totals => "totals",
+    }
+}

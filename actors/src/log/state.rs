@@ -1,0 +1,593 @@
+//! What a log decides: plain functions over what it knows, without a wait.
+//!
+//! Everything here changes memory ahead of the database. That is sound because nothing of it is
+//! shown to anybody before its commit, and because the whole of it is dropped and loaded anew when
+//! the store says that it was wrong.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
+use sealwire_protocol::ack::AckWire;
+use sealwire_protocol::digest::chain_next;
+use sealwire_protocol::frame::{Member, MembershipState};
+use sealwire_protocol::limits::NATIVE_MEMBERS_MAX;
+use sealwire_protocol::{
+    AckSet, Audience, Control, DeviceKey, Digest, ErrorCode, Failure, Head, Kind, LogId, LogType,
+};
+
+use super::queue::{NewBody, Queue, Reader};
+use crate::entry::{Addressed, CheckedEntry, Content, EntryParts, Published, encode_entry};
+use crate::limits::QUOTA_RETRY_MS;
+use crate::metrics::{Outcome, Outcomes};
+use crate::ports::{LogCommit, LogKey, LogRecord, MemberChange, NewEntry, Position, SenderRecord};
+
+/// A member, and what it has acked.
+#[derive(Clone)]
+struct MemberState {
+    member: Member,
+    acked: AckSet,
+    /// Whether `acked` is newer than what the store has.
+    dirty: bool,
+}
+
+/// What a log knows.
+pub(super) struct State {
+    pub(super) key: LogKey,
+    pub(super) id: LogId,
+    log_type: LogType,
+    incarnation: u64,
+    /// The head that entries in flight will make; the committed one is the actor's.
+    pub(super) head: Position,
+    version: u64,
+    floor: Position,
+    join_key: Option<DeviceKey>,
+    guard_seq: u64,
+    last_entry_at: u64,
+    members: BTreeMap<DeviceKey, MemberState>,
+    revoked: HashMap<DeviceKey, u64>,
+    senders: HashMap<DeviceKey, SenderRecord>,
+    next_slot: i32,
+    queue: Queue,
+    /// Outcomes that the next commit makes true.
+    outcomes: Outcomes,
+}
+
+/// A membership that a commit changes, for the sessions of the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Change {
+    pub(super) device: DeviceKey,
+    pub(super) state: MembershipState,
+    pub(super) seq: u64,
+}
+
+/// What was decided of a request: to be committed, and after that to be told.
+pub(super) struct Decided {
+    pub(super) commit: LogCommit,
+    pub(super) published: Vec<std::sync::Arc<Published>>,
+    pub(super) changes: Vec<Change>,
+    pub(super) outcomes: Outcomes,
+    /// The head that the commit makes.
+    pub(super) head: Position,
+    /// Sender, first and last count, and last digest of the entries, to recognise a resend.
+    pub(super) sent: Option<Sent>,
+    pub(super) ended: bool,
+}
+
+/// Which entries a request in flight holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sent {
+    pub(super) sender: DeviceKey,
+    pub(super) first_count: u64,
+    pub(super) last_count: u64,
+    pub(super) last_digest: Digest,
+    pub(super) first_seq: u64,
+}
+
+/// Why a request is not appended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NotAppended {
+    /// It is refused.
+    Refused(Failure),
+    /// Its counts were used before: the store knows by which entries, or an earlier request in
+    /// flight does.
+    Known,
+}
+
+impl From<Failure> for NotAppended {
+    fn from(failure: Failure) -> Self {
+        Self::Refused(failure)
+    }
+}
+
+fn refused<T>(code: ErrorCode) -> Result<T, NotAppended> {
+    Err(NotAppended::Refused(Failure::new(code)))
+}
+
+impl State {
+    pub(super) fn new(record: LogRecord, incarnation: u64) -> Self {
+        let mut state = Self {
+            key: record.key,
+            id: record.id,
+            log_type: record.log_type,
+            incarnation,
+            head: record.head,
+            version: record.version,
+            floor: record.floor,
+            join_key: record.join_key,
+            guard_seq: record.guard_seq,
+            last_entry_at: record.last_entry_at,
+            members: record
+                .members
+                .into_iter()
+                .map(|record| {
+                    let member =
+                        MemberState { member: record.member, acked: record.acked, dirty: false };
+                    (record.member.device, member)
+                })
+                .collect(),
+            revoked: record.revoked.into_iter().collect(),
+            next_slot: record.senders.iter().map(|sender| sender.slot).max().unwrap_or(0) + 1,
+            senders: record.senders.iter().map(|sender| (sender.device, *sender)).collect(),
+            queue: Queue::default(),
+            outcomes: Outcomes::default(),
+        };
+        let slots: HashMap<i32, DeviceKey> =
+            record.senders.iter().map(|sender| (sender.slot, sender.device)).collect();
+        for live in record.live {
+            let body = NewBody {
+                seq: live.seq,
+                sender: slots.get(&live.sender_slot).copied().unwrap_or(DeviceKey::ZERO),
+                recipients: live.recipients.into(),
+                bytes: live.bytes as usize,
+                at: live.at,
+            };
+            let readers = readers(&state.members);
+            state.queue.add(body, readers);
+        }
+        state
+    }
+
+    /// A position as devices know it.
+    pub(super) fn head_of(&self, position: Position) -> Head {
+        Head { incarnation: self.incarnation, seq: position.seq, chain: position.chain }
+    }
+
+    /// The newest count and digest of a sender, entries in flight among them.
+    pub(super) fn last_of(&self, sender: DeviceKey) -> (u64, Digest) {
+        self.senders
+            .get(&sender)
+            .map_or((0, Digest::ZERO), |record| (record.last_count, record.last_digest))
+    }
+
+    /// Decides about a request: all of its entries or none.
+    pub(super) fn append(
+        &mut self,
+        sender: DeviceKey,
+        entries: Vec<CheckedEntry>,
+        now: u64,
+    ) -> Result<Decided, NotAppended> {
+        if let Some(seq) = self.revoked.get(&sender) {
+            return Err(Failure::revoked(*seq).into());
+        }
+        let joins = matches!(
+            entries.first().map(|entry| &entry.content),
+            Some(Content::Control(Control::Join { .. }))
+        );
+        if !joins && !self.members.contains_key(&sender) {
+            return refused(ErrorCode::NoSuchLog);
+        }
+        self.check_counts(sender, &entries)?;
+        self.check_contents(sender, &entries)?;
+        Ok(self.apply(sender, entries, now))
+    }
+
+    /// Checks that the counts are the sender's next ones, in order and linked.
+    fn check_counts(&self, sender: DeviceKey, entries: &[CheckedEntry]) -> Result<(), NotAppended> {
+        let (last_count, last_digest) = self.last_of(sender);
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+            return refused(ErrorCode::Malformed);
+        };
+        for pair in entries.windows(2) {
+            if pair[1].header.count != pair[0].header.count + 1
+                || pair[1].header.prev != pair[0].digest
+            {
+                return refused(ErrorCode::BadHeader);
+            }
+        }
+        if last.header.count <= last_count {
+            return Err(NotAppended::Known);
+        }
+        if first.header.count != last_count + 1 {
+            return Err(Failure::out_of_order(last_count + 1).into());
+        }
+        if first.header.prev != last_digest {
+            return Err(Failure::conflict(last_count, last_digest).into());
+        }
+        Ok(())
+    }
+
+    fn check_contents(
+        &self,
+        sender: DeviceKey,
+        entries: &[CheckedEntry],
+    ) -> Result<(), NotAppended> {
+        let single = entries.len() == 1;
+        let mut bytes = 0;
+        let mut only_small = true;
+        for entry in entries {
+            match &entry.content {
+                Content::Control(control) => {
+                    // Each may change who may do what: one at a time, so that none is half done.
+                    if !single {
+                        return refused(ErrorCode::BadControl);
+                    }
+                    self.check_control(sender, entry, control)?;
+                }
+                Content::Rotation => {
+                    if !single {
+                        return refused(ErrorCode::BadControl);
+                    }
+                    self.check_seen(entry)?;
+                }
+                Content::Plain => {
+                    if let Audience::Named(_) = entry.header.audience
+                        && !entry.recipients.iter().all(|key| self.members.contains_key(key))
+                    {
+                        return refused(ErrorCode::BadAudience);
+                    }
+                }
+            }
+            if !matches!(entry.content, Content::Control(_)) {
+                bytes += entry.body.len();
+                only_small &= entry.header.kind == Kind::Key;
+            }
+        }
+        if bytes > 0 && !self.queue.has_room(bytes, entries.len(), only_small) {
+            return Err(Failure::after_ms(ErrorCode::Quota, QUOTA_RETRY_MS).into());
+        }
+        Ok(())
+    }
+
+    /// Conditional entries must have seen the newest change of membership or key.
+    fn check_seen(&self, entry: &CheckedEntry) -> Result<(), NotAppended> {
+        let seen = &entry.header.seen;
+        if seen.incarnation != self.incarnation || seen.seq < self.guard_seq {
+            return Err(Failure::at_head(ErrorCode::Stale, self.head_of(self.head)).into());
+        }
+        Ok(())
+    }
+
+    fn check_control(
+        &self,
+        sender: DeviceKey,
+        entry: &CheckedEntry,
+        control: &Control,
+    ) -> Result<(), NotAppended> {
+        if self.log_type != LogType::Group {
+            return refused(ErrorCode::Unsupported);
+        }
+        if control.is_conditional() {
+            self.check_seen(entry)?;
+        }
+        match control {
+            Control::Join { signature } => {
+                if self.members.contains_key(&sender) {
+                    return refused(ErrorCode::AlreadyMember);
+                }
+                let message = sealwire_protocol::signing::join_message(self.id, sender);
+                let valid = self.join_key.is_some_and(|key| {
+                    sealwire_protocol::signing::verify(key, &message, signature).is_ok()
+                });
+                if !valid {
+                    return refused(ErrorCode::InviteInvalid);
+                }
+                if self.members.len() >= NATIVE_MEMBERS_MAX {
+                    let limit = NATIVE_MEMBERS_MAX as u64;
+                    return Err(Failure::limit(ErrorCode::GroupFull, limit).into());
+                }
+                Ok(())
+            }
+            Control::Leave | Control::JoinKey { .. } => Ok(()),
+            Control::Revoke { device, .. } => {
+                if *device == sender || self.revoked.contains_key(device) {
+                    return refused(ErrorCode::BadControl);
+                }
+                Ok(())
+            }
+            // What only vaults have, what only the relay writes, and a second beginning.
+            Control::Found { .. }
+            | Control::Enrol { .. }
+            | Control::Snapshot { .. }
+            | Control::SnapshotOpened { .. }
+            | Control::TotalsFound { .. }
+            | Control::TotalsJoin { .. }
+            | Control::TotalsLeave { .. } => refused(ErrorCode::BadControl),
+        }
+    }
+
+    /// Gives the entries their places. Nothing can be refused from here on.
+    fn apply(&mut self, sender: DeviceKey, entries: Vec<CheckedEntry>, now: u64) -> Decided {
+        let mut commit = LogCommit::new(self.key, self.head.seq, self.version);
+        let mut published = Vec::with_capacity(entries.len());
+        let mut changes = Vec::new();
+        let mut record = self.sender(sender);
+        let mut sent = None;
+        // The clock may step back; a log's entries do not.
+        let at = now.max(self.last_entry_at);
+        self.last_entry_at = at;
+        for entry in entries {
+            let seq = self.head.seq + 1;
+            let chain = chain_next(self.head.chain, seq, entry.digest);
+            self.head = Position { seq, chain };
+            record.last_count = entry.header.count;
+            record.last_digest = entry.digest;
+            sent = Some(Sent {
+                sender,
+                first_count: sent.map_or(entry.header.count, |sent: Sent| sent.first_count),
+                last_count: entry.header.count,
+                last_digest: entry.digest,
+                first_seq: sent.map_or(seq, |sent| sent.first_seq),
+            });
+            let control = match &entry.content {
+                Content::Control(control) => {
+                    self.apply_control(sender, seq, at, control, &mut commit, &mut changes);
+                    true
+                }
+                Content::Rotation => {
+                    self.guard_seq = seq;
+                    commit.guard_seq = Some(seq);
+                    false
+                }
+                Content::Plain => false,
+            };
+            published.push(std::sync::Arc::new(publish(self.id, seq, at, &entry)));
+            if !control {
+                let body = NewBody {
+                    seq,
+                    sender,
+                    recipients: entry.recipients.clone().into(),
+                    bytes: entry.body.len(),
+                    at,
+                };
+                self.queue.add(body, readers(&self.members));
+            }
+            commit.entries.push(NewEntry {
+                seq,
+                at,
+                header: entry.bytes,
+                body: entry.body,
+                control,
+                signature: Some(entry.signature),
+                recipients: entry.recipients,
+                totals_kind: None,
+                chain,
+                sender_slot: record.slot,
+                count: entry.header.count,
+            });
+        }
+        self.senders.insert(sender, record);
+        commit.senders.push(record);
+        if !changes.is_empty() {
+            // Who leaves waits for nothing more, and what only they waited for goes with them.
+            commit.freed = self.queue.take_freed();
+        }
+        let ended = self.members.is_empty();
+        self.take_acks(&mut commit);
+        Decided {
+            commit,
+            published,
+            changes,
+            outcomes: std::mem::take(&mut self.outcomes),
+            head: self.head,
+            sent,
+            ended,
+        }
+    }
+
+    fn apply_control(
+        &mut self,
+        sender: DeviceKey,
+        seq: u64,
+        at: u64,
+        control: &Control,
+        commit: &mut LogCommit,
+        changes: &mut Vec<Change>,
+    ) {
+        match control {
+            Control::Join { .. } => {
+                let member = Member { device: sender, joined_seq: seq, joined_at: at };
+                let state = MemberState { member, acked: AckSet::new(), dirty: false };
+                self.members.insert(sender, state);
+                commit.members.push(MemberChange::Joined { device: sender, seq, at });
+                changes.push(Change { device: sender, state: MembershipState::Joined, seq });
+            }
+            Control::Leave => {
+                self.remove_member(sender);
+                self.guard_seq = seq;
+                commit.members.push(MemberChange::Left { device: sender });
+                changes.push(Change { device: sender, state: MembershipState::Left, seq });
+            }
+            Control::Revoke { device, join_key } => {
+                self.remove_member(*device);
+                self.revoked.insert(*device, seq);
+                self.join_key = *join_key;
+                self.guard_seq = seq;
+                commit.join_key = Some(*join_key);
+                commit.members.push(MemberChange::Revoked { device: *device, seq });
+                changes.push(Change { device: *device, state: MembershipState::Revoked, seq });
+            }
+            Control::JoinKey { join_key } => {
+                self.join_key = Some(*join_key);
+                self.guard_seq = seq;
+                commit.join_key = Some(Some(*join_key));
+            }
+            Control::Found { .. }
+            | Control::Enrol { .. }
+            | Control::Snapshot { .. }
+            | Control::SnapshotOpened { .. }
+            | Control::TotalsFound { .. }
+            | Control::TotalsJoin { .. }
+            | Control::TotalsLeave { .. } => {
+                unreachable!("check_control refuses it in a native group")
+            }
+        }
+        commit.guard_seq = (self.guard_seq == seq).then_some(seq).or(commit.guard_seq);
+    }
+
+    fn remove_member(&mut self, device: DeviceKey) {
+        if let Some(member) = self.members.remove(&device) {
+            let reader = reader(&member);
+            self.queue.left(&reader, &mut self.outcomes);
+        }
+    }
+
+    /// The sender's record, or a new one with the next slot.
+    fn sender(&mut self, device: DeviceKey) -> SenderRecord {
+        if let Some(record) = self.senders.get(&device) {
+            return *record;
+        }
+        let slot = self.next_slot;
+        self.next_slot += 1;
+        SenderRecord { slot, device, last_count: 0, last_digest: Digest::ZERO }
+    }
+
+    /// A member permits bodies to be deleted. `committed` is the newest committed seq: an ack past
+    /// it frees nothing.
+    pub(super) fn ack(
+        &mut self,
+        device: DeviceKey,
+        incarnation: u64,
+        acked: &AckWire,
+        committed: u64,
+        outcome: Outcome,
+    ) -> Result<(), Failure> {
+        // Seqs of another incarnation name other entries.
+        if incarnation != self.incarnation {
+            return Ok(());
+        }
+        let highest = acked.ranges.iter().map(|range| range.1).max().unwrap_or(0).max(acked.floor);
+        let Some(member) = self.members.get_mut(&device) else {
+            return Ok(());
+        };
+        if highest > committed {
+            return Err(Failure::new(ErrorCode::AckPastHead));
+        }
+        let new = member.acked.merge(acked);
+        if !new.is_empty() {
+            member.dirty = true;
+            let joined_seq = member.member.joined_seq;
+            self.queue.acked(device, joined_seq, &new, outcome, &mut self.outcomes);
+        }
+        Ok(())
+    }
+
+    /// Whether acks or deletions wait to be flushed.
+    pub(super) fn needs_flush(&self) -> bool {
+        self.queue.has_freed() || self.members.values().any(|member| member.dirty)
+    }
+
+    /// A commit of what waits: acks, and the bodies that may go.
+    pub(super) fn flush(&mut self) -> Option<Decided> {
+        if !self.needs_flush() {
+            return None;
+        }
+        let mut commit = LogCommit::new(self.key, self.head.seq, self.version);
+        commit.freed = self.queue.take_freed();
+        self.take_acks(&mut commit);
+        Some(self.decided(commit))
+    }
+
+    /// Retention: ends the copies of entries up to `up_to` that were ordered before `before`, and
+    /// raises the floor over what is finished.
+    pub(super) fn expire(&mut self, up_to: Position, before: u64) -> Option<Decided> {
+        if up_to.seq > self.head.seq || up_to.seq <= self.floor.seq {
+            return None;
+        }
+        self.queue.expire(up_to.seq, before, Outcome::Expired, &mut self.outcomes);
+        // A body that is younger, below an older one, holds the floor until its time has come.
+        if self.queue.first().is_none_or(|first| first > up_to.seq) {
+            self.floor = up_to;
+        }
+        let mut commit = LogCommit::new(self.key, self.head.seq, self.version);
+        commit.freed = self.queue.take_freed();
+        commit.floor = (self.floor == up_to).then_some(up_to);
+        self.take_acks(&mut commit);
+        Some(self.decided(commit))
+    }
+
+    /// Retention: ends the group if its newest entry was ordered before `before`.
+    pub(super) fn end_if_idle(&mut self, before: u64) -> Option<Decided> {
+        if self.log_type != LogType::Group || self.last_entry_at >= before {
+            return None;
+        }
+        Some(self.end())
+    }
+
+    /// Ends the log: deletes everything that hangs on it.
+    pub(super) fn end(&mut self) -> Decided {
+        self.queue.expire(u64::MAX, u64::MAX, Outcome::Left, &mut self.outcomes);
+        let changes = self
+            .members
+            .keys()
+            .map(|device| Change {
+                device: *device,
+                state: MembershipState::Left,
+                seq: self.head.seq,
+            })
+            .collect();
+        self.members.clear();
+        let mut commit = LogCommit::new(self.key, self.head.seq, self.version);
+        commit.ended = true;
+        Decided { changes, ended: true, ..self.decided(commit) }
+    }
+
+    fn decided(&mut self, commit: LogCommit) -> Decided {
+        Decided {
+            commit,
+            published: Vec::new(),
+            changes: Vec::new(),
+            outcomes: std::mem::take(&mut self.outcomes),
+            head: self.head,
+            sent: None,
+            ended: false,
+        }
+    }
+
+    fn take_acks(&mut self, commit: &mut LogCommit) {
+        for (device, member) in &mut self.members {
+            if std::mem::take(&mut member.dirty) {
+                commit.acks.push((*device, member.acked.clone()));
+            }
+        }
+    }
+}
+
+fn readers(members: &BTreeMap<DeviceKey, MemberState>) -> impl Iterator<Item = Reader<'_>> {
+    members.values().map(reader)
+}
+
+fn reader(member: &MemberState) -> Reader<'_> {
+    Reader {
+        device: member.member.device,
+        joined_seq: member.member.joined_seq,
+        acked: &member.acked,
+    }
+}
+
+fn publish(log: LogId, seq: u64, at: u64, entry: &CheckedEntry) -> Published {
+    let addressed = match &entry.content {
+        Content::Control(_) => Addressed::Control,
+        Content::Rotation => Addressed::All,
+        Content::Plain if entry.recipients.is_empty() => Addressed::All,
+        Content::Plain => Addressed::Named(entry.recipients.clone().into()),
+    };
+    let parts = EntryParts {
+        header: entry.bytes,
+        body: &entry.body,
+        signature: Some(entry.signature),
+        recipients: &entry.recipients,
+        totals_kind: None,
+    };
+    let frame: Bytes = encode_entry(log, seq, at, &parts);
+    Published { seq, digest: entry.digest, sender: entry.header.sender, addressed, frame }
+}

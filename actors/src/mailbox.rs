@@ -1,0 +1,133 @@
+//! A bounded, measured way into a ractor actor.
+//!
+//! ractor's mailboxes are unbounded and show no depth. Everything that is cast to one of our actors
+//! goes through a [`Mailbox`], which refuses when as many messages wait as its bound says, counts
+//! what waits, and measures how long each message waited. A message that never arrives (its actor
+//! died) leaves the count as well: the count is a guard inside it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use metrics::{counter, gauge};
+use ractor::{ActorCell, ActorRef, MessagingErr};
+
+use crate::metrics::{ActorKind, MAILBOX_DEPTH, MAILBOX_REFUSALS, handled};
+
+/// A message on its way, with its place in the count.
+pub(crate) struct Posted<M> {
+    pub(crate) message: M,
+    posted_at: Instant,
+    _place: Place,
+}
+
+/// One place in a mailbox's count.
+struct Place {
+    kind: ActorKind,
+    depth: Arc<AtomicUsize>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.depth.fetch_sub(1, Ordering::Relaxed);
+        gauge!(MAILBOX_DEPTH, "actor" => self.kind.name()).decrement(1.0);
+    }
+}
+
+/// Why a message was not taken; it comes back.
+pub(crate) enum Refused<M> {
+    /// As many messages wait as may.
+    Full(M),
+    /// The actor has ended or takes no more.
+    Gone(M),
+}
+
+/// The sending end.
+pub(crate) struct Mailbox<M: Send + 'static> {
+    actor: ActorRef<Posted<M>>,
+    depth: Arc<AtomicUsize>,
+    kind: ActorKind,
+    limit: usize,
+}
+
+impl<M: Send + 'static> Clone for Mailbox<M> {
+    fn clone(&self) -> Self {
+        Self {
+            actor: self.actor.clone(),
+            depth: self.depth.clone(),
+            kind: self.kind,
+            limit: self.limit,
+        }
+    }
+}
+
+impl<M: Send + 'static> Mailbox<M> {
+    pub(crate) fn new(
+        actor: ActorRef<Posted<M>>,
+        kind: ActorKind,
+        limit: usize,
+        depth: Arc<AtomicUsize>,
+    ) -> Self {
+        Self { actor, depth, kind, limit }
+    }
+
+    /// Posts a message, if there is room.
+    pub(crate) fn cast(&self, message: M) -> Result<(), Refused<M>> {
+        if self.depth.load(Ordering::Relaxed) >= self.limit {
+            counter!(MAILBOX_REFUSALS, "actor" => self.kind.name()).increment(1);
+            return Err(Refused::Full(message));
+        }
+        self.post(message)
+    }
+
+    /// Posts a message that answers one of the actor's own: there is at most one for each, so it is
+    /// not held back by the bound.
+    pub(crate) fn post(&self, message: M) -> Result<(), Refused<M>> {
+        self.depth.fetch_add(1, Ordering::Relaxed);
+        gauge!(MAILBOX_DEPTH, "actor" => self.kind.name()).increment(1.0);
+        let place = Place { kind: self.kind, depth: self.depth.clone() };
+        let posted = Posted { message, posted_at: Instant::now(), _place: place };
+        self.actor.send_message(posted).map_err(|error| match error {
+            MessagingErr::SendErr(posted) => Refused::Gone(posted.message),
+            // The mailbox was made from this very actor's reference, so its type fits; and a cast
+            // opens no channel that could be closed.
+            MessagingErr::ChannelClosed | MessagingErr::InvalidActorType => {
+                unreachable!("a cast to an actor of the right type")
+            }
+        })
+    }
+
+    /// Messages that wait now, the one being handled not among them.
+    pub(crate) fn depth(&self) -> usize {
+        self.depth.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn cell(&self) -> ActorCell {
+        self.actor.get_cell()
+    }
+
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.actor.get_id() == other.actor.get_id()
+    }
+}
+
+impl<M> Posted<M> {
+    /// Takes the message out for handling; the [`Handling`] measures until it is dropped.
+    pub(crate) fn open(self, kind: ActorKind) -> (M, Handling) {
+        let handling = Handling { kind, waited: self.posted_at.elapsed(), started: Instant::now() };
+        (self.message, handling)
+    }
+}
+
+/// Measures the handling of one message.
+pub(crate) struct Handling {
+    kind: ActorKind,
+    waited: std::time::Duration,
+    started: Instant,
+}
+
+impl Drop for Handling {
+    fn drop(&mut self) {
+        handled(self.kind, self.waited, self.started.elapsed());
+    }
+}

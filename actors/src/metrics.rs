@@ -1,0 +1,202 @@
+//! Everything that the relay counts. A metric's doc comment is its help text.
+//!
+//! No label carries a device, a log or an address: labels are closed sets, and the enums below are
+//! the only arguments that the functions take. The recorder belongs to the process, so two relays
+//! in one process (in tests) add up.
+
+use std::time::Duration;
+
+use metrics::{
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+
+/// Defines metric names with their help texts, and a function that describes them all.
+macro_rules! metrics_table {
+    ($( $(#[doc = $doc:literal])* $kind:ident $name:ident = $text:literal, $unit:ident; )*) => {
+        $( $(#[doc = $doc])* pub const $name: &str = $text; )*
+
+        /// Every metric: name, kind, unit and help text, in the order of docs/METRICS.md.
+        pub const TABLE: &[(&str, &str, &str, &str)] = &[
+            $( ($text, stringify!($kind), stringify!($unit), concat!($($doc),*)), )*
+        ];
+
+        /// Tells the recorder what each metric means.
+        pub fn describe() {
+            $( describe_one!($kind, $text, $unit, concat!($($doc),*)); )*
+        }
+    };
+}
+
+macro_rules! describe_one {
+    (counter, $name:literal, $unit:ident, $help:expr) => {
+        describe_counter!($name, Unit::$unit, $help)
+    };
+    (gauge, $name:literal, $unit:ident, $help:expr) => {
+        describe_gauge!($name, Unit::$unit, $help)
+    };
+    (histogram, $name:literal, $unit:ident, $help:expr) => {
+        describe_histogram!($name, Unit::$unit, $help)
+    };
+}
+
+metrics_table! {
+    /// Actors alive now, by `actor`.
+    gauge ACTORS_LIVE = "sealwire_actors_live", Count;
+    /// Messages waiting in mailboxes now, by `actor`.
+    gauge MAILBOX_DEPTH = "sealwire_mailbox_depth", Count;
+    /// Messages handled since the start, by `actor`.
+    counter MESSAGES_HANDLED = "sealwire_messages_handled_total", Count;
+    /// Time from a message's arrival in a mailbox to the start of its handling, by `actor`.
+    histogram MESSAGE_AGE = "sealwire_message_age_seconds", Seconds;
+    /// Time that handling a message took, by `actor`.
+    histogram HANDLING_TIME = "sealwire_message_handling_seconds", Seconds;
+    /// Actors that ended by a panic or an error and were replaced, by `actor`.
+    counter ACTOR_RESTARTS = "sealwire_actor_restarts_total", Count;
+    /// Messages refused because a mailbox was full, by `actor`.
+    counter MAILBOX_REFUSALS = "sealwire_mailbox_refusals_total", Count;
+    /// Sessions open now.
+    gauge SESSIONS = "sealwire_sessions", Count;
+    /// Sessions that ended, by `reason`: the close reason's name, or `device` if the device left.
+    counter SESSIONS_ENDED = "sealwire_sessions_ended_total", Count;
+    /// Connections that were refused or failed before they were sessions, by `reason`.
+    counter CONNECTIONS_REFUSED = "sealwire_connections_refused_total", Count;
+    /// Bytes of frames waiting in all outboxes now.
+    gauge OUTBOX_BYTES = "sealwire_outbox_bytes", Bytes;
+    /// Subscriptions that became behind and read from the store.
+    counter BEHIND = "sealwire_behind_total", Count;
+    /// Pages read for catching up, by `source`: `store` or `ring`.
+    counter PAGES = "sealwire_catch_up_pages_total", Count;
+    /// Frames received from devices, by `frame`.
+    counter FRAMES_IN = "sealwire_frames_received_total", Count;
+    /// Refusals sent to devices, by `code`.
+    counter ERRORS_SENT = "sealwire_errors_sent_total", Count;
+    /// Entries that became durable, by `kind`.
+    counter ENTRIES = "sealwire_entries_appended_total", Count;
+    /// Copies of entries put into outboxes, live and by catching up. Not in it: stubs.
+    counter COPIES_OFFERED = "sealwire_copies_offered_total", Count;
+    /// The one end of each addressed copy of a group entry, by `outcome`: delivered, fetched,
+    /// expired or left. Counted when the transaction that ends it commits.
+    counter OUTCOMES = "sealwire_outcomes_total", Count;
+    /// Entries per transaction.
+    histogram COMMIT_ENTRIES = "sealwire_commit_entries", Count;
+    /// Time that a transaction took, from its start to its commit.
+    histogram COMMIT_TIME = "sealwire_commit_seconds", Seconds;
+    /// Parts of batches that met another head in the store, and loaded their log anew.
+    counter COMMITS_STALE = "sealwire_commits_stale_total", Count;
+    /// Transactions that failed, by `error`.
+    counter COMMITS_FAILED = "sealwire_commits_failed_total", Count;
+    /// Logs loaded from the store.
+    counter LOGS_LOADED = "sealwire_logs_loaded_total", Count;
+    /// Log actors that were passivated.
+    counter LOGS_PASSIVATED = "sealwire_logs_passivated_total", Count;
+    /// Rows or bodies that retention removed, by `what`.
+    counter RETAINED_REMOVED = "sealwire_retention_removed_total", Count;
+    /// Memberships that ended because a group had no entry for a year.
+    counter GROUPS_ENDED = "sealwire_groups_ended_total", Count;
+}
+
+/// The kinds of actors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ActorKind {
+    /// A connection's session.
+    Session,
+    /// An active log.
+    Log,
+    /// A committer.
+    Committer,
+    /// Retention.
+    Retention,
+    /// The supervisors.
+    Supervisor,
+}
+
+impl ActorKind {
+    /// The value of the `actor` label.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Session => "session",
+            Self::Log => "log",
+            Self::Committer => "committer",
+            Self::Retention => "retention",
+            Self::Supervisor => "supervisor",
+        }
+    }
+}
+
+/// The one way in which each addressed copy of a group entry ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Acked over the native protocol.
+    Delivered,
+    /// Acked over HTTP.
+    Fetched,
+    /// Deleted by retention without an ack.
+    Expired,
+    /// The addressee left, was revoked, or the group ended.
+    Left,
+}
+
+/// How many copies ended in which way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcomes {
+    /// See [`Outcome::Delivered`].
+    pub delivered: u64,
+    /// See [`Outcome::Fetched`].
+    pub fetched: u64,
+    /// See [`Outcome::Expired`].
+    pub expired: u64,
+    /// See [`Outcome::Left`].
+    pub left: u64,
+}
+
+impl Outcomes {
+    /// Counts one copy.
+    pub fn add(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Delivered => self.delivered += 1,
+            Outcome::Fetched => self.fetched += 1,
+            Outcome::Expired => self.expired += 1,
+            Outcome::Left => self.left += 1,
+        }
+    }
+
+    /// Publishes the counts, now that the transaction has committed.
+    pub(crate) fn count(self) {
+        let all = [
+            ("delivered", self.delivered),
+            ("fetched", self.fetched),
+            ("expired", self.expired),
+            ("left", self.left),
+        ];
+        for (name, copies) in all {
+            if copies > 0 {
+                counter!(OUTCOMES, "outcome" => name).increment(copies);
+            }
+        }
+    }
+}
+
+/// Counts an actor for as long as it lives, however it ends.
+pub struct Alive(ActorKind);
+
+impl Alive {
+    /// One more of this kind.
+    #[must_use]
+    pub fn new(kind: ActorKind) -> Self {
+        gauge!(ACTORS_LIVE, "actor" => kind.name()).increment(1.0);
+        Self(kind)
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        gauge!(ACTORS_LIVE, "actor" => self.0.name()).decrement(1.0);
+    }
+}
+
+pub(crate) fn handled(kind: ActorKind, waited: Duration, took: Duration) {
+    counter!(MESSAGES_HANDLED, "actor" => kind.name()).increment(1);
+    histogram!(MESSAGE_AGE, "actor" => kind.name()).record(waited.as_secs_f64());
+    histogram!(HANDLING_TIME, "actor" => kind.name()).record(took.as_secs_f64());
+}

@@ -1,0 +1,577 @@
+//! The bounded queue towards one session, and where that session stands in each of its logs.
+//!
+//! A publisher never waits for a reader. What it offers is taken only if it is the very next entry
+//! of the log and fits; otherwise the log is *behind*, and the session catches up from the store at
+//! its own pace. Expected seq and the behind flag stand under one lock, which the publisher takes as
+//! well: that is what makes the change from catching up to live free of gaps and duplicates.
+//!
+//! Holds always:
+//! - for each subscribed log, everything up to `next - 1` has been queued, as entry or stub, in
+//!   order and once;
+//! - stubs that wait are older than `next`, and are queued before any later frame of their log;
+//! - frames of entries wait up to [`OUTBOX_BYTES_MAX`]; answers are bounded by the credit of the
+//!   requests that they answer.
+//!
+//! Lock order: a log's subscribers, then an outbox, then a log's head. See [`crate::registry`].
+
+mod subscription;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use metrics::{counter, gauge};
+use parking_lot::Mutex;
+use sealwire_protocol::bounded::Bounded;
+use sealwire_protocol::close::CloseReason;
+use sealwire_protocol::codec::encode_relay;
+use sealwire_protocol::frame::{self, Heartbeat, LogSummary, Membership};
+use sealwire_protocol::limits::SUBSCRIPTIONS_MAX;
+use sealwire_protocol::{DeviceKey, ErrorCode, Failure, Head, Instance, LogId, RelayFrame};
+use tokio::sync::Notify;
+
+use crate::catch_up::floor_frame;
+use crate::entry::{Published, Read};
+use crate::limits::{OUTBOX_BYTES_LOW, OUTBOX_BYTES_MAX, OUTBOX_FRAMES_MAX};
+use crate::metrics::{BEHIND, COPIES_OFFERED, ERRORS_SENT, OUTBOX_BYTES};
+use crate::ports::{LogKey, Position};
+use crate::reply::InFlight;
+
+pub(crate) use subscription::{CatchUp, Phase, Subscription};
+use subscription::{Membered, State};
+
+/// The queue towards one session.
+pub struct Outbox {
+    /// Number of this session in this process.
+    pub(crate) id: u64,
+    pub(crate) device: DeviceKey,
+    pub(crate) instance: Instance,
+    incarnation: u64,
+    in_flight: InFlight,
+    /// Seconds of the relay's uptime at which the device was last heard.
+    last_heard: AtomicU64,
+    wake: Notify,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    queue: VecDeque<Bytes>,
+    queued_bytes: usize,
+    /// Bytes of entries that the device still grants; none without a window.
+    window: Option<u64>,
+    /// The logs that the device is a member of, sorted by key.
+    logs: Vec<Membered>,
+    /// Subscribed logs that are behind and wait for a page, first come, first served.
+    waiting: VecDeque<LogKey>,
+    closing: Option<CloseReason>,
+}
+
+impl Outbox {
+    pub(crate) fn new(
+        id: u64,
+        device: DeviceKey,
+        instance: Instance,
+        incarnation: u64,
+        window: Option<u64>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            device,
+            instance,
+            incarnation,
+            in_flight: InFlight::default(),
+            last_heard: AtomicU64::new(0),
+            wake: Notify::new(),
+            inner: Mutex::new(Inner {
+                queue: VecDeque::new(),
+                queued_bytes: 0,
+                window,
+                logs: Vec::new(),
+                waiting: VecDeque::new(),
+                closing: None,
+            }),
+        })
+    }
+
+    pub(crate) fn in_flight(&self) -> &InFlight {
+        &self.in_flight
+    }
+
+    /// Resolves when there may be something to take, to read or to close.
+    pub async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Wakes the session, which looks for what there is to do.
+    pub(crate) fn nudge(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Takes queued frames, at most `frames_max`, in order.
+    pub fn take(&self, frames_max: usize, into: &mut Vec<Bytes>) {
+        let mut inner = self.inner.lock();
+        let count = inner.queue.len().min(frames_max);
+        let mut bytes = 0;
+        for frame in inner.queue.drain(..count) {
+            bytes += frame.len();
+            into.push(frame);
+        }
+        inner.release(bytes);
+        if inner.queue.is_empty() {
+            // An idle session keeps no queue: thousands of them are idle.
+            inner.queue.shrink_to(0);
+        }
+    }
+
+    /// Why the session must end, if it must. What is queued goes out first.
+    #[must_use]
+    pub fn closing(&self) -> Option<CloseReason> {
+        self.inner.lock().closing
+    }
+
+    /// Ends the session once what is queued has gone out. The first reason stands.
+    pub fn close(&self, reason: CloseReason) {
+        self.inner.lock().closing.get_or_insert(reason);
+        self.wake.notify_one();
+    }
+
+    /// Queues an answer.
+    pub(crate) fn answer(&self, request: u32, frame: &RelayFrame) {
+        if let RelayFrame::Error(error) = frame {
+            counter!(ERRORS_SENT, "code" => error.code.name()).increment(1);
+        }
+        let mut inner = self.inner.lock();
+        inner.push(Bytes::from(encode_relay(request, frame)));
+        drop(inner);
+        self.wake.notify_one();
+    }
+
+    /// Notes that the device was heard, at this many seconds of the relay's uptime.
+    pub fn heard(&self, uptime_s: u64) {
+        self.last_heard.store(uptime_s, Ordering::Relaxed);
+    }
+
+    pub(crate) fn last_heard(&self) -> u64 {
+        self.last_heard.load(Ordering::Relaxed)
+    }
+
+    /// Queues a heartbeat with the heads that changed since the last one. Stubs that wait go first.
+    pub(crate) fn heartbeat(&self, request: u32, now_ms: u64) {
+        let mut inner = self.inner.lock();
+        let mut heads = Vec::new();
+        for index in 0..inner.logs.len() {
+            let Some(subscription) = inner.logs[index].subscription.as_deref_mut() else {
+                continue;
+            };
+            if !std::mem::take(&mut subscription.changed) {
+                continue;
+            }
+            let position = subscription.presence.head();
+            let id = inner.logs[index].id;
+            heads.push(LogSummary { log: id, head: self.head(position) });
+            inner.flush_stubs(index);
+        }
+        debug_assert!(heads.len() <= SUBSCRIPTIONS_MAX);
+        let frame = Heartbeat { now: now_ms, heads: Bounded::new(heads).unwrap_or_default() };
+        inner.push(Bytes::from(encode_relay(request, &frame.into())));
+        drop(inner);
+        self.wake.notify_one();
+    }
+
+    /// The device has taken this many bytes of entries.
+    pub(crate) fn grant(&self, bytes: u64) {
+        let mut inner = self.inner.lock();
+        if let Some(window) = &mut inner.window {
+            *window = window.saturating_add(bytes);
+        }
+        drop(inner);
+        self.wake.notify_one();
+    }
+
+    /// The logs that the device is a member of, by what the store said and what happened since.
+    pub(crate) fn add_log(&self, id: LogId, key: LogKey) {
+        let mut inner = self.inner.lock();
+        if let Err(index) = inner.find(key) {
+            inner.logs.insert(index, Membered { key, id, subscription: None });
+        }
+    }
+
+    /// The key of one of the device's logs.
+    pub(crate) fn log_key(&self, id: LogId) -> Option<LogKey> {
+        self.inner.lock().logs.iter().find(|log| log.id == id).map(|log| log.key)
+    }
+
+    /// Subscribes, or begins an existing subscription anew: queues the answer, then what belongs
+    /// before the first entry. Gives false if the device is not a member of the log, as far as this
+    /// outbox knows.
+    pub(crate) fn subscribe(
+        &self,
+        request: u32,
+        key: LogKey,
+        head: Position,
+        floor: Option<Position>,
+        subscription: Subscription,
+    ) -> bool {
+        let mut inner = self.inner.lock();
+        let Ok(index) = inner.find(key) else {
+            return false;
+        };
+        let log = inner.logs[index].id;
+        let subscribed = frame::Subscribed { log, head: self.head(head) };
+        inner.push(Bytes::from(encode_relay(request, &subscribed.into())));
+        if let Some(floor) = floor {
+            inner.push(floor_frame(log, self.incarnation, floor));
+        }
+        inner.logs[index].subscription = Some(Box::new(subscription));
+        inner.fall_behind(index);
+        drop(inner);
+        self.wake.notify_one();
+        true
+    }
+
+    /// How many logs are subscribed, apart from `key`.
+    pub(crate) fn subscriptions_beside(&self, key: LogKey) -> usize {
+        let inner = self.inner.lock();
+        inner.logs.iter().filter(|log| log.key != key && log.subscription.is_some()).count()
+    }
+
+    /// Ends a subscription. Gives whether there was one.
+    pub(crate) fn unsubscribe(&self, key: LogKey) -> bool {
+        let mut inner = self.inner.lock();
+        inner.find(key).is_ok_and(|index| inner.logs[index].subscription.take().is_some())
+    }
+
+    /// The keys of the subscribed logs.
+    pub(crate) fn subscribed(&self) -> Vec<LogKey> {
+        let inner = self.inner.lock();
+        inner.logs.iter().filter(|log| log.subscription.is_some()).map(|log| log.key).collect()
+    }
+
+    /// The device is a member from now on, and its sessions are told.
+    pub(crate) fn member_joined(&self, id: LogId, key: LogKey, seq: u64) {
+        self.add_log(id, key);
+        let frame = Membership { log: id, state: frame::MembershipState::Joined, seq };
+        self.answer(0, &frame.into());
+    }
+
+    /// The device is no member from now on: its sessions are told, and hear no more of the log.
+    pub(crate) fn member_gone(&self, key: LogKey, state: frame::MembershipState, seq: u64) {
+        let mut inner = self.inner.lock();
+        let Ok(index) = inner.find(key) else {
+            return;
+        };
+        inner.flush_stubs(index);
+        let log = inner.logs.remove(index).id;
+        let frame = Membership { log, state, seq };
+        inner.push(Bytes::from(encode_relay(0, &frame.into())));
+        drop(inner);
+        self.wake.notify_one();
+    }
+
+    /// The log's history is not what this session was told: the subscription is over.
+    pub(crate) fn history_changed(&self, key: LogKey, position: Position) {
+        let mut inner = self.inner.lock();
+        let Ok(index) = inner.find(key) else {
+            return;
+        };
+        if inner.logs[index].subscription.take().is_none() {
+            return;
+        }
+        let failure = Failure::at_head(ErrorCode::HistoryChanged, self.head(position));
+        let frame = frame::Error { log: Some(inner.logs[index].id), ..failure.into() };
+        inner.push(Bytes::from(encode_relay(0, &frame.into())));
+        drop(inner);
+        self.wake.notify_one();
+    }
+
+    /// Offers entries that have just become durable, in order. Never waits.
+    pub(crate) fn offer(&self, key: LogKey, entries: &[Arc<Published>]) {
+        let mut inner = self.inner.lock();
+        let Ok(index) = inner.find(key) else {
+            return;
+        };
+        let Some(subscription) = inner.logs[index].subscription.as_deref_mut() else {
+            return;
+        };
+        subscription.changed = true;
+        if subscription.state != State::Live {
+            return;
+        }
+        let mut offered = 0;
+        let mut fell_behind = false;
+        for entry in entries {
+            let Some(subscription) = inner.logs[index].subscription.as_deref_mut() else {
+                return;
+            };
+            if entry.seq < subscription.next {
+                continue;
+            }
+            let taken = entry.seq == subscription.next
+                && match entry.stub_for(self.device, subscription.joined_seq) {
+                    Some(reason) => subscription.add_stub(entry.digest, reason),
+                    None => inner.push_entry(index, entry.frame.clone()),
+                };
+            if !taken {
+                fell_behind = true;
+                break;
+            }
+            offered += 1;
+        }
+        if fell_behind {
+            inner.fall_behind(index);
+        }
+        drop(inner);
+        counter!(COPIES_OFFERED).increment(offered);
+        self.wake.notify_one();
+    }
+
+    /// Learns that a log has this head although nothing was offered: whoever expects one of its
+    /// entries is behind.
+    pub(crate) fn check_head(&self, key: LogKey, seq: u64) {
+        let mut inner = self.inner.lock();
+        if let Ok(index) = inner.find(key)
+            && let Some(subscription) = inner.logs[index].subscription.as_deref_mut()
+            && subscription.state == State::Live
+            && subscription.next <= seq
+        {
+            subscription.changed = true;
+            inner.fall_behind(index);
+        }
+        drop(inner);
+        self.wake.notify_one();
+    }
+
+    /// The next log to read a page for, if one is behind and there is room for a page.
+    pub(crate) fn next_catch_up(&self) -> Option<CatchUp> {
+        let mut inner = self.inner.lock();
+        if inner.queued_bytes > OUTBOX_BYTES_LOW || inner.window == Some(0) {
+            return None;
+        }
+        while let Some(key) = inner.waiting.pop_front() {
+            let Ok(index) = inner.find(key) else {
+                continue;
+            };
+            let id = inner.logs[index].id;
+            if let Some(subscription) = inner.logs[index].subscription.as_deref_mut()
+                && subscription.state == State::Behind
+            {
+                subscription.state = State::Reading;
+                return Some(CatchUp::new(key, id, subscription));
+            }
+        }
+        None
+    }
+
+    /// A page could not be read: the log waits for its next turn.
+    pub(crate) fn page_failed(&self, key: LogKey, generation: u64) {
+        let mut inner = self.inner.lock();
+        if let Some(index) = inner.reading(key, generation) {
+            inner.fall_behind(index);
+        }
+    }
+
+    /// Retention has raised the floor over the place where this reader stands: it is told, gets the
+    /// control entries from there to the floor, and goes on above it.
+    pub(crate) fn restart_at_floor(
+        &self,
+        key: LogKey,
+        generation: u64,
+        after: u64,
+        floor: Position,
+    ) {
+        let mut inner = self.inner.lock();
+        let Some(index) = inner.reading(key, generation) else {
+            return;
+        };
+        if after < floor.seq {
+            let id = inner.logs[index].id;
+            inner.push(floor_frame(id, self.incarnation, floor));
+            if let Some(subscription) = inner.logs[index].subscription.as_deref_mut() {
+                subscription.phase = Phase::Controls(after, floor.seq);
+                subscription.next = floor.seq + 1;
+            }
+        }
+        inner.fall_behind(index);
+        drop(inner);
+        self.wake.notify_one();
+    }
+
+    /// Queues a page of control entries from below the floor. `complete` says that these were the
+    /// last.
+    pub(crate) fn deliver_controls(
+        &self,
+        key: LogKey,
+        generation: u64,
+        page: Vec<(u64, Bytes)>,
+        complete: bool,
+    ) {
+        let mut inner = self.inner.lock();
+        let Some(index) = inner.reading(key, generation) else {
+            return;
+        };
+        for (seq, frame) in page {
+            inner.push_counted(frame);
+            if let Some(subscription) = inner.logs[index].subscription.as_deref_mut() {
+                subscription.controls_sent(seq);
+            }
+        }
+        if complete && let Some(subscription) = inner.logs[index].subscription.as_deref_mut() {
+            subscription.phase = Phase::Entries;
+        }
+        inner.fall_behind(index);
+        drop(inner);
+        self.wake.notify_one();
+    }
+
+    /// Queues a page. When it ends at the published head the log is live again, and `Drained` says
+    /// so: head and flag are looked at under the lock that a publisher must take to offer.
+    pub(crate) fn deliver_page(&self, key: LogKey, generation: u64, page: Vec<(u64, Read)>) {
+        let mut inner = self.inner.lock();
+        let Some(index) = inner.reading(key, generation) else {
+            return;
+        };
+        let mut copies = 0;
+        for (seq, read) in page {
+            let Some(subscription) = inner.logs[index].subscription.as_deref_mut() else {
+                return;
+            };
+            if seq != subscription.next {
+                // The store gave a page with a hole: it cannot, but if it did, the reader must not
+                // be told that nothing is missing.
+                tracing::error!("a page of a log does not follow the one before it");
+                break;
+            }
+            match read {
+                Read::Stub(stub) => {
+                    if !subscription.add_stub(stub.digest, stub.reason) {
+                        inner.flush_stubs(index);
+                        if let Some(subscription) = inner.logs[index].subscription.as_deref_mut() {
+                            subscription.add_stub(stub.digest, stub.reason);
+                        }
+                    }
+                }
+                Read::Entry(frame) => {
+                    inner.flush_stubs(index);
+                    inner.push_counted(frame);
+                    if let Some(subscription) = inner.logs[index].subscription.as_deref_mut() {
+                        subscription.next += 1;
+                    }
+                    copies += 1;
+                }
+            }
+        }
+        inner.arrive(index, self.incarnation);
+        drop(inner);
+        counter!(COPIES_OFFERED).increment(copies);
+        self.wake.notify_one();
+    }
+
+    fn head(&self, position: Position) -> Head {
+        Head { incarnation: self.incarnation, seq: position.seq, chain: position.chain }
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        let mut inner = self.inner.lock();
+        let bytes = inner.queued_bytes;
+        inner.release(bytes);
+    }
+}
+
+impl Inner {
+    fn find(&self, key: LogKey) -> Result<usize, usize> {
+        self.logs.binary_search_by_key(&key, |log| log.key)
+    }
+
+    /// The index of a log whose page with this generation is being read.
+    fn reading(&self, key: LogKey, generation: u64) -> Option<usize> {
+        let index = self.find(key).ok()?;
+        let subscription = self.logs[index].subscription.as_deref()?;
+        (subscription.state == State::Reading && subscription.generation == generation)
+            .then_some(index)
+    }
+
+    fn push(&mut self, frame: Bytes) {
+        gauge!(OUTBOX_BYTES).increment(frame.len() as f64);
+        self.queued_bytes += frame.len();
+        self.queue.push_back(frame);
+    }
+
+    /// Pushes a frame with an entry, and takes it from the device's window.
+    fn push_counted(&mut self, frame: Bytes) {
+        if let Some(window) = &mut self.window {
+            *window = window.saturating_sub(frame.len() as u64);
+        }
+        self.push(frame);
+    }
+
+    fn release(&mut self, bytes: usize) {
+        gauge!(OUTBOX_BYTES).decrement(bytes as f64);
+        self.queued_bytes -= bytes;
+    }
+
+    fn fits(&self, bytes: usize) -> bool {
+        let room = self.queue.is_empty()
+            || (self.queued_bytes + bytes <= OUTBOX_BYTES_MAX
+                && self.queue.len() < OUTBOX_FRAMES_MAX);
+        room && self.window.is_none_or(|window| window >= bytes as u64)
+    }
+
+    /// Takes a live entry of a log, after the stubs before it, if it fits.
+    fn push_entry(&mut self, index: usize, frame: Bytes) -> bool {
+        if !self.fits(frame.len()) {
+            return false;
+        }
+        self.flush_stubs(index);
+        self.push_counted(frame);
+        if let Some(subscription) = self.logs[index].subscription.as_deref_mut() {
+            subscription.next += 1;
+        }
+        true
+    }
+
+    /// Queues the stubs of a log that wait, in one frame.
+    fn flush_stubs(&mut self, index: usize) {
+        let id = self.logs[index].id;
+        if let Some(subscription) = self.logs[index].subscription.as_deref_mut()
+            && let Some(frame) = subscription.take_stubs(id)
+        {
+            self.push(frame);
+        }
+    }
+
+    /// Marks a log as behind and gives it a place in the queue for pages.
+    fn fall_behind(&mut self, index: usize) {
+        let key = self.logs[index].key;
+        if let Some(subscription) = self.logs[index].subscription.as_deref_mut() {
+            if subscription.state == State::Live {
+                counter!(BEHIND).increment(1);
+            }
+            subscription.fall_behind();
+            if !self.waiting.contains(&key) {
+                self.waiting.push_back(key);
+            }
+        }
+    }
+
+    /// After a page: live and drained if it ended at the published head, behind otherwise.
+    fn arrive(&mut self, index: usize, incarnation: u64) {
+        let Some(subscription) = self.logs[index].subscription.as_deref_mut() else {
+            return;
+        };
+        let position = subscription.presence.head();
+        if subscription.next != position.seq + 1 {
+            // What this page gave is kept: a page of nothing but stubs must bring the reader on.
+            self.flush_stubs(index);
+            self.fall_behind(index);
+            return;
+        }
+        subscription.state = State::Live;
+        let log = self.logs[index].id;
+        let head = Head { incarnation, seq: position.seq, chain: position.chain };
+        self.flush_stubs(index);
+        self.push(Bytes::from(encode_relay(0, &frame::Drained { log, head }.into())));
+    }
+}

@@ -1,0 +1,393 @@
+//! Who is here: sessions by device, subscribers by log, and the actors of active logs.
+//!
+//! The registry outlives log actors, so that a subscribed, silent log costs a [`Presence`] and no
+//! actor. It decides nothing about order: it hands messages to the one actor of a log, starting it
+//! when it is first needed, and hands what has been published to whoever listens.
+//!
+//! Lock order: shard of a map, then a log's subscribers, then an outbox, then a log's head. Nothing
+//! is awaited under any of them.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use dashmap::DashMap;
+use metrics::gauge;
+use parking_lot::Mutex;
+use sealwire_protocol::close::CloseReason;
+use sealwire_protocol::frame::{MembershipState, Superseded};
+use sealwire_protocol::limits::INSTANCES_MAX;
+use sealwire_protocol::{DeviceKey, Digest, Instance, LogId};
+
+use crate::entry::Published;
+use crate::limits::{RING_BYTES_MAX, RING_ENTRIES_MAX};
+use crate::log::{LogMessage, LogRef};
+use crate::mailbox::Refused;
+use crate::metrics::{ActorKind, Alive, SESSIONS};
+use crate::outbox::Outbox;
+use crate::ports::{LogKey, Position};
+
+/// A log with subscribers here: its newest committed head and their outboxes.
+pub(crate) struct Presence {
+    head: Mutex<Position>,
+    subscribers: Mutex<Vec<Arc<Outbox>>>,
+    ring: Mutex<Option<Box<Ring>>>,
+}
+
+/// The last frames of a busy log.
+#[derive(Default)]
+struct Ring {
+    entries: VecDeque<Arc<Published>>,
+    bytes: usize,
+}
+
+impl Presence {
+    fn new() -> Self {
+        Self {
+            head: Mutex::new(Position { seq: 0, chain: Digest::ZERO }),
+            subscribers: Mutex::new(Vec::new()),
+            ring: Mutex::new(None),
+        }
+    }
+
+    /// The newest committed head that is known here.
+    pub(crate) fn head(&self) -> Position {
+        *self.head.lock()
+    }
+
+    /// Learns of a committed head; an older one is nothing new.
+    pub(crate) fn raise_head(&self, position: Position) {
+        let mut head = self.head.lock();
+        if position.seq > head.seq {
+            *head = position;
+        }
+    }
+
+    /// The published entries after `after`, from the ring, if it goes back that far.
+    pub(crate) fn recent(&self, after: u64) -> Vec<Arc<Published>> {
+        let ring = self.ring.lock();
+        let Some(ring) = ring.as_deref() else {
+            return Vec::new();
+        };
+        let starts = ring.entries.front().map(|entry| entry.seq);
+        if starts.is_none_or(|first| first > after + 1) {
+            return Vec::new();
+        }
+        ring.entries.iter().filter(|entry| entry.seq > after).cloned().collect()
+    }
+
+    /// Whether anybody listens.
+    pub(crate) fn is_wanted(&self) -> bool {
+        !self.subscribers.lock().is_empty()
+    }
+
+    fn remember(&self, entries: &[Arc<Published>]) {
+        let mut ring = self.ring.lock();
+        let ring = ring.get_or_insert_default();
+        for entry in entries {
+            // A ring with a hole would hide entries: begin anew after one.
+            if ring.entries.back().is_some_and(|last| last.seq + 1 != entry.seq) {
+                ring.entries.clear();
+                ring.bytes = 0;
+            }
+            ring.bytes += entry.frame.len();
+            ring.entries.push_back(entry.clone());
+        }
+        while ring.entries.len() > RING_ENTRIES_MAX || ring.bytes > RING_BYTES_MAX {
+            if let Some(oldest) = ring.entries.pop_front() {
+                ring.bytes -= oldest.frame.len();
+            }
+        }
+    }
+}
+
+/// Starts log actors; implemented by the `Logs` supervisor's handle.
+pub(crate) trait StartLog: Send + Sync {
+    /// Starts the actor of a log; `None` while the relay is stopping.
+    fn start(&self, key: LogKey) -> Option<LogRef>;
+}
+
+/// See the module's header.
+pub struct Registry {
+    presences: DashMap<LogKey, Arc<Presence>>,
+    logs: DashMap<LogKey, LogRef>,
+    sessions: DashMap<DeviceKey, Vec<Arc<Outbox>>>,
+    next_session: AtomicU64,
+    incarnation: u64,
+}
+
+impl Registry {
+    pub(crate) fn new(incarnation: u64) -> Self {
+        Self {
+            presences: DashMap::new(),
+            logs: DashMap::new(),
+            sessions: DashMap::new(),
+            next_session: AtomicU64::new(1),
+            incarnation,
+        }
+    }
+
+    // ---- sessions
+
+    /// Opens a session's outbox. The same device and instance supersedes the older session; more
+    /// than [`INSTANCES_MAX`] instances are refused.
+    pub(crate) fn open_session(
+        self: &Arc<Self>,
+        device: DeviceKey,
+        instance: Instance,
+        window: Option<u64>,
+    ) -> Option<SessionGuard> {
+        let id = self.next_session.fetch_add(1, Ordering::Relaxed);
+        let outbox = Outbox::new(id, device, instance, self.incarnation, window);
+        let superseded = {
+            let mut sessions = self.sessions.entry(device).or_default();
+            let older = sessions.iter().position(|other| other.instance == instance);
+            let older = older.map(|index| sessions.remove(index));
+            if sessions.len() >= INSTANCES_MAX {
+                return None;
+            }
+            sessions.push(outbox.clone());
+            older
+        };
+        if let Some(older) = superseded {
+            older.answer(0, &Superseded {}.into());
+            older.close(CloseReason::Superseded);
+        }
+        gauge!(SESSIONS).increment(1.0);
+        Some(SessionGuard {
+            registry: self.clone(),
+            outbox,
+            _alive: Alive::new(ActorKind::Session),
+        })
+    }
+
+    /// The open sessions.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<Arc<Outbox>> {
+        self.sessions.iter().flat_map(|entry| entry.value().clone()).collect()
+    }
+
+    /// How many sessions are open.
+    #[must_use]
+    pub fn session_count(&self) -> usize {
+        self.sessions.iter().map(|entry| entry.value().len()).sum()
+    }
+
+    fn close_session(&self, outbox: &Arc<Outbox>) {
+        for key in outbox.subscribed() {
+            self.unsubscribe(key, outbox);
+        }
+        if let Some(mut sessions) = self.sessions.get_mut(&outbox.device) {
+            sessions.retain(|other| other.id != outbox.id);
+        }
+        self.sessions.remove_if(&outbox.device, |_, sessions| sessions.is_empty());
+        gauge!(SESSIONS).decrement(1.0);
+    }
+
+    fn sessions_of(&self, device: DeviceKey) -> Vec<Arc<Outbox>> {
+        self.sessions.get(&device).map(|sessions| sessions.clone()).unwrap_or_default()
+    }
+
+    // ---- subscriptions
+
+    /// Adds an outbox to a log's subscribers and gives the log's presence. What is published from
+    /// now on is offered to it.
+    pub(crate) fn subscribe(&self, key: LogKey, outbox: &Arc<Outbox>) -> Arc<Presence> {
+        let presence = self.presences.entry(key).or_insert_with(|| Arc::new(Presence::new()));
+        let mut subscribers = presence.subscribers.lock();
+        if !subscribers.iter().any(|other| other.id == outbox.id) {
+            subscribers.push(outbox.clone());
+        }
+        drop(subscribers);
+        presence.value().clone()
+    }
+
+    /// Ends a subscription.
+    pub(crate) fn unsubscribe(&self, key: LogKey, outbox: &Outbox) {
+        outbox.unsubscribe(key);
+        if let Some(presence) = self.presences.get(&key) {
+            presence.subscribers.lock().retain(|other| other.id != outbox.id);
+        }
+        self.forget_presence(key);
+    }
+
+    /// The presence of a log, for its actor; made if there is none.
+    pub(crate) fn presence(&self, key: LogKey) -> Arc<Presence> {
+        self.presences.entry(key).or_insert_with(|| Arc::new(Presence::new())).value().clone()
+    }
+
+    /// Drops a presence that nobody needs: no subscriber, and no actor that holds it.
+    fn forget_presence(&self, key: LogKey) {
+        self.presences.remove_if(&key, |_, presence| {
+            presence.subscribers.lock().is_empty() && Arc::strong_count(presence) == 1
+        });
+    }
+
+    // ---- publishing
+
+    /// Publishes entries that are durable: first the head, then the entries, to every subscriber.
+    pub(crate) fn publish(
+        &self,
+        key: LogKey,
+        presence: &Presence,
+        position: Position,
+        entries: &[Arc<Published>],
+    ) {
+        presence.raise_head(position);
+        let subscribers = presence.subscribers.lock();
+        if subscribers.is_empty() {
+            return;
+        }
+        presence.remember(entries);
+        for outbox in subscribers.iter() {
+            outbox.offer(key, entries);
+        }
+    }
+
+    /// Publishes the head of a log that was just loaded. Subscribers that stand before it catch up;
+    /// if it is *behind* what was published, history was lost, and they are told.
+    pub(crate) fn publish_loaded(&self, key: LogKey, presence: &Presence, position: Position) {
+        let lost = {
+            let mut head = presence.head.lock();
+            let lost = head.seq > position.seq
+                || (head.seq == position.seq && head.seq > 0 && head.chain != position.chain);
+            if lost || position.seq > head.seq {
+                *head = position;
+            }
+            lost
+        };
+        if lost {
+            *presence.ring.lock() = None;
+            let subscribers = std::mem::take(&mut *presence.subscribers.lock());
+            tracing::warn!(log = key.0, "history of a log was lost; its subscribers are told");
+            for outbox in subscribers {
+                outbox.history_changed(key, position);
+            }
+            return;
+        }
+        // Whoever stands before this head is behind now; an offer of nothing marks nobody, so the
+        // outboxes are told of the gap by the head itself.
+        for outbox in presence.subscribers.lock().iter() {
+            outbox.check_head(key, position.seq);
+        }
+    }
+
+    /// Tells the sessions of a device that it is a member of a log.
+    pub(crate) fn member_joined(&self, device: DeviceKey, id: LogId, key: LogKey, seq: u64) {
+        for outbox in self.sessions_of(device) {
+            outbox.member_joined(id, key, seq);
+        }
+    }
+
+    /// Tells the sessions of a device that it is no member of a log any more, and ends their
+    /// subscriptions.
+    pub(crate) fn member_gone(
+        &self,
+        device: DeviceKey,
+        key: LogKey,
+        state: MembershipState,
+        seq: u64,
+    ) {
+        for outbox in self.sessions_of(device) {
+            outbox.member_gone(key, state, seq);
+            if let Some(presence) = self.presences.get(&key) {
+                presence.subscribers.lock().retain(|other| other.id != outbox.id);
+            }
+        }
+    }
+
+    // ---- log actors
+
+    /// Hands a message to the actor of a log, starting it if there is none. Gives the message back
+    /// if the actor's mailbox is full or the relay is stopping.
+    pub(crate) fn cast_log(
+        &self,
+        starter: &dyn StartLog,
+        key: LogKey,
+        message: LogMessage,
+    ) -> Result<(), LogMessage> {
+        let mut message = message;
+        // Each round either delivers, or removes an actor that takes no more and starts another; one
+        // that was just started takes a message, so a second round is already rare.
+        for _ in 0..4 {
+            let found = self.logs.get(&key).map(|log| log.value().clone());
+            let log = match found {
+                Some(log) => log,
+                None => match self.logs.entry(key) {
+                    dashmap::Entry::Occupied(log) => log.get().clone(),
+                    dashmap::Entry::Vacant(place) => {
+                        let Some(log) = starter.start(key) else {
+                            return Err(message);
+                        };
+                        place.insert(log.clone());
+                        log
+                    }
+                },
+            };
+            match log.cast(message) {
+                Ok(()) => return Ok(()),
+                Err(Refused::Full(back)) => return Err(back),
+                Err(Refused::Gone(back)) => {
+                    message = back;
+                    self.logs.remove_if(&key, |_, other| other.is_same(&log));
+                }
+            }
+        }
+        Err(message)
+    }
+
+    /// Forgets the actor of a log that has ended.
+    pub(crate) fn log_ended(&self, key: LogKey, ended: &LogRef) {
+        self.logs.remove_if(&key, |_, log| log.is_same(ended));
+        if let Some(presence) = self.presences.get(&key) {
+            *presence.ring.lock() = None;
+        }
+        self.forget_presence(key);
+    }
+
+    /// Replaces the actor of a log that failed, so that its subscribers hear what was committed.
+    pub(crate) fn replace_log(&self, starter: &dyn StartLog, key: LogKey, failed: &LogRef) {
+        self.logs.remove_if(&key, |_, log| log.is_same(failed));
+        if let dashmap::Entry::Vacant(place) = self.logs.entry(key)
+            && let Some(log) = starter.start(key)
+        {
+            place.insert(log);
+        }
+    }
+
+    /// The actors that are alive, to be stopped.
+    pub(crate) fn active_logs(&self) -> Vec<(LogKey, LogRef)> {
+        self.logs.iter().map(|entry| (*entry.key(), entry.value().clone())).collect()
+    }
+
+    /// How many log actors are alive.
+    #[must_use]
+    pub fn active_log_count(&self) -> usize {
+        self.logs.len()
+    }
+}
+
+/// A session's place in the registry: dropping it removes every trace, however the session ended.
+pub struct SessionGuard {
+    registry: Arc<Registry>,
+    outbox: Arc<Outbox>,
+    _alive: Alive,
+}
+
+impl SessionGuard {
+    /// The session's outbox.
+    #[must_use]
+    pub fn outbox(&self) -> &Arc<Outbox> {
+        &self.outbox
+    }
+
+    pub(crate) fn downgrade(&self) -> Weak<Outbox> {
+        Arc::downgrade(&self.outbox)
+    }
+}
+
+impl Drop for SessionGuard {
+    fn drop(&mut self) {
+        self.registry.close_session(&self.outbox);
+    }
+}

@@ -1,0 +1,316 @@
+//! One device's conversation after its socket is open.
+//!
+//! A session is the task that serves its socket, together with what stands here: the greeting, the
+//! proof, and what is done about each frame. The socket loop (in the relay crate) reads, hands the
+//! bytes to [`Session::receive`], and writes what the [`Outbox`] holds; it decides nothing.
+//!
+//! Two states are two types: a [`Greeter`] hears nothing but `Authenticate`, and gives a [`Session`].
+//!
+//! Holds always:
+//! - frames are acted on in the order in which they came: one that has to ask the store holds back
+//!   the ones behind it, while the outbox goes on being written;
+//! - what the session knows of its device's logs is a filter; the log or the store decides.
+
+mod requests;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use bytes::Bytes;
+use metrics::counter;
+use sealwire_protocol::bounded::Bounded;
+use sealwire_protocol::close::CloseReason;
+use sealwire_protocol::codec::{DecodeError, decode_client, encode_relay};
+use sealwire_protocol::frame::{Authenticate, Error, Greeting, LogSummary, Welcome};
+use sealwire_protocol::handshake::{check_device, prove_relay};
+use sealwire_protocol::limits::{HEARTBEAT_MAX, HEARTBEAT_MIN, PROTOCOL_VERSION};
+use sealwire_protocol::{
+    ClientFrame, DeviceKey, Digest, ErrorCode, Failure, Head, LogId, RelayFrame,
+};
+use tokio::time::timeout;
+
+use crate::catch_up;
+use crate::limits::STORE_DEADLINE;
+use crate::metrics::FRAMES_IN;
+use crate::outbox::Outbox;
+use crate::ports::{LogBrief, StoreError};
+use crate::registry::SessionGuard;
+use crate::reply::unavailable;
+use crate::system::{Shared, System};
+
+/// Frames that cannot be decoded, after which a session ends: a few may be a newer device's, more
+/// are a bug or an attack.
+const MALFORMED_FRAMES_MAX: u32 = 8;
+
+/// What is still to be done about a frame.
+pub enum Step {
+    /// Nothing.
+    Done,
+    /// This, before the next frame is read.
+    Later(Pin<Box<dyn Future<Output = ()> + Send>>),
+    /// The session is over.
+    Close(CloseReason),
+}
+
+/// A connection that has not proved its key.
+pub struct Greeter {
+    shared: Arc<Shared>,
+    greeting: Bytes,
+}
+
+/// Why a connection did not become a session: what to send, and how to close.
+pub struct Rejected {
+    /// The last frame.
+    pub frame: Bytes,
+    /// The close reason.
+    pub reason: CloseReason,
+}
+
+impl Greeter {
+    /// Makes a greeting with a fresh challenge; `None` if there is no randomness to be had, without
+    /// which nobody can be authenticated.
+    #[must_use]
+    pub fn new(system: &System) -> Option<Self> {
+        let shared = system.shared.clone();
+        let mut challenge = [0; 32];
+        getrandom::fill(&mut challenge).ok()?;
+        let greeting = Greeting {
+            challenge: Digest(challenge),
+            relay: shared.relay_device(),
+            versions: system.versions(),
+            capabilities: Bounded::default(),
+            now: shared.clock.now_ms(),
+        };
+        let greeting = Bytes::from(encode_relay(0, &greeting.into()));
+        Some(Self { shared, greeting })
+    }
+
+    /// The greeting frame to send.
+    #[must_use]
+    pub fn greeting(&self) -> Bytes {
+        self.greeting.clone()
+    }
+
+    /// Hears the first frame. The welcome is in the session's outbox.
+    ///
+    /// # Errors
+    /// What to send and how to close. A wrong key, a wrong proof, and an expired, forged or foreign
+    /// token look alike.
+    pub async fn authenticate(self, bytes: &[u8]) -> Result<Session, Rejected> {
+        let envelope = decode_client(bytes)
+            .map_err(|_| rejected(0, ErrorCode::Malformed, CloseReason::Malformed))?;
+        let request = envelope.request;
+        let frame = match envelope.frame {
+            Ok(ClientFrame::Authenticate(frame)) => frame,
+            Ok(_) => {
+                let reason = CloseReason::AuthenticationFailed;
+                return Err(rejected(request, ErrorCode::NotAuthenticated, reason));
+            }
+            Err(_) => return Err(rejected(request, ErrorCode::Malformed, CloseReason::Malformed)),
+        };
+        counter!(FRAMES_IN, "frame" => "Authenticate").increment(1);
+        if frame.version != PROTOCOL_VERSION {
+            let reason = CloseReason::AuthenticationFailed;
+            return Err(rejected(request, ErrorCode::VersionUnsupported, reason));
+        }
+        if !self.is_proved(&frame) {
+            let reason = CloseReason::AuthenticationFailed;
+            return Err(rejected(request, ErrorCode::AuthenticationFailed, reason));
+        }
+        self.open(request, &frame).await
+    }
+
+    fn is_proved(&self, frame: &Authenticate) -> bool {
+        match (&frame.signature, &frame.token) {
+            (Some(proof), _) => check_device(frame.device, &self.greeting, proof).is_ok(),
+            (None, Some(token)) => self.shared.may_resume(frame.device, token),
+            (None, None) => false,
+        }
+    }
+
+    async fn open(self, request: u32, frame: &Authenticate) -> Result<Session, Rejected> {
+        let shared = self.shared;
+        let Some(guard) = shared.registry.open_session(frame.device, frame.instance, frame.window)
+        else {
+            let reason = CloseReason::TooManyInstances;
+            return Err(rejected(request, ErrorCode::TooManyInstances, reason));
+        };
+        // The outbox is registered first and what the store knows is added after: a membership that
+        // begins in between is in both, one that ends in between is refused by its log.
+        let Ok(logs) = briefs(&shared, frame.device).await else {
+            let error = Error::from(unavailable());
+            let frame = Bytes::from(encode_relay(request, &error.into()));
+            return Err(Rejected { frame, reason: CloseReason::GoingAway });
+        };
+        let outbox = guard.outbox();
+        for log in &logs {
+            outbox.add_log(log.id, log.key);
+        }
+        let wished = u64::from(frame.heartbeat_s);
+        let heartbeat_s = wished.clamp(HEARTBEAT_MIN.as_secs(), HEARTBEAT_MAX.as_secs()) as u16;
+        let incarnation = shared.store.incarnation();
+        let welcome = Welcome {
+            proof: prove_relay(
+                &shared.options.relay_key,
+                &self.greeting,
+                frame.device,
+                frame.challenge,
+            ),
+            incarnation,
+            heartbeat_s,
+            resume_token: shared.resume_token(frame.device),
+            logs: summaries(incarnation, &logs),
+        };
+        outbox.answer(request, &welcome.into());
+        outbox.heard(shared.uptime_s());
+        shared.heartbeats.add(guard.downgrade(), heartbeat_s, shared.uptime_s());
+        shared.note_seen(frame.device);
+        Ok(Session {
+            core: Arc::new(Core {
+                shared,
+                outbox: outbox.clone(),
+                reading: AtomicBool::new(false),
+            }),
+            malformed: AtomicU32::new(0),
+            guard,
+        })
+    }
+}
+
+/// A connection whose device is known.
+pub struct Session {
+    core: Arc<Core>,
+    malformed: AtomicU32,
+    guard: SessionGuard,
+}
+
+/// What a session's requests need, apart from its life.
+pub(crate) struct Core {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) outbox: Arc<Outbox>,
+    /// Whether a page is being read.
+    reading: AtomicBool,
+}
+
+impl Session {
+    /// The queue towards the device.
+    #[must_use]
+    pub fn outbox(&self) -> &Arc<Outbox> {
+        self.guard.outbox()
+    }
+
+    /// Notes a sign of life.
+    pub fn heard(&self) {
+        self.core.outbox.heard(self.core.shared.uptime_s());
+    }
+
+    /// Acts on one frame.
+    pub fn receive(&self, bytes: &[u8]) -> Step {
+        self.heard();
+        let Ok(envelope) = decode_client(bytes) else {
+            self.core.refuse(0, Failure::new(ErrorCode::Malformed));
+            return self.count_malformed();
+        };
+        let request = envelope.request;
+        match envelope.frame {
+            Ok(frame) => {
+                counter!(FRAMES_IN, "frame" => frame.name()).increment(1);
+                requests::act(&self.core, request, frame)
+            }
+            Err(DecodeError::UnknownFrame) => {
+                self.core.refuse(request, Failure::new(ErrorCode::UnknownFrame));
+                Step::Done
+            }
+            Err(DecodeError::TooLong) => {
+                self.core.refuse(request, Failure::new(ErrorCode::TooLarge));
+                self.count_malformed()
+            }
+            Err(DecodeError::Malformed) => {
+                self.core.refuse(request, Failure::new(ErrorCode::Malformed));
+                self.count_malformed()
+            }
+        }
+    }
+
+    fn count_malformed(&self) -> Step {
+        if self.malformed.fetch_add(1, Ordering::Relaxed) + 1 >= MALFORMED_FRAMES_MAX {
+            Step::Close(CloseReason::Malformed)
+        } else {
+            Step::Done
+        }
+    }
+
+    /// Reads the next page for a log that is behind, if one is and none is being read. To be called
+    /// whenever the outbox wakes or has been written.
+    pub fn catch_up(&self) {
+        if self.core.reading.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let Some(page) = self.core.outbox.next_catch_up() else {
+            self.core.reading.store(false, Ordering::Release);
+            return;
+        };
+        let reading = Reading(self.core.clone());
+        tokio::spawn(async move {
+            catch_up::run(&reading.0.shared, &reading.0.outbox, page).await;
+        });
+    }
+}
+
+/// A page that is being read; dropping it lets the next one begin.
+struct Reading(Arc<Core>);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.reading.store(false, Ordering::Release);
+        self.0.outbox.nudge();
+    }
+}
+
+impl Core {
+    pub(crate) fn refuse(&self, request: u32, failure: Failure) {
+        self.outbox.answer(request, &Error::from(failure).into());
+    }
+
+    pub(crate) fn answer(&self, request: u32, frame: &RelayFrame) {
+        self.outbox.answer(request, frame);
+    }
+}
+
+fn rejected(request: u32, code: ErrorCode, reason: CloseReason) -> Rejected {
+    let error = Error::from(Failure::new(code));
+    Rejected { frame: Bytes::from(encode_relay(request, &error.into())), reason }
+}
+
+/// Asks the store with a deadline.
+pub(crate) async fn ask<T>(
+    question: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    timeout(STORE_DEADLINE, question).await.unwrap_or(Err(StoreError::Unavailable))
+}
+
+/// The logs of a device, as the store knows them.
+pub(crate) async fn briefs(
+    shared: &Shared,
+    device: DeviceKey,
+) -> Result<Vec<LogBrief>, StoreError> {
+    ask(shared.store.memberships(device)).await
+}
+
+pub(crate) fn summaries<const MAX: usize>(
+    incarnation: u64,
+    logs: &[LogBrief],
+) -> Bounded<LogSummary, MAX> {
+    let summaries = logs.iter().take(MAX).map(|log| LogSummary {
+        log: log.id,
+        head: Head { incarnation, seq: log.head.seq, chain: log.head.chain },
+    });
+    Bounded::new(summaries.collect()).unwrap_or_default()
+}
+
+/// The log that a request is about, among the device's own.
+pub(crate) fn known(core: &Core, log: LogId) -> Option<crate::ports::LogKey> {
+    core.outbox.log_key(log)
+}

@@ -1,0 +1,397 @@
+//! What is done about each frame of a session: one line per frame, then a function for each.
+
+use std::sync::Arc;
+
+use metrics::counter;
+use sealwire_protocol::bounded::Bounded;
+use sealwire_protocol::digest::{chain_next, chain_start, native_log_id};
+use sealwire_protocol::frame::{self, Appended, Done, Logs, Members};
+use sealwire_protocol::limits::{BATCH_BYTES_MAX, SUBSCRIPTIONS_MAX};
+use sealwire_protocol::signing::{admissible, join_message, verify};
+use sealwire_protocol::{ClientFrame, Control, EntryIn, ErrorCode, Failure, Head, LogId, LogType};
+use tokio::sync::oneshot;
+
+use super::{Core, Step, ask, briefs, known, summaries};
+use crate::entry::{CheckedEntry, Content};
+use crate::limits::RESERVATION_LIFETIME;
+use crate::log::{AckRequest, AppendRequest, LogMessage};
+use crate::metrics::ENTRIES;
+use crate::outbox::{Phase, Subscription};
+use crate::ports::{
+    FoundResult, LogKey, NewEntry, NewLog, Position, ReserveResult, StoreError, SubscriptionRecord,
+};
+use crate::reply::{Reply, unavailable};
+
+/// Acts on a frame.
+pub(super) fn act(core: &Arc<Core>, request: u32, frame: ClientFrame) -> Step {
+    match frame {
+        ClientFrame::Append(frame) => append(core, request, vec![frame.entry]),
+        ClientFrame::AppendBatch(frame) => append(core, request, frame.entries.into_vec()),
+        ClientFrame::Ack(frame) => ack(core, request, frame),
+        ClientFrame::Subscribe(frame) => later(subscribe(core.clone(), request, frame)),
+        ClientFrame::Unsubscribe(frame) => unsubscribe(core, request, frame.log),
+        ClientFrame::ListMembers(frame) => later(list_members(core.clone(), request, frame.log)),
+        ClientFrame::ListLogs(_) => later(list_logs(core.clone(), request)),
+        ClientFrame::Ping(_) => {
+            core.outbox.heartbeat(request, core.shared.clock.now_ms());
+            Step::Done
+        }
+        ClientFrame::Grant(frame) => {
+            core.outbox.grant(frame.bytes);
+            Step::Done
+        }
+        ClientFrame::Authenticate(_) => refuse(core, request, ErrorCode::Malformed),
+        ClientFrame::CreateTotals(_)
+        | ClientFrame::JoinTotals(_)
+        | ClientFrame::LeaveTotals(_)
+        | ClientFrame::GetVaultToken(_)
+        | ClientFrame::SetPushToken(_)
+        | ClientFrame::ListSnapshots(_)
+        | ClientFrame::PutSnapshotChunk(_)
+        | ClientFrame::GetSnapshotChunk(_) => refuse(core, request, ErrorCode::Unsupported),
+    }
+}
+
+fn later(work: impl Future<Output = ()> + Send + 'static) -> Step {
+    Step::Later(Box::pin(work))
+}
+
+fn refuse(core: &Core, request: u32, code: ErrorCode) -> Step {
+    core.refuse(request, Failure::new(code));
+    Step::Done
+}
+
+fn head(core: &Core, position: Position) -> Head {
+    let incarnation = core.shared.store.incarnation();
+    Head { incarnation, seq: position.seq, chain: position.chain }
+}
+
+// ---- appending
+
+fn append(core: &Arc<Core>, request: u32, entries: Vec<EntryIn>) -> Step {
+    let bytes: usize = entries.iter().map(|entry| entry.body.len()).sum();
+    if bytes > BATCH_BYTES_MAX {
+        return refuse(core, request, ErrorCode::TooLarge);
+    }
+    let reply = match Reply::begin(&core.outbox, &core.shared.budget, request, bytes) {
+        Ok(reply) => reply,
+        Err(failure) => {
+            core.refuse(request, failure);
+            return Step::Done;
+        }
+    };
+    let checked: Result<Vec<CheckedEntry>, Failure> =
+        entries.into_iter().map(|entry| CheckedEntry::check(entry, core.outbox.device)).collect();
+    let entries = match checked {
+        Ok(entries) => entries,
+        Err(failure) => {
+            reply.refuse(failure);
+            return Step::Done;
+        }
+    };
+    let Some(log) = entries.first().map(|entry| entry.header.log) else {
+        reply.refuse(Failure::new(ErrorCode::Malformed));
+        return Step::Done;
+    };
+    if entries.iter().any(|entry| entry.header.log != log) {
+        reply.refuse(Failure::new(ErrorCode::BadHeader));
+        return Step::Done;
+    }
+    match entries.first().map(|entry| &entry.content) {
+        Some(Content::Control(Control::Found { .. })) => later(found(core.clone(), entries, reply)),
+        Some(Content::Control(Control::Join { .. })) => later(join(core.clone(), entries, reply)),
+        _ => match known(core, log) {
+            Some(key) => {
+                cast_append(core, key, entries, reply);
+                Step::Done
+            }
+            None => later(append_to_unknown(core.clone(), log, entries, reply)),
+        },
+    }
+}
+
+fn cast_append(core: &Core, key: LogKey, entries: Vec<CheckedEntry>, reply: Reply) {
+    let request = AppendRequest { sender: core.outbox.device, entries, reply };
+    core.shared.cast_log(key, LogMessage::Append(Box::new(request)));
+}
+
+/// The device is no member, as far as its session knows. A device that was revoked is told so by the
+/// log; everybody else is told what is told of a log that does not exist.
+async fn append_to_unknown(core: Arc<Core>, log: LogId, entries: Vec<CheckedEntry>, reply: Reply) {
+    match ask(core.shared.store.find_log(log)).await {
+        Ok(Some(brief)) => cast_append(&core, brief.key, entries, reply),
+        Ok(None) => reply.refuse(Failure::new(ErrorCode::NoSuchLog)),
+        // Dropped: answered as unavailable.
+        Err(_) => drop(reply),
+    }
+}
+
+/// The first entry of a new log.
+async fn found(core: Arc<Core>, mut entries: Vec<CheckedEntry>, reply: Reply) {
+    let (Some(entry), true) = (entries.pop(), entries.is_empty()) else {
+        return reply.refuse(Failure::new(ErrorCode::BadControl));
+    };
+    let Content::Control(Control::Found { log_type, join_key, .. }) = entry.content else {
+        return reply.refuse(Failure::new(ErrorCode::BadControl));
+    };
+    if log_type != LogType::Group {
+        return reply.refuse(Failure::new(ErrorCode::Unsupported));
+    }
+    let is_first =
+        entry.header.count == 1 && entry.header.prev.is_zero() && entry.header.seen == Head::NONE;
+    if !is_first {
+        return reply.refuse(Failure::new(ErrorCode::BadHeader));
+    }
+    if join_key.is_none_or(|key| admissible(key).is_err()) {
+        return reply.refuse(Failure::new(ErrorCode::BadControl));
+    }
+    let id = native_log_id(&entry.bytes);
+    let chain = chain_next(chain_start(id), 1, entry.digest);
+    let new = NewLog {
+        id,
+        log_type,
+        join_key,
+        founder: core.outbox.device,
+        digest: entry.digest,
+        entry: NewEntry {
+            seq: 1,
+            at: core.shared.clock.now_ms(),
+            header: entry.bytes,
+            body: entry.body,
+            control: true,
+            signature: Some(entry.signature),
+            recipients: Vec::new(),
+            totals_kind: None,
+            chain,
+            sender_slot: 1,
+            count: 1,
+        },
+    };
+    let groups_max = core.shared.options.groups_max;
+    let result = run_job(&core, move |store| {
+        Box::pin(async move { ask(store.found(&new, groups_max)).await })
+    });
+    match result.await {
+        Ok(FoundResult::Created(key)) => {
+            counter!(ENTRIES, "kind" => "control").increment(1);
+            core.shared.registry.member_joined(core.outbox.device, id, key, 1);
+            let head = head(&core, Position { seq: 1, chain });
+            reply.appended(Appended { log: id, seq: 1, duplicate: false, head });
+        }
+        Ok(FoundResult::Exists(_)) => match ask(core.shared.store.find_log(id)).await {
+            Ok(Some(brief)) => {
+                let head = head(&core, brief.head);
+                reply.appended(Appended { log: id, seq: 1, duplicate: true, head });
+            }
+            Ok(None) => reply.refuse(Failure::new(ErrorCode::NoSuchLog)),
+            Err(_) => drop(reply),
+        },
+        Ok(FoundResult::LimitReached) => {
+            let limit = u64::from(groups_max);
+            reply.refuse(Failure::limit(ErrorCode::GroupLimitReached, limit));
+        }
+        Err(StoreError::Refused) => {
+            tracing::error!("the store refused the data of a first entry");
+            reply.refuse(Failure::new(ErrorCode::Internal));
+        }
+        Err(_) => drop(reply),
+    }
+}
+
+/// The first entry of a new member: its membership is reserved before its log is asked.
+async fn join(core: Arc<Core>, entries: Vec<CheckedEntry>, reply: Reply) {
+    let device = core.outbox.device;
+    let [CheckedEntry { header, content: Content::Control(Control::Join { signature }), .. }] =
+        entries.as_slice()
+    else {
+        return reply.refuse(Failure::new(ErrorCode::BadControl));
+    };
+    let (log, signature) = (header.log, *signature);
+    let brief = match ask(core.shared.store.find_log(log)).await {
+        Ok(Some(brief)) => brief,
+        // One answer for a log that does not exist and for an invitation that is not valid: an
+        // outsider learns nothing of what exists.
+        Ok(None) => return reply.refuse(Failure::new(ErrorCode::InviteInvalid)),
+        Err(_) => return drop(reply),
+    };
+    let message = join_message(log, device);
+    let invited = brief.log_type == LogType::Group
+        && brief.join_key.is_some_and(|key| verify(key, &message, &signature).is_ok());
+    if known(&core, log).is_some() {
+        // Perhaps the same entry again, after a lost answer: the log knows.
+        return cast_append(&core, brief.key, entries, reply);
+    }
+    if !invited {
+        return reply.refuse(Failure::new(ErrorCode::InviteInvalid));
+    }
+    let groups_max = core.shared.options.groups_max;
+    let now = core.shared.clock.now_ms();
+    let since = now.saturating_sub(RESERVATION_LIFETIME.as_millis() as u64);
+    let key = brief.key;
+    let reserved = run_job(&core, move |store| {
+        Box::pin(async move { ask(store.reserve(key, device, groups_max, now, since)).await })
+    });
+    match reserved.await {
+        Ok(ReserveResult::Reserved | ReserveResult::AlreadyMember) => {
+            cast_append(&core, key, entries, reply);
+        }
+        Ok(ReserveResult::LimitReached) => {
+            let limit = u64::from(groups_max);
+            reply.refuse(Failure::limit(ErrorCode::GroupLimitReached, limit));
+        }
+        Ok(ReserveResult::Revoked(seq)) => reply.refuse(Failure::revoked(seq)),
+        Ok(ReserveResult::NoSuchLog) => reply.refuse(Failure::new(ErrorCode::InviteInvalid)),
+        Err(_) => drop(reply),
+    }
+}
+
+/// Runs a write in the queue of a committer and waits for its result.
+async fn run_job<T: Send + 'static>(
+    core: &Core,
+    work: impl FnOnce(
+        Arc<dyn crate::ports::Store>,
+    ) -> std::pin::Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>
+    + Send
+    + 'static,
+) -> Result<T, StoreError> {
+    let (done, result) = oneshot::channel();
+    let queued = core.shared.committer(LogKey(0)).job(Box::new(move |store| {
+        let work = work(store);
+        Box::pin(async move {
+            // The session may have gone; the write stands all the same.
+            let _ = done.send(work.await);
+        })
+    }));
+    if !queued {
+        return Err(StoreError::Unavailable);
+    }
+    ask(async { result.await.unwrap_or(Err(StoreError::Unavailable)) }).await
+}
+
+// ---- acks
+
+fn ack(core: &Arc<Core>, request: u32, frame: frame::Ack) -> Step {
+    let Some(key) = known(core, frame.log) else {
+        return refuse(core, request, ErrorCode::NoSuchLog);
+    };
+    cast_ack(core, request, key, frame.state);
+    Step::Done
+}
+
+fn cast_ack(core: &Core, request: u32, key: LogKey, state: frame::AckState) {
+    let ack = AckRequest {
+        device: core.outbox.device,
+        incarnation: state.incarnation,
+        acked: state.acked,
+        refuse_to: Some((core.outbox.clone(), request)),
+    };
+    core.shared.cast_log(key, LogMessage::Ack(Box::new(ack)));
+}
+
+// ---- subscriptions
+
+async fn subscribe(core: Arc<Core>, request: u32, frame: frame::Subscribe) {
+    let Some(key) = known(&core, frame.log) else {
+        return core.refuse(request, Failure::new(ErrorCode::NoSuchLog));
+    };
+    if core.outbox.subscriptions_beside(key) >= SUBSCRIPTIONS_MAX {
+        return core.refuse(request, Failure::new(ErrorCode::TooManySubscriptions));
+    }
+    // First a subscriber, then the question where the log stands: what is published in between is
+    // offered, refused as behind, and found by the first page.
+    let presence = core.shared.registry.subscribe(key, &core.outbox);
+    let result = begin(&core, key, &frame).await;
+    let (record, from, phase, floor) = match result {
+        Ok(start) => start,
+        Err(failure) => {
+            core.shared.registry.unsubscribe(key, &core.outbox);
+            return core.refuse(request, failure);
+        }
+    };
+    presence.raise_head(record.head);
+    if let Some(state) = frame.acked
+        && state.incarnation == core.shared.store.incarnation()
+        && !record.acked.clone().merge(&state.acked).is_empty()
+    {
+        cast_ack(&core, request, key, state);
+    }
+    let subscription = Subscription::new(presence, from, phase, record.joined_seq);
+    if !core.outbox.subscribe(request, key, record.head, floor, subscription) {
+        // The membership ended while the store was asked.
+        core.shared.registry.unsubscribe(key, &core.outbox);
+        core.refuse(request, Failure::new(ErrorCode::NoSuchLog));
+    }
+}
+
+type Start = (SubscriptionRecord, u64, Phase, Option<Position>);
+
+/// Where a subscription begins, if the cursor is on this log's chain.
+async fn begin(core: &Core, key: LogKey, frame: &frame::Subscribe) -> Result<Start, Failure> {
+    let store = &core.shared.store;
+    let record = ask(store.subscription(key, core.outbox.device))
+        .await
+        .map_err(|_| unavailable())?
+        .ok_or(Failure::new(ErrorCode::NoSuchLog))?;
+    let changed = Failure::at_head(ErrorCode::HistoryChanged, head(core, record.head));
+    let (from, chain) = frame.cursor.map_or((0, None), |head| (head.seq, Some(head.chain)));
+    if from > record.head.seq {
+        return Err(changed);
+    }
+    let known = if from == 0 || from < record.floor.seq {
+        // There is no entry to compare with: the reader begins, or is told of the floor.
+        None
+    } else if from == record.head.seq {
+        Some(record.head.chain)
+    } else if from == record.floor.seq {
+        Some(record.floor.chain)
+    } else {
+        let chain = ask(store.chain_at(key, from)).await.map_err(|_| unavailable())?;
+        Some(chain.ok_or(changed)?)
+    };
+    if known.is_some() && known != chain {
+        return Err(changed);
+    }
+    if from < record.floor.seq {
+        let floor = record.floor;
+        return Ok((record, floor.seq, Phase::Controls(from, floor.seq), Some(floor)));
+    }
+    Ok((record, from, Phase::Entries, None))
+}
+
+fn unsubscribe(core: &Arc<Core>, request: u32, log: LogId) -> Step {
+    let Some(key) = known(core, log) else {
+        return refuse(core, request, ErrorCode::NoSuchLog);
+    };
+    core.shared.registry.unsubscribe(key, &core.outbox);
+    core.answer(request, &Done {}.into());
+    Step::Done
+}
+
+// ---- lists
+
+async fn list_members(core: Arc<Core>, request: u32, log: LogId) {
+    let no_such_log = Failure::new(ErrorCode::NoSuchLog);
+    let Some(key) = known(&core, log) else {
+        return core.refuse(request, no_such_log);
+    };
+    match ask(core.shared.store.members(key)).await {
+        Ok(Some((position, members)))
+            if members.iter().any(|member| member.device == core.outbox.device) =>
+        {
+            let members = Bounded::new(members).unwrap_or_default();
+            core.answer(request, &Members { log, head: head(&core, position), members }.into());
+        }
+        Ok(_) => core.refuse(request, no_such_log),
+        Err(_) => core.refuse(request, unavailable()),
+    }
+}
+
+async fn list_logs(core: Arc<Core>, request: u32) {
+    match briefs(&core.shared, core.outbox.device).await {
+        Ok(logs) => {
+            let logs = summaries(core.shared.store.incarnation(), &logs);
+            core.answer(request, &Logs { logs }.into());
+        }
+        Err(_) => core.refuse(request, unavailable()),
+    }
+}
