@@ -502,3 +502,99 @@ async fn a_log_without_work_has_no_actor_and_comes_back_when_it_is_needed() {
     reading.take(&bob.next_content().await);
     assert_eq!(reading.items.last(), Some(&Item::Body(b"good morning".to_vec())));
 }
+
+#[tokio::test]
+async fn a_group_that_holds_too_much_refuses_its_sender_and_tells_its_readers() {
+    let world = World::new().await;
+    let (mut alice, mut bob, group) = two_in_a_group(&world).await;
+    bob.subscribe(group.id, None).await.expect("subscribed");
+    let mut carol = Device::connected(3, &world).await;
+    carol.join(&group).await;
+    let body = vec![7; 256 * 1024];
+    let mut reading = Reading::new(group.id);
+    let refused = loop {
+        let (count, prev) = (alice.count, alice.prev);
+        let entry = alice.entry(group.id, Kind::Bulk, &body, &[], Head::NONE);
+        match alice.append(entry).await {
+            Ok(_) => assert!(alice.count < 300, "64 MiB are 256 such bodies"),
+            Err(failure) => {
+                (alice.count, alice.prev) = (count, prev);
+                break failure;
+            }
+        }
+        // Bob reads along and acks nothing.
+        while reading.seq < alice.count {
+            match bob.next_content().await {
+                RelayFrame::Drained(_) => {}
+                other => reading.take(&other),
+            }
+        }
+    };
+    assert_eq!(refused.code, ErrorCode::Quota);
+    assert!(refused.retry_after_ms.is_some());
+    loop {
+        if let RelayFrame::QuotaReached(marker) = bob.next_content().await {
+            assert_eq!(marker.log, group.id);
+            break;
+        }
+    }
+    // What must get through still does: a member can leave, and keys can be changed.
+    let leave = carol.control(group.id, &Control::Leave, Head::NONE);
+    let left = carol.append(leave).await.expect("left");
+    let rotation = alice.rotation(group.id, left.head);
+    alice.append(rotation).await.expect("rotated");
+}
+
+#[tokio::test]
+async fn a_batch_is_appended_whole_or_not_at_all() {
+    let world = World::new().await;
+    let (mut alice, mut bob, group) = two_in_a_group(&world).await;
+    bob.subscribe(group.id, None).await.expect("subscribed");
+    let mut reading = Reading::new(group.id);
+    bob.drain(&mut reading).await;
+    let batch = |entries: Vec<_>| frame::AppendBatch {
+        entries: sealwire_protocol::bounded::Bounded::new(entries).expect("few"),
+    };
+    let good: Vec<_> =
+        (0..3_u8).map(|n| alice.entry(group.id, Kind::Ring, &[n], &[], Head::NONE)).collect();
+    let request = alice.send(batch(good.clone())).await;
+    let first = alice.appended(request).await.expect("appended");
+    assert_eq!((first.seq, first.head.seq), (3, 5));
+    let request = alice.send(batch(good)).await;
+    let again = alice.appended(request).await.expect("a duplicate");
+    assert_eq!((again.seq, again.duplicate), (3, true));
+
+    let (count, prev) = (alice.count, alice.prev);
+    let fine = alice.entry(group.id, Kind::Ring, b"fine", &[], Head::NONE);
+    let stranger = DeviceKey([7; 32]);
+    let wrong = alice.entry(group.id, Kind::Ring, b"wrong", &[stranger], Head::NONE);
+    let request = alice.send(batch(vec![fine, wrong])).await;
+    assert_eq!(code(alice.appended(request).await), ErrorCode::BadAudience);
+    (alice.count, alice.prev) = (count, prev);
+    alice.say(group.id, b"next").await;
+    while reading.seq < 6 {
+        reading.take(&bob.next_content().await);
+    }
+    assert_eq!(reading.items.last(), Some(&Item::Body(b"next".to_vec())));
+}
+
+#[tokio::test]
+async fn a_session_that_ends_leaves_no_trace() {
+    let world = World::new().await;
+    let (mut alice, mut bob, group) = two_in_a_group(&world).await;
+    bob.subscribe(group.id, None).await.expect("subscribed");
+    bob.disconnect();
+    // Also one that ends while its subscription is being begun.
+    let mut bob = Device::connected(2, &world).await;
+    let subscribe = frame::Subscribe { log: group.id, cursor: None, acked: None };
+    let bytes = sealwire_protocol::codec::encode_client(9, &subscribe.into());
+    match bob.session().receive(&bytes) {
+        crate::Step::Later(work) => drop(work),
+        _ => panic!("a subscription asks the store"),
+    }
+    bob.disconnect();
+    alice.disconnect();
+    assert_eq!(world.system.registry().session_count(), 0);
+    let key = world.store.find_log(group.id).await.expect("a store").expect("a log").key;
+    assert!(!world.system.shared.registry.presence(key).is_wanted());
+}
