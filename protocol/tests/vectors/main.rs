@@ -8,6 +8,7 @@
 mod bodies;
 mod cast;
 mod conversation;
+mod document;
 mod forms;
 mod frames;
 mod json;
