@@ -1,5 +1,6 @@
 //! placeholder
 
+mod commands;
 mod store_contract;
 mod support {
     pub(crate) mod databases;
