@@ -1,1 +1,15 @@
-//! placeholder
+//! What Sealwire promises, each promise a sentence, kept by devices over real sockets.
+//!
+//! Most of them hold on both databases: `…::on_sqlite`, `…::on_postgres`. For the latter a PostgreSQL
+//! server must be named (`scripts/test` starts one and names it); without one they pass unasked.
+
+mod support;
+
+// Entries arrive live, in one order, and what was missed is there on return.
+mod delivery;
+// A body is kept until all whom it is for have acked it, and no longer.
+mod acks;
+// Who is a member, who is not any more, and who never was.
+mod members;
+// Nobody is heard before they prove their key; a device may be here several times.
+mod sessions;
