@@ -1,7 +1,7 @@
 //! What Sealwire promises, each promise a sentence, kept by devices over real sockets.
 //!
-//! Most of them hold on both databases: `…::on_sqlite`, `…::on_postgres`. For the latter a PostgreSQL
-//! server must be named (`scripts/test` starts one and names it); without one they pass unasked.
+//! Most of them hold on both databases: `…::on_sqlite`, `…::on_postgres`. The latter need a PostgreSQL
+//! server, which `scripts/test` starts and names.
 
 mod support;
 
@@ -13,3 +13,5 @@ mod acks;
 mod members;
 // Nobody is heard before they prove their key; a device may be here several times.
 mod sessions;
+// What every store promises: the same tests against memory, SQLite and PostgreSQL.
+mod store_contract;

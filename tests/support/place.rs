@@ -1,12 +1,10 @@
 //! Where a relay keeps its data: a directory that is gone with the test, and one of two databases.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tempfile::TempDir;
 
-/// The URL of a PostgreSQL database on a server where the tests may create others.
-const SERVER: &str = "SEALWIRE_TEST_POSTGRES";
+use super::databases;
 
 /// Which kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,98 +13,46 @@ pub(crate) enum Database {
     Postgres,
 }
 
-impl Database {
-    /// Whether tests can use it. SQLite is always there; a PostgreSQL server is, if one was given
-    /// (`scripts/test` gives one).
-    pub(crate) fn is_there(self) -> bool {
-        self == Self::Sqlite || std::env::var_os(SERVER).is_some()
-    }
-}
-
-/// A directory and a database, both empty.
+/// A directory and a database.
 pub(crate) struct Place {
     directory: TempDir,
     url: String,
-    postgres: Option<PostgresDatabase>,
+    /// None if the test looks after the database itself.
+    database: Option<databases::Database>,
 }
 
 impl Place {
+    /// An empty directory and an empty database.
     pub(crate) async fn new(database: Database) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let (url, postgres) = match database {
-            Database::Sqlite => {
-                let file = directory.path().join("sealwire.db");
-                (format!("sqlite://{}", file.display()), None)
-            }
-            Database::Postgres => {
-                let created = PostgresDatabase::create().await;
-                (created.url(), Some(created))
-            }
+        let database = match database {
+            Database::Sqlite => databases::Database::sqlite(),
+            Database::Postgres => databases::Database::postgres().await,
         };
-        Self { directory, url, postgres }
+        let url = database.url();
+        Self { database: Some(database), ..Self::beside(url) }
     }
 
-    /// A directory beside a database that the test looks after itself.
+    /// An empty directory, beside a database that the test looks after itself.
     pub(crate) fn beside(url: String) -> Self {
-        Self { directory: tempfile::tempdir().expect("a directory"), url, postgres: None }
+        Self { directory: tempfile::tempdir().expect("a directory"), url, database: None }
     }
 
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
-    pub(crate) fn directory(&self) -> &Path {
-        self.directory.path()
-    }
-
-    /// The relay's own directory. What tests put beside it is none of its business.
+    /// The relay's own directory; SQLite's database is in it.
     pub(crate) fn data(&self) -> &Path {
-        self.directory.path()
+        self.database.as_ref().map_or(self.directory.path(), databases::Database::directory)
     }
 
-    pub(crate) fn database(&self) -> Database {
-        if self.postgres.is_some() { Database::Postgres } else { Database::Sqlite }
-    }
-}
-
-/// A database on the server, dropped with this value.
-struct PostgresDatabase {
-    server: String,
-    name: String,
-}
-
-impl PostgresDatabase {
-    async fn create() -> Self {
-        let server = std::env::var(SERVER).expect("is_there was asked");
-        let name = format!("promise_{:016x}", getrandom::u64().expect("randomness"));
-        execute(&server, format!("create database {name}")).await.expect("a database");
-        Self { server, name }
+    /// Where what the relay says is written to.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.directory.path().join("relay.log")
     }
 
-    /// The server's URL with this database in place of its own.
-    fn url(&self) -> String {
-        let (address, query) = self.server.split_once('?').unwrap_or((&self.server, ""));
-        let (host, _) = address.rsplit_once('/').expect("the URL names a database");
-        format!("{host}/{}?{query}", self.name)
+    /// The SQLite file.
+    pub(crate) fn file(&self) -> PathBuf {
+        self.data().join("sealwire.db")
     }
-}
-
-impl Drop for PostgresDatabase {
-    fn drop(&mut self) {
-        let (server, name) = (self.server.clone(), self.name.clone());
-        // A runtime cannot be entered from within another one, so this has a thread of its own.
-        let dropped = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let statement = format!("drop database {name} with (force)");
-            runtime.map(|runtime| runtime.block_on(execute(&server, statement)))
-        });
-        // It only takes room; the server is thrown away after the tests.
-        let _ = dropped.join();
-    }
-}
-
-async fn execute(url: &str, statement: String) -> Result<(), sqlx::Error> {
-    let mut connection = PgConnection::connect(url).await?;
-    connection.execute(AssertSqlSafe(statement)).await?;
-    connection.close().await
 }

@@ -51,7 +51,7 @@ impl RelayProcess {
             .chain(variables)
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
-        let log = place.directory().join("relay.log");
+        let log = place.log();
         let [public, operator] = free_addresses();
         Self { place, variables, log, public, operator, child: None }
     }
@@ -59,7 +59,7 @@ impl RelayProcess {
     /// Another relay for the same database, with a directory and addresses of its own.
     pub(crate) fn beside(&self) -> Self {
         let place = Place::beside(self.place.url().to_owned());
-        let log = place.directory().join("relay.log");
+        let log = place.log();
         let [public, operator] = free_addresses();
         let variables = self.variables.clone();
         Self { place, variables, log, public, operator, child: None }
