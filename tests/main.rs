@@ -1,8 +1,21 @@
-//! The promises, each a sentence, kept by real clients against a real relay and real databases.
+//! What Sealwire promises, each promise a sentence, kept by devices over real sockets.
+//!
+//! Most of them hold on both databases: `…::on_sqlite`, `…::on_postgres`. The latter need a PostgreSQL
+//! server, which `scripts/test` starts and names.
 
+mod support;
+
+// Entries arrive live, in one order, and what was missed is there on return.
+mod delivery;
+// A body is kept until all whom it is for have acked it, and no longer.
+mod acks;
+// Who is a member, who is not any more, and who never was.
+mod members;
+// Nobody is heard before they prove their key; a device may be here several times.
+mod sessions;
+// The program does what is typed.
 mod commands;
+// The documents say what the code does.
 mod documents;
+// What every store promises: the same tests against memory, SQLite and PostgreSQL.
 mod store_contract;
-mod support {
-    pub(crate) mod databases;
-}
