@@ -1,0 +1,144 @@
+//! Who this device is: an Ed25519 key pair, whose secret half nothing outside this crate sees.
+//!
+//! The seed is wiped from memory when the last holder lets go, has no `Debug`, and leaves the type
+//! in one way only: into the device's key file ([`file`]). Everything that needs the secret asks
+//! this type to do it: sign, prove, open.
+
+pub mod file;
+
+use ed25519_dalek::SigningKey;
+use sealwire_protocol::ids::Signature;
+use sealwire_protocol::{DeviceKey, Digest, LogId, handshake, signing};
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+/// The system has no randomness to give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the system gives no random bytes")]
+pub struct NoRandomness;
+
+/// Fills an array with random bytes.
+///
+/// # Errors
+/// [`NoRandomness`].
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|_| NoRandomness)?;
+    Ok(bytes)
+}
+
+/// A device's key pair.
+pub struct Identity {
+    signing: SigningKey,
+}
+
+impl Identity {
+    /// Makes a new device.
+    ///
+    /// # Errors
+    /// [`NoRandomness`].
+    pub fn generate() -> Result<Self, NoRandomness> {
+        let seed = Zeroizing::new(random::<32>()?);
+        Ok(Self::from_seed(&seed))
+    }
+
+    /// The device with this seed (RFC 8032): from a backup, or a fixed one in a test.
+    #[must_use]
+    pub fn from_seed(seed: &[u8; 32]) -> Self {
+        Self { signing: SigningKey::from_bytes(seed) }
+    }
+
+    /// The device's name.
+    #[must_use]
+    pub fn key(&self) -> DeviceKey {
+        signing::device_key(&self.signing)
+    }
+
+    /// The signature under an entry with this digest.
+    #[must_use]
+    pub fn sign_entry(&self, entry: Digest) -> Signature {
+        signing::sign(&self.signing, &signing::entry_message(entry))
+    }
+
+    /// The proof that a relay's greeting asks for.
+    #[must_use]
+    pub fn prove(&self, greeting_frame: &[u8]) -> Signature {
+        handshake::prove_device(&self.signing, greeting_frame)
+    }
+
+    /// The secret half of the X25519 image of this key, to which content keys are sealed: the
+    /// first half of SHA-512(seed). Whoever uses it clamps it.
+    pub(crate) fn agreement_secret(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(self.signing.to_scalar_bytes())
+    }
+
+    pub(crate) fn seed(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(self.signing.to_bytes())
+    }
+}
+
+/// A group's join key: whoever has its seed may admit itself.
+///
+/// It is made by a founder or a revoker and travels in invites and, sealed, in rotations. Like an
+/// [`Identity`], it has no `Debug` and is wiped.
+#[derive(Clone)]
+pub struct JoinSeed(Zeroizing<[u8; 32]>);
+
+impl JoinSeed {
+    /// Makes a new one.
+    ///
+    /// # Errors
+    /// [`NoRandomness`].
+    pub fn generate() -> Result<Self, NoRandomness> {
+        Ok(Self(Zeroizing::new(random()?)))
+    }
+
+    /// Reads a seed.
+    #[must_use]
+    pub fn from_bytes(seed: [u8; 32]) -> Self {
+        Self(Zeroizing::new(seed))
+    }
+
+    /// The public half: what `found`, `revoke` and `join_key` entries name.
+    #[must_use]
+    pub fn public(&self) -> DeviceKey {
+        signing::device_key(&SigningKey::from_bytes(&self.0))
+    }
+
+    /// The signature that admits `joiner` to `log`.
+    #[must_use]
+    pub fn admit(&self, log: LogId, joiner: DeviceKey) -> Signature {
+        signing::sign(&SigningKey::from_bytes(&self.0), &signing::join_message(log, joiner))
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use curve25519_dalek::montgomery::MontgomeryPoint;
+
+    #[test]
+    fn the_agreement_secret_belongs_to_the_image_of_the_public_key() {
+        let device = Identity::from_seed(&[7; 32]);
+        let image = MontgomeryPoint::mul_base_clamped(*device.agreement_secret());
+        let public = ed25519_dalek::VerifyingKey::from_bytes(&device.key().0).expect("a key");
+        assert_eq!(image, public.to_montgomery());
+    }
+
+    #[test]
+    fn a_join_seed_admits_one_device_to_one_log() {
+        let seed = JoinSeed::from_bytes([3; 32]);
+        let (log, joiner) = (LogId([1; 16]), DeviceKey([2; 32]));
+        let signature = seed.admit(log, joiner);
+        let check = |log, joiner| {
+            signing::verify(seed.public(), &signing::join_message(log, joiner), &signature)
+        };
+        assert!(check(log, joiner).is_ok());
+        assert!(check(LogId([9; 16]), joiner).is_err());
+        assert!(check(log, DeviceKey([9; 32])).is_err());
+    }
+}

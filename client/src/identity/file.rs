@@ -1,0 +1,264 @@
+//! The device's key file: one small text file that only its owner may read.
+//!
+//! ```text
+//! sealwire device key v1
+//! clear <seed in hex>
+//! ```
+//!
+//! or, with a passphrase,
+//!
+//! ```text
+//! sealwire device key v1
+//! argon2id <memory KiB> <passes> <lanes> <salt in hex> <nonce in hex> <sealed seed in hex>
+//! ```
+//!
+//! The seal is XChaCha20-Poly1305 under the Argon2id hash of the passphrase, with the first line and
+//! the parameters as additional data. The file is made with mode 0600, whole or not at all, and is
+//! never written over: a second identity in its place would be a lost one.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use argon2::{Algorithm, Argon2, Params, Version};
+use chacha20poly1305::aead::{Aead, KeyInit, Payload};
+use chacha20poly1305::{XChaCha20Poly1305, XNonce};
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use super::{Identity, NoRandomness, random};
+
+const FIRST_LINE: &str = "sealwire device key v1";
+
+/// Longest key file that is read, in bytes; a sealed one is about 250.
+const FILE_BYTES_MAX: u64 = 1024;
+
+/// Memory of one guess at a passphrase, in KiB. RFC 9106's second recommendation: 64 MiB and three
+/// passes, about a tenth of a second on a phone.
+const MEMORY_KIB: u32 = 64 * 1024;
+/// Passes over that memory.
+const PASSES: u32 = 3;
+/// Lanes of that memory.
+const LANES: u32 = 4;
+
+/// Most memory that a file may ask for, in KiB: it must not be able to take the machine down.
+const MEMORY_KIB_MAX: u32 = 1024 * 1024;
+/// Most passes that a file may ask for.
+const PASSES_MAX: u32 = 16;
+
+/// Why a key file could not be read or made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum KeyFileError {
+    /// There is none.
+    #[error("there is no key file")]
+    Missing,
+    /// There is one already, and it is not written over.
+    #[error("there is a key file already")]
+    Exists,
+    /// Others than its owner may read it.
+    #[error("the key file can be read by others: its mode must be 0600")]
+    Exposed,
+    /// It is not a key file of a known form.
+    #[error("the key file is damaged")]
+    Damaged,
+    /// It is sealed, and no passphrase was given.
+    #[error("the key file needs a passphrase")]
+    PassphraseNeeded,
+    /// The passphrase does not open it.
+    #[error("the passphrase is wrong, or the key file is damaged")]
+    PassphraseWrong,
+    /// The system failed.
+    #[error("the key file cannot be used: {0}")]
+    Io(io::ErrorKind),
+    /// See [`NoRandomness`].
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+}
+
+impl Identity {
+    /// Reads a key file.
+    ///
+    /// # Errors
+    /// See [`KeyFileError`].
+    pub fn load(path: &Path, passphrase: Option<&str>) -> Result<Self, KeyFileError> {
+        let file = File::open(path).map_err(|error| from_io(&error))?;
+        check_mode(&file)?;
+        let mut text = Zeroizing::new(String::new());
+        file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(|error| from_io(&error))?;
+        let mut lines = text.lines();
+        if lines.next() != Some(FIRST_LINE) {
+            return Err(KeyFileError::Damaged);
+        }
+        let words: Vec<&str> = lines.next().unwrap_or_default().split(' ').collect();
+        let seed = match words[..] {
+            ["clear", seed] => Zeroizing::new(unhex::<32>(seed)?),
+            ["argon2id", ..] => open(&words, passphrase.ok_or(KeyFileError::PassphraseNeeded)?)?,
+            _ => return Err(KeyFileError::Damaged),
+        };
+        Ok(Self::from_seed(&seed))
+    }
+
+    /// Makes a key file.
+    ///
+    /// # Errors
+    /// See [`KeyFileError`].
+    pub fn save(&self, path: &Path, passphrase: Option<&str>) -> Result<(), KeyFileError> {
+        let line = match passphrase {
+            None => Zeroizing::new(format!("clear {}", hex::encode(*self.seed()))),
+            Some(passphrase) => Zeroizing::new(seal(&self.seed(), passphrase)?),
+        };
+        let text = Zeroizing::new(format!("{FIRST_LINE}\n{}\n", *line));
+        write_new(path, text.as_bytes()).map_err(|error| from_io(&error))
+    }
+}
+
+fn seal(seed: &[u8; 32], passphrase: &str) -> Result<String, KeyFileError> {
+    let salt = random::<16>()?;
+    let nonce = random::<24>()?;
+    let head = format!("argon2id {MEMORY_KIB} {PASSES} {LANES} {}", hex::encode(salt));
+    let key = stretch(passphrase, &salt, MEMORY_KIB, PASSES, LANES)?;
+    let aad = format!("{FIRST_LINE}\n{head}");
+    let sealed = XChaCha20Poly1305::new(&(*key).into())
+        .encrypt(&XNonce::from(nonce), Payload { msg: seed, aad: aad.as_bytes() })
+        .map_err(|_| KeyFileError::Damaged)?;
+    Ok(format!("{head} {} {}", hex::encode(nonce), hex::encode(sealed)))
+}
+
+fn open(words: &[&str], passphrase: &str) -> Result<Zeroizing<[u8; 32]>, KeyFileError> {
+    let [_, memory, passes, lanes, salt_text, nonce, sealed] = words else {
+        return Err(KeyFileError::Damaged);
+    };
+    let number = |text: &str, max: u32| {
+        text.parse().ok().filter(|value| *value <= max).ok_or(KeyFileError::Damaged)
+    };
+    let salt = unhex::<16>(salt_text)?;
+    let nonce = unhex::<24>(nonce)?;
+    let sealed = unhex::<48>(sealed)?;
+    let key = stretch(
+        passphrase,
+        &salt,
+        number(memory, MEMORY_KIB_MAX)?,
+        number(passes, PASSES_MAX)?,
+        number(lanes, 64)?,
+    )?;
+    let aad = format!("{FIRST_LINE}\nargon2id {memory} {passes} {lanes} {salt_text}");
+    let seed = XChaCha20Poly1305::new(&(*key).into())
+        .decrypt(&XNonce::from(nonce), Payload { msg: &sealed, aad: aad.as_bytes() })
+        .map(Zeroizing::new)
+        .map_err(|_| KeyFileError::PassphraseWrong)?;
+    seed.as_slice().try_into().map(Zeroizing::new).map_err(|_| KeyFileError::Damaged)
+}
+
+fn stretch(
+    passphrase: &str,
+    salt: &[u8; 16],
+    memory: u32,
+    passes: u32,
+    lanes: u32,
+) -> Result<Zeroizing<[u8; 32]>, KeyFileError> {
+    let params = Params::new(memory, passes, lanes, Some(32)).map_err(|_| KeyFileError::Damaged)?;
+    let mut key = Zeroizing::new([0; 32]);
+    Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+        .hash_password_into(passphrase.as_bytes(), salt, &mut *key)
+        .map_err(|_| KeyFileError::Damaged)?;
+    Ok(key)
+}
+
+fn unhex<const N: usize>(text: &str) -> Result<[u8; N], KeyFileError> {
+    let mut bytes = [0; N];
+    hex::decode_to_slice(text, &mut bytes).map_err(|_| KeyFileError::Damaged)?;
+    Ok(bytes)
+}
+
+/// Writes a file that was not there, whole and durably or not at all.
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let partial = path.with_extension("partial");
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(&partial)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    // A hard link, unlike a rename, does not replace what is there.
+    let linked = std::fs::hard_link(&partial, path);
+    std::fs::remove_file(&partial)?;
+    linked?;
+    if let Some(directory) = path.parent() {
+        File::open(directory)?.sync_all()?;
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+fn check_mode(file: &File) -> Result<(), KeyFileError> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = file.metadata().map_err(|error| from_io(&error))?.permissions().mode();
+    if mode & 0o077 == 0 { Ok(()) } else { Err(KeyFileError::Exposed) }
+}
+
+#[cfg(not(unix))]
+fn check_mode(_file: &File) -> Result<(), KeyFileError> {
+    Ok(())
+}
+
+fn from_io(error: &io::Error) -> KeyFileError {
+    // A file that is not even text is as damaged as one that makes no sense.
+    if error.kind() == io::ErrorKind::NotFound {
+        KeyFileError::Missing
+    } else if error.kind() == io::ErrorKind::AlreadyExists {
+        KeyFileError::Exists
+    } else if error.kind() == io::ErrorKind::InvalidData {
+        KeyFileError::Damaged
+    } else {
+        KeyFileError::Io(error.kind())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_file_gives_back_the_same_device_and_is_never_written_over() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("device.key");
+        let device = Identity::generate().expect("randomness");
+        device.save(&path, None).expect("saved");
+        assert_eq!(Identity::load(&path, None).map(|read| read.key()), Ok(device.key()));
+        let other = Identity::generate().expect("randomness");
+        assert_eq!(other.save(&path, None), Err(KeyFileError::Exists));
+        assert_eq!(Identity::load(&path, None).map(|read| read.key()), Ok(device.key()));
+        assert_eq!(
+            Identity::load(&directory.path().join("none"), None).map(|_| ()),
+            Err(KeyFileError::Missing)
+        );
+    }
+
+    #[test]
+    fn a_sealed_key_file_opens_with_its_passphrase_only_and_does_not_hold_the_seed() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("device.key");
+        let device = Identity::generate().expect("randomness");
+        device.save(&path, Some("correct horse")).expect("saved");
+        let text = std::fs::read_to_string(&path).expect("text");
+        assert!(!text.contains(&hex::encode(*device.seed())));
+        let load = |passphrase| Identity::load(&path, passphrase).map(|read| read.key());
+        assert_eq!(load(Some("correct horse")), Ok(device.key()));
+        assert_eq!(load(Some("wrong horse")), Err(KeyFileError::PassphraseWrong));
+        assert_eq!(load(None), Err(KeyFileError::PassphraseNeeded));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_key_file_that_others_may_read_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("device.key");
+        Identity::generate().expect("randomness").save(&path, None).expect("saved");
+        let mode = std::fs::metadata(&path).expect("metadata").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("mode");
+        assert_eq!(Identity::load(&path, None).map(|_| ()), Err(KeyFileError::Exposed));
+    }
+}
