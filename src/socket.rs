@@ -35,14 +35,21 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Serves an upgraded connection until it ends. `admission` holds the connection's place among the
 /// unauthenticated ones and is dropped when the device is known.
-pub async fn serve<A>(stream: TcpStream, leftover: Bytes, system: Arc<System>, admission: A) {
+pub(crate) async fn serve<A>(
+    stream: TcpStream,
+    leftover: Bytes,
+    system: Arc<System>,
+    admission: A,
+) {
     let (read, write) = stream.into_split();
     let mut writer = Writer::new(write);
     // The future of the handshake is large and short-lived: it must not stay in the session's task.
     let opened = Box::pin(async {
         let mut reader = Reader::new(read, leftover, UNAUTHENTICATED_FRAME_BYTES_MAX).await;
-        let session = authenticate(&mut reader, &mut writer, &system).await;
-        session.map(|session| (session, reader)).map_err(|reason| (reason, reader))
+        match authenticate(&mut reader, &mut writer, &system).await {
+            Ok(session) => Ok((session, reader)),
+            Err(reason) => Err((reason, reader)),
+        }
     })
     .await;
     drop(admission);

@@ -89,7 +89,7 @@ pub(crate) enum LogMessage {
     /// Flush now and say when it is durable.
     Flush(oneshot::Sender<()>),
     /// Panic, as a bug would.
-    #[cfg(any(test, feature = "fakes"))]
+    #[cfg(test)]
     Panic,
 }
 
@@ -222,7 +222,7 @@ impl LogActor {
             (_, LogMessage::Finished(id, result)) => self.finished(id, result),
             (_, LogMessage::Loaded(result)) => self.loaded(result),
             (_, LogMessage::Tick) => self.tick(),
-            #[cfg(any(test, feature = "fakes"))]
+            #[cfg(test)]
             (_, LogMessage::Panic) => panic!("a log was told to panic"),
             // What does not fit is dropped: requests are answered by that, acks come again.
             (Memory::Loading(waiting), _) if waiting.len() >= LOG_MAILBOX_MAX => {}
