@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod client_address;
+pub mod commands;
 pub mod config;
 pub mod gateway;
 pub mod listener;

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -82,23 +82,26 @@ impl Relay {
         operator: Option<TcpListener>,
     ) -> Result<Self, RelayError> {
         let address = public.local_addr()?;
+        let (draining, drain) = watch::channel(false);
+        let mut accepting = Vec::new();
+        let view = Arc::new(View { system: OnceLock::new(), metrics: options.metrics.clone() });
+        let watch = Operator::new(view.clone());
+        if let Some(listener) = operator {
+            // A standby waits for the store for as long as it takes, and says so meanwhile.
+            accepting.push(accept_operator(listener, watch.operator_routes(), drain.clone()));
+        }
         let store = store::open(&options.store).await?;
         for warning in store.warnings() {
             tracing::warn!("{warning}");
         }
         let system = Arc::new(System::start(store.store(), clock, options.actors).await?);
-        let (draining, drain) = watch::channel(false);
+        view.system.get_or_init(|| system.clone());
         let limits = Arc::new(AddressLimits::new(&options.unauthenticated));
         let gateway =
             Arc::new(Gateway::new(system.clone(), limits.clone(), options.proxies, drain.clone()));
-        let observed = View { system: system.clone(), metrics: options.metrics.clone() };
-        let watch = Operator::new(Arc::new(observed));
         let routes = with_json_fallbacks(watch.public_routes().merge(gateway.clone().route()));
         let slots = Slots::new(options.connections_max);
-        let mut accepting = vec![accept_devices(public, slots, gateway, routes, drain.clone())];
-        if let Some(listener) = operator {
-            accepting.push(accept_operator(listener, watch.operator_routes(), drain));
-        }
+        accepting.push(accept_devices(public, slots, gateway, routes, drain));
         let upkeep = tokio::spawn(async move {
             tokio::join!(limits.keep_swept(), options.metrics.keep_up());
         });
@@ -163,25 +166,30 @@ const CLOSE_SHARE: Duration = Duration::from_secs(5);
 
 /// What the operator may see of this relay.
 struct View {
-    system: Arc<System>,
+    /// Nothing while the relay waits for its store.
+    system: OnceLock<Arc<System>>,
     metrics: Metrics,
 }
 
 #[async_trait]
 impl Observed for View {
     async fn ready(&self) -> bool {
-        self.system.store().ready().await.is_ok()
+        match self.system.get() {
+            Some(system) => system.store().ready().await.is_ok(),
+            None => false,
+        }
     }
 
     async fn stats(&self) -> Option<Stats> {
-        let stats = self.system.store().stats().await.ok()?;
+        let system = self.system.get()?;
+        let stats = system.store().stats().await.ok()?;
         Some(Stats {
             groups: stats.groups,
             vaults: stats.vaults,
             memberships: stats.memberships,
             entries: stats.entries,
             undelivered: stats.undelivered,
-            sessions: self.system.registry().session_count() as u64,
+            sessions: system.registry().session_count() as u64,
         })
     }
 
@@ -210,7 +218,7 @@ fn accept_operator(
     routes: Router,
     drain: watch::Receiver<bool>,
 ) -> JoinHandle<()> {
-    let slots = Slots::new(OPERATOR_CONNECTIONS_MAX);
+    let slots = Slots::uncounted(OPERATOR_CONNECTIONS_MAX);
     tokio::spawn(async move {
         accept_until(listener, slots, drained(drain.clone()), |accepted| {
             let closing = drained(drain.clone());

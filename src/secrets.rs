@@ -77,12 +77,12 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    /// Takes what the operator gave, and reads or makes the rest in the data directory.
+    /// Takes what the operator gave, and reads or makes the rest in the data directory, which must
+    /// be there.
     ///
     /// # Errors
     /// [`SecretError`] if a file cannot be made, read or understood.
     pub fn open(config: &Config) -> Result<Self, SecretError> {
-        create_directory(&config.data_dir)?;
         let relay_key = match &config.relay_key {
             Some(seed) => SigningKey::from_bytes(seed),
             None => SigningKey::from_bytes(&*kept(&config.data_dir.join(RELAY_KEY_FILE))?),
@@ -106,7 +106,10 @@ impl Secrets {
 }
 
 /// Creates a directory for the relay alone, if it is not there.
-fn create_directory(path: &Path) -> Result<(), SecretError> {
+///
+/// # Errors
+/// [`SecretError::File`] if it cannot be made.
+pub fn create_directory(path: &Path) -> Result<(), SecretError> {
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),

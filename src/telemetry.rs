@@ -8,7 +8,7 @@
 //! The metrics recorder belongs to the process, because that is how the `metrics` macros find it.
 //! Two relays in one process (in tests) add to the same numbers; tests compare differences.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::panic::PanicHookInfo;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -59,7 +59,8 @@ pub enum TelemetryError {
 /// # Errors
 /// [`TelemetryError::Log`] the second time.
 pub fn start_log(settings: &LogSettings) -> Result<(), TelemetryError> {
-    tracing::subscriber::set_global_default(subscriber(settings, io::stdout))?;
+    let colours = io::stdout().is_terminal();
+    tracing::subscriber::set_global_default(subscriber(settings, colours, io::stdout))?;
     std::panic::set_hook(Box::new(log_panic));
     Ok(())
 }
@@ -83,7 +84,9 @@ fn install_recorder() -> Option<Metrics> {
         .ok()?
         .build_recorder();
     let metrics = Metrics(recorder.handle());
-    metrics::set_global_recorder(recorder).is_ok().then_some(metrics)
+    metrics::set_global_recorder(recorder).ok()?;
+    sealwire_actors::metrics::describe();
+    Some(metrics)
 }
 
 /// The process's metrics.
@@ -106,11 +109,11 @@ impl Metrics {
     }
 }
 
-fn subscriber<W>(settings: &LogSettings, writer: W) -> impl Subscriber + Send + Sync
+fn subscriber<W>(settings: &LogSettings, colours: bool, writer: W) -> impl Subscriber + Send + Sync
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
+    let lines = tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(writer);
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match settings.format {
         LogFormat::Human => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
@@ -166,7 +169,7 @@ mod tests {
         let writer = sink.clone();
         let filter = filter.map(|text| text.parse().unwrap());
         let settings = LogSettings { format, filter, debug: false };
-        let subscriber = subscriber(&settings, move || writer.clone());
+        let subscriber = subscriber(&settings, false, move || writer.clone());
         tracing::subscriber::with_default(subscriber, speak);
         let bytes = sink.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()

@@ -1,1 +1,6 @@
 //! placeholder
+
+mod store_contract;
+mod support {
+    pub(crate) mod databases;
+}

@@ -36,6 +36,19 @@ impl Database {
         (!rest.is_empty()).then(|| Self::Postgres(Secret::new(url.to_owned())))
     }
 
+    /// The URL for the store, with everything that is secret in it.
+    #[must_use]
+    pub fn to_url(&self) -> String {
+        match self {
+            Self::Sqlite(path) => {
+                // The store reads a URL; a path may hold what means something else in one.
+                let path = path.display().to_string().replace('%', "%25").replace('?', "%3F");
+                format!("sqlite://{path}")
+            }
+            Self::Postgres(url) => url.expose().to_owned(),
+        }
+    }
+
     /// The URL without what may be secret: neither user, password nor parameters.
     #[must_use]
     pub fn redacted(&self) -> String {
@@ -72,6 +85,14 @@ mod tests {
         assert_eq!(redacted("postgres:///s?host=/run/postgresql&user=u"), "postgres:///s");
         assert_eq!(redacted("postgres://u:p?a@host/s"), "postgres://(not shown)");
         assert_eq!(redacted("sqlite://data/x.db"), "sqlite:data/x.db");
+    }
+
+    #[test]
+    fn a_path_reaches_the_store_as_it_was_given() {
+        let path = Path::new("./da?ta/50%").join(SQLITE_FILE);
+        let url = Database::in_directory(Path::new("./da?ta/50%")).to_url();
+        let options: sqlx::sqlite::SqliteConnectOptions = url.parse().unwrap();
+        assert_eq!(options.get_filename(), path);
     }
 
     #[test]

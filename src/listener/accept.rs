@@ -7,20 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::{counter, gauge};
+use sealwire_actors::metrics::{ACCEPT_FAILURES, CONNECTIONS, CONNECTIONS_REFUSED};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tracing::warn;
-
-/// Connections open now, before and after authentication, WebSocket and HTTP alike.
-pub const CONNECTIONS: &str = "sealwire_connections";
-
-/// Connections that were refused or failed before they were sessions, by `reason`; here `full`.
-pub const CONNECTIONS_REFUSED: &str = "sealwire_connections_refused_total";
-
-/// Times that accepting a connection failed, by `reason`: `aborted` (the caller's doing), `files`
-/// (no file descriptor left) or `other`.
-pub const ACCEPT_FAILURES: &str = "sealwire_accept_failures_total";
 
 /// First pause after a failure that is ours; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -39,32 +30,47 @@ const ENFILE: i32 = 23;
 
 /// The places for connections, shared by all who accept. Cheap to clone.
 #[derive(Clone)]
-pub struct Slots(Arc<Semaphore>);
+pub struct Slots {
+    places: Arc<Semaphore>,
+    counted: bool,
+}
 
 impl Slots {
-    /// So many places.
+    /// So many places for devices; those taken are counted in the metrics.
     #[must_use]
     pub fn new(max: usize) -> Self {
-        Self(Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS))))
+        let places = Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)));
+        Self { places, counted: true }
+    }
+
+    /// So many places for the operator, who does not count himself.
+    #[must_use]
+    pub fn uncounted(max: usize) -> Self {
+        Self { counted: false, ..Self::new(max) }
     }
 
     /// A place, if one is free.
     #[must_use]
     pub fn take(&self) -> Option<Slot> {
-        let permit = Arc::clone(&self.0).try_acquire_owned().ok()?;
-        gauge!(CONNECTIONS).increment(1.0);
-        Some(Slot { _permit: permit })
+        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        if self.counted {
+            gauge!(CONNECTIONS).increment(1.0);
+        }
+        Some(Slot { _place: place, counted: self.counted })
     }
 }
 
 /// A connection's place. Dropping it frees the place, however the connection ends.
 pub struct Slot {
-    _permit: OwnedSemaphorePermit,
+    _place: OwnedSemaphorePermit,
+    counted: bool,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        gauge!(CONNECTIONS).decrement(1.0);
+        if self.counted {
+            gauge!(CONNECTIONS).decrement(1.0);
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -23,6 +24,10 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 /// Size of the read buffer, in bytes: most frames of an idle session are heartbeats.
 const READ_BUFFER_BYTES: usize = 1024;
+
+/// Most bytes of one read from the socket: they pass through the stack, so that a busy session needs
+/// few system calls and an idle one no buffer of that size.
+const READ_BYTES: usize = 16 * 1024;
 
 /// A message longer than this makes the reader anew, in bytes.
 const SHED_ABOVE_BYTES: usize = 8 * 1024;
@@ -196,7 +201,7 @@ async fn websocket(lender: Lender) -> WebSocketStream<Lender> {
 /// Lends tungstenite the bytes of the reading half, and keeps what it writes.
 struct Lender {
     half: OwnedReadHalf,
-    /// What came with the upgrade request.
+    /// What was read and not yet lent: with the upgrade request, or beyond tungstenite's buffer.
     leftover: Bytes,
     /// How many more bytes may be lent.
     allowance: usize,
@@ -217,21 +222,27 @@ impl AsyncRead for Lender {
             // Nothing more is heard before authentication; its deadline ends the wait.
             return Poll::Pending;
         }
-        let read = if this.leftover.is_empty() {
-            let mut part = ReadBuf::new(into.initialize_unfilled_to(room));
-            ready!(Pin::new(&mut this.half).poll_read(context, &mut part))?;
-            let read = part.filled().len();
-            into.advance(read);
-            read
-        } else {
-            let read = room.min(this.leftover.len());
-            into.put_slice(&this.leftover[..read]);
-            this.leftover.advance(read);
-            read
-        };
-        this.fed += read as u64;
-        if this.allowance != usize::MAX {
-            this.allowance -= read;
+        if this.leftover.is_empty() {
+            let mut bytes = [const { MaybeUninit::uninit() }; READ_BYTES];
+            let mut chunk = ReadBuf::uninit(&mut bytes);
+            ready!(Pin::new(&mut this.half).poll_read(context, &mut chunk))?;
+            let (now, later) = chunk.filled().split_at(room.min(chunk.filled().len()));
+            into.put_slice(now);
+            this.leftover = Bytes::copy_from_slice(later);
+            return this.lent(now.len());
+        }
+        let read = room.min(this.leftover.len());
+        into.put_slice(&this.leftover[..read]);
+        this.leftover.advance(read);
+        this.lent(read)
+    }
+}
+
+impl Lender {
+    fn lent(&mut self, read: usize) -> Poll<io::Result<()>> {
+        self.fed += read as u64;
+        if self.allowance != usize::MAX {
+            self.allowance -= read;
         }
         Poll::Ready(Ok(()))
     }

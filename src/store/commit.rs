@@ -97,10 +97,16 @@ static INSERT_REVOKED: Step = Step::new(
 );
 
 static UPSERT_MEMBERS: Step = Step::new(
-    &[("log", Int), ("device", Bytes), ("joined_seq", Int), ("joined_at", Int), ("nothing", Bytes)],
+    &[
+        ("log", Int),
+        ("device", Bytes),
+        ("joined_seq", Int),
+        ("joined_at", Int),
+        ("ack_ranges", Bytes),
+    ],
     "insert into members (log, device, state, joined_seq, joined_at, reserved_at, ack_floor, \
         ack_ranges) \
-     select log, device, 2, joined_seq, joined_at, 0, 0, nothing from given where true \
+     select log, device, 2, joined_seq, joined_at, 0, 0, ack_ranges from given where true \
      on conflict (log, device) do update set \
         state = excluded.state, joined_seq = excluded.joined_seq, joined_at = excluded.joined_at, \
         reserved_at = excluded.reserved_at, ack_floor = excluded.ack_floor, \
@@ -329,29 +335,32 @@ fn push_members<'a>(
     joined: &mut Table<'a>,
     part: &'a LogCommit,
 ) -> Result<(), StoreError> {
-    let mut last = BTreeMap::new();
+    let (mut last, mut barred) = (BTreeMap::new(), BTreeMap::new());
     for change in &part.members {
         match change {
-            MemberChange::Joined { device, seq, at } => last.insert(device, Some((*seq, *at))),
-            MemberChange::Left { device } | MemberChange::Revoked { device, .. } => {
-                last.insert(device, None)
+            MemberChange::Joined { device, seq, at } => {
+                last.insert(device, Some((*seq, *at)));
             }
-        };
-        if let MemberChange::Revoked { device, seq } = change {
-            revoked.push([Value::Int(part.key.0), Value::bytes(&device.0), Value::number(*seq)?]);
+            MemberChange::Left { device } => {
+                last.insert(device, None);
+            }
+            MemberChange::Revoked { device, seq } => {
+                last.insert(device, None);
+                barred.insert(device, *seq);
+            }
         }
     }
+    let log = || Value::Int(part.key.0);
+    for (device, seq) in barred {
+        revoked.push([log(), Value::bytes(&device.0), Value::number(seq)?]);
+    }
     for (device, change) in last {
-        let (log, device) = (Value::Int(part.key.0), Value::bytes(&device.0));
-        match change {
-            Some((seq, at)) => joined.push([
-                log,
-                device,
-                Value::number(seq)?,
-                Value::number(at)?,
-                Value::bytes(&[]),
-            ]),
-            None => gone.push([log, device]),
+        let device = Value::bytes(&device.0);
+        if let Some((seq, at)) = change {
+            let (seq, at) = (Value::number(seq)?, Value::number(at)?);
+            joined.push([log(), device, seq, at, Value::bytes(&[])]);
+        } else {
+            gone.push([log(), device]);
         }
     }
     Ok(())

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use sealwire_actors::ports::StoreError;
-use sqlx::error::DatabaseError;
 use sqlx::sqlite::SqliteError;
 use tracing::{error, warn};
 
@@ -35,19 +34,29 @@ impl Judge {
 
     /// What `failure` means.
     pub(super) fn of(&self, failure: &sqlx::Error) -> StoreError {
-        let (kind, code) = (kind(failure), code(failure));
-        let code = code.as_deref().unwrap_or("none");
-        match kind {
-            StoreError::Unavailable if self.may_complain() => {
-                warn!(code, reason = reason(failure), "the database did not answer as it should");
+        let meaning = meaning(failure);
+        let code = code(failure);
+        let (code, reason) = (code.as_deref().unwrap_or("none"), reason(failure));
+        match meaning {
+            Meaning::Outage => {
+                if self.may_complain() {
+                    warn!(code, reason, "the database did not answer as it should");
+                }
+                StoreError::Unavailable
             }
-            StoreError::Unavailable => {}
-            StoreError::Refused => warn!(code, "the database refused the data"),
-            StoreError::Corrupt => {
-                error!(code, reason = reason(failure), "the database holds what it must not");
+            Meaning::Bug => {
+                error!(code, reason, "the database does not know this statement");
+                StoreError::Unavailable
+            }
+            Meaning::Refusal => {
+                warn!(code, reason, "the database refused the data");
+                StoreError::Refused
+            }
+            Meaning::Damage => {
+                error!(code, reason, "the database holds what it must not");
+                StoreError::Corrupt
             }
         }
-        kind
     }
 
     /// A deadline has passed.
@@ -77,12 +86,23 @@ pub(super) fn corrupt(what: &'static str) -> StoreError {
     StoreError::Corrupt
 }
 
-fn kind(failure: &sqlx::Error) -> StoreError {
+/// What lies behind an error.
+enum Meaning {
+    /// The database is away, busy, full or read-only.
+    Outage,
+    /// A statement of ours is wrong.
+    Bug,
+    /// The data does not fit.
+    Refusal,
+    /// What is stored is not what was stored.
+    Damage,
+}
+
+fn meaning(failure: &sqlx::Error) -> Meaning {
     if let sqlx::Error::Database(error) = failure {
-        if error.try_downcast_ref::<SqliteError>().is_some() {
-            return sqlite_kind(error.as_ref());
-        }
-        return postgres_kind(error.as_ref());
+        let sqlite = error.try_downcast_ref::<SqliteError>().is_some();
+        let code = error.code().unwrap_or_default();
+        return if sqlite { sqlite_meaning(&code) } else { postgres_meaning(&code) };
     }
     if matches!(
         failure,
@@ -93,36 +113,34 @@ fn kind(failure: &sqlx::Error) -> StoreError {
             | sqlx::Error::TypeNotFound { .. }
             | sqlx::Error::RowNotFound
     ) {
-        return StoreError::Corrupt;
+        return Meaning::Damage;
     }
-    if matches!(failure, sqlx::Error::Encode(_)) {
-        StoreError::Refused
-    } else {
-        StoreError::Unavailable
-    }
+    if matches!(failure, sqlx::Error::Encode(_)) { Meaning::Refusal } else { Meaning::Outage }
 }
 
 /// By SQLite's primary result code, the low byte: <https://www.sqlite.org/rescode.html>.
-fn sqlite_kind(error: &dyn DatabaseError) -> StoreError {
-    let code = error.code().and_then(|code| code.parse::<u32>().ok()).unwrap_or_default();
-    match code & 0xff {
+fn sqlite_meaning(code: &str) -> Meaning {
+    match code.parse::<u32>().unwrap_or_default() & 0xff {
+        // ERROR, MISUSE.
+        1 | 21 => Meaning::Bug,
         // TOOBIG, CONSTRAINT, MISMATCH, RANGE.
-        18 | 19 | 20 | 25 => StoreError::Refused,
+        18 | 19 | 20 | 25 => Meaning::Refusal,
         // CORRUPT, NOTADB.
-        11 | 26 => StoreError::Corrupt,
-        _ => StoreError::Unavailable,
+        11 | 26 => Meaning::Damage,
+        _ => Meaning::Outage,
     }
 }
 
 /// By SQLSTATE: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
-fn postgres_kind(error: &dyn DatabaseError) -> StoreError {
-    let code = error.code().unwrap_or_default();
+fn postgres_meaning(code: &str) -> Meaning {
     match code.get(..2).unwrap_or_default() {
         // Cardinality, data exception, constraint, program limit.
-        "21" | "22" | "23" | "54" => StoreError::Refused,
-        // Data or index corrupted.
-        "XX" if code != "XX000" => StoreError::Corrupt,
-        _ => StoreError::Unavailable,
+        "21" | "22" | "23" | "54" => Meaning::Refusal,
+        // Syntax, unknown names, missing rights.
+        "42" => Meaning::Bug,
+        // Data or index corrupted; XX000 is any internal error.
+        "XX" if code != "XX000" => Meaning::Damage,
+        _ => Meaning::Outage,
     }
 }
 
@@ -153,6 +171,20 @@ mod tests {
         let judge = Judge::new();
         assert!(judge.may_complain());
         assert!(!judge.may_complain());
+    }
+
+    #[test]
+    fn a_broken_constraint_is_a_refusal_and_a_full_disk_is_an_outage() {
+        assert!(matches!(sqlite_meaning("1555"), Meaning::Refusal));
+        assert!(matches!(sqlite_meaning("13"), Meaning::Outage));
+        assert!(matches!(sqlite_meaning("5"), Meaning::Outage));
+        assert!(matches!(sqlite_meaning("267"), Meaning::Damage));
+        assert!(matches!(postgres_meaning("23505"), Meaning::Refusal));
+        assert!(matches!(postgres_meaning("53100"), Meaning::Outage));
+        assert!(matches!(postgres_meaning("25006"), Meaning::Outage));
+        assert!(matches!(postgres_meaning("40P01"), Meaning::Outage));
+        assert!(matches!(postgres_meaning("XX001"), Meaning::Damage));
+        assert!(matches!(postgres_meaning("42P01"), Meaning::Bug));
     }
 
     #[test]

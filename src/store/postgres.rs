@@ -13,7 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sealwire_actors::ports::{StoreError, StoreStats};
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow};
-use sqlx::{Arguments, ConnectOptions, Connection, PgConnection, Postgres};
+use sqlx::{Arguments, ConnectOptions, PgConnection, PgPool, Postgres};
 
 use super::dialect::{Bound, Columns, Dialect, Kind, Table, Value};
 use super::failure::{Judge, corrupt};
@@ -153,11 +153,10 @@ pub(super) fn plain_options(url: &str) -> Result<PgConnectOptions, OpenError> {
 
 /// Makes the tables.
 pub(super) async fn migrate(url: &str, judge: &Judge) -> Result<(), OpenError> {
-    let mut connection =
-        plain_options(url)?.connect().await.map_err(|failure| judge.of(&failure))?;
-    let migrated = sqlx::migrate!("migrations/postgres").run(&mut connection).await;
-    super::migrated(judge, migrated)?;
-    connection.close().await.map_err(|failure| judge.of(&failure).into())
+    let pool: PgPool = pool(1).connect_lazy_with(plain_options(url)?);
+    let migrated = sqlx::migrate!("migrations/postgres").run(&pool).await;
+    pool.close().await;
+    super::migrated(judge, migrated)
 }
 
 /// The connections for serving.

@@ -20,7 +20,7 @@ use sealwire_actors::ports::{StoreError, StoreStats};
 use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous,
 };
-use sqlx::{Arguments, ConnectOptions, Connection, Row, Sqlite, SqliteConnection};
+use sqlx::{Arguments, ConnectOptions, Connection, Row, Sqlite, SqliteConnection, SqlitePool};
 use tokio::time::{sleep, timeout};
 
 use super::dialect::{Bound, Columns, Dialect, ROWS_MAX, Table, Value};
@@ -181,10 +181,10 @@ pub(super) async fn migrate(
     options: &SqliteConnectOptions,
     judge: &Judge,
 ) -> Result<(), OpenError> {
-    let mut connection = options.connect().await.map_err(|failure| judge.of(&failure))?;
-    let migrated = sqlx::migrate!("migrations/sqlite").run(&mut connection).await;
-    super::migrated(judge, migrated)?;
-    connection.close().await.map_err(|failure| judge.of(&failure).into())
+    let pool: SqlitePool = pool(1).connect_lazy_with(options.clone());
+    let migrated = sqlx::migrate!("migrations/sqlite").run(&pool).await;
+    pool.close().await;
+    super::migrated(judge, migrated)
 }
 
 /// The connections for serving.
