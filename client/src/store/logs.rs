@@ -206,7 +206,7 @@ pub(crate) fn set_phase(db: &Connection, id: i64, phase: Phase) -> Result<(), St
 
 /// Keeps that this device is a member since `seq`.
 pub(crate) fn set_joined(db: &Connection, id: i64, seq: u64) -> Result<(), StoreError> {
-    db.prepare_cached("update logs set joined_seq = max(joined_seq, ?2) where id = ?1")?
+    db.prepare_cached("update logs set joined_seq = ?2 where id = ?1")?
         .execute((id, to_sql(seq)?))?;
     Ok(())
 }
