@@ -13,5 +13,7 @@ mod acks;
 mod members;
 // Nobody is heard before they prove their key; a device may be here several times.
 mod sessions;
+// Bytes that no device sends: each is refused with its close code, and nobody else notices.
+mod hostile_bytes;
 // What every store promises: the same tests against memory, SQLite and PostgreSQL.
 mod store_contract;
