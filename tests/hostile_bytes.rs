@@ -33,7 +33,6 @@ struct Scene {
     world: World,
     bystanders: Vec<Device>,
     log: LogId,
-    stranger: Identity,
 }
 
 impl Scene {
@@ -41,12 +40,13 @@ impl Scene {
         let world = World::start(Database::Sqlite).await;
         let mut bystanders = world.devices(2).await;
         let log = together(&mut bystanders).await.log;
-        Self { world, bystanders, log, stranger: Identity::from_seed(&[0x66; 32]) }
+        Self { world, bystanders, log }
     }
 
-    /// An authenticated connection that will misbehave.
+    /// An authenticated connection that will misbehave, of a device of its own.
     async fn connection(&self) -> Raw {
-        Raw::authenticated(self.world.address(), &self.stranger).await
+        let stranger = Identity::generate().expect("randomness");
+        Raw::authenticated(self.world.address(), &stranger).await
     }
 
     /// The bystanders' sessions are there and work, and the relay takes new ones.
@@ -271,17 +271,14 @@ async fn a_message_that_is_begun_and_never_finished_ends_the_session() {
     let ends = cases.map(|(what, bytes)| {
         let scene = &scene;
         async move {
-            // Each a device of its own: a newer session of one would supersede the older.
-            let device = Identity::from_seed(&[bytes.len() as u8; 32]);
-            let mut raw = Raw::authenticated(scene.world.address(), &device).await;
+            let mut raw = scene.connection().await;
             raw.write(&bytes).await;
             let (end, after) = raw.timed_end().await;
             (what, end, after)
         }
     });
     let pinging = async {
-        let device = Identity::from_seed(&[0x77; 32]);
-        let mut raw = Raw::authenticated(scene.world.address(), &device).await;
+        let mut raw = scene.connection().await;
         let begun = Instant::now();
         raw.write(&frame(BINARY, b"begun")).await;
         for second in 1..=8 {

@@ -15,5 +15,11 @@ mod members;
 mod sessions;
 // Bytes that no device sends: each is refused with its close code, and nobody else notices.
 mod hostile_bytes;
+// Requests that are well-formed and wrong, or too many: a typed answer each, nothing appended.
+mod hostile_requests;
+// The program does what is typed.
+mod commands;
+// The documents say what the code does.
+mod documents;
 // What every store promises: the same tests against memory, SQLite and PostgreSQL.
 mod store_contract;

@@ -598,3 +598,119 @@ async fn a_session_that_ends_leaves_no_trace() {
     let key = world.store.find_log(group.id).await.expect("a store").expect("a log").key;
     assert!(!world.system.shared.registry.presence(key).is_wanted());
 }
+
+#[tokio::test]
+async fn a_group_ends_a_year_after_its_last_entry_and_its_members_are_told() {
+    let world = World::new().await;
+    let (mut alice, mut bob, group) = two_in_a_group(&world).await;
+    alice.say(group.id, b"see you next year").await;
+    bob.subscribe(group.id, None).await.expect("subscribed");
+    bob.drain(&mut Reading::new(group.id)).await;
+    world.clock.turn(364 * 24 * 3600 * 1000);
+    let key = world.store.find_log(group.id).await.expect("a store").expect("a log").key;
+    world.until_async(|| async { world.bodies(key).await.is_empty() }).await;
+    assert!(world.store.find_log(group.id).await.expect("a store").is_some(), "not yet");
+    world.clock.turn(2 * 24 * 3600 * 1000);
+    for device in [&mut alice, &mut bob] {
+        loop {
+            if let RelayFrame::Membership(membership) = device.next().await
+                && membership.state == MembershipState::Left
+            {
+                break;
+            }
+        }
+    }
+    assert_eq!(world.store.find_log(group.id).await, Ok(None));
+    assert_eq!(code(bob.subscribe(group.id, None).await), ErrorCode::NoSuchLog);
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_read_is_unavailable_until_it_can() {
+    let world = World::new().await;
+    let (mut alice, mut bob, group) = two_in_a_group(&world).await;
+    bob.subscribe(group.id, None).await.expect("subscribed");
+    let mut reading = Reading::new(group.id);
+    bob.drain(&mut reading).await;
+    // The commit is durable, but its answer is lost, and the log cannot be loaded either.
+    world.store.next_commits(1, Mishap::AnswerLost);
+    world.store.fail_reads(true);
+    let entry = alice.entry(group.id, Kind::Ring, b"durable", &[], Head::NONE);
+    assert_eq!(code(alice.append(entry.clone()).await), ErrorCode::Unavailable);
+    assert_eq!(code(alice.append(entry.clone()).await), ErrorCode::Unavailable);
+    assert_eq!(code(alice.subscribe(group.id, None).await), ErrorCode::Unavailable);
+    world.store.fail_reads(false);
+    // Nobody asks again: the log loads by itself, because somebody listens.
+    loop {
+        match bob.next_content().await {
+            RelayFrame::Drained(drained) => {
+                assert_eq!(drained.head.seq, reading.seq);
+                break;
+            }
+            other => reading.take(&other),
+        }
+    }
+    assert_eq!(reading.items.last(), Some(&Item::Body(b"durable".to_vec())));
+    let again = alice.append(entry).await.expect("known");
+    assert!(again.duplicate);
+}
+
+#[tokio::test]
+async fn a_device_that_takes_nothing_costs_its_outbox_and_delays_nobody() {
+    let world = World::new().await;
+    let (mut alice, mut bob, group) = two_in_a_group(&world).await;
+    let mut carol = Device::connected(3, &world).await;
+    carol.join(&group).await;
+    for device in [&mut bob, &mut carol] {
+        device.subscribe(group.id, None).await.expect("subscribed");
+    }
+    let mut reading = Reading::new(group.id);
+    bob.drain(&mut reading).await;
+    let body = vec![1; 64 * 1024];
+    // Carol takes nothing while sixteen times what her outbox holds goes by.
+    for n in 0..200_u64 {
+        let entry = alice.entry(group.id, Kind::Bulk, &body, &[], Head::NONE);
+        alice.append(entry).await.expect("appended");
+        while reading.seq < 4 + n {
+            match bob.next_content().await {
+                RelayFrame::Drained(_) => {}
+                other => reading.take(&other),
+            }
+        }
+        assert!(carol.session().outbox().queued_bytes() <= crate::limits::OUTBOX_BYTES_MAX);
+    }
+    let mut late = Reading::new(group.id);
+    while late.seq < 203 {
+        match carol.next_content().await {
+            RelayFrame::Drained(_) => {}
+            other => late.take(&other),
+        }
+    }
+    assert_eq!((late.chain, late.items.len()), (reading.chain, reading.items.len()));
+}
+
+#[tokio::test]
+async fn a_window_holds_entries_back_until_it_is_granted() {
+    let world = World::new().await;
+    let (mut alice, _, group) = two_in_a_group(&world).await;
+    let mut carol = Device::new(3).window(10_000);
+    carol.connect(&world).await;
+    carol.join(&group).await;
+    carol.subscribe(group.id, None).await.expect("subscribed");
+    let mut reading = Reading::new(group.id);
+    carol.drain(&mut reading).await;
+    for _ in 0..20 {
+        alice.say(group.id, &[9; 5_000]).await;
+    }
+    let mut granted = 0;
+    while reading.seq < 23 {
+        if carol.nothing_waits() {
+            carol.send(frame::Grant { bytes: 6_000 }).await;
+            granted += 1;
+        }
+        match carol.next_content().await {
+            RelayFrame::Drained(_) => {}
+            other => reading.take(&other),
+        }
+    }
+    assert!(granted > 5, "100 kB do not fit a window of 10 kB");
+}

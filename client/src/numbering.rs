@@ -253,7 +253,7 @@ impl Numbering {
 }
 
 /// Whether the same bytes may be taken later: nothing is known to have happened.
-fn is_passing(code: ErrorCode) -> bool {
+pub(crate) fn is_passing(code: ErrorCode) -> bool {
     matches!(
         code,
         ErrorCode::Unavailable
@@ -265,7 +265,8 @@ fn is_passing(code: ErrorCode) -> bool {
     )
 }
 
-fn hold(failure: &Failure) -> Duration {
+/// How long the relay asks for patience.
+pub(crate) fn hold(failure: &Failure) -> Duration {
     failure.retry_after_ms.map_or(HOLD_DEFAULT, Duration::from_millis).min(HOLD_MAX)
 }
 

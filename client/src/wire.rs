@@ -164,6 +164,9 @@ pub enum WireError {
     /// The system has no randomness to give.
     #[error("the system gives no random bytes")]
     NoRandomness,
+    /// Nothing was heard for two heartbeat intervals.
+    #[error("the relay is silent")]
+    Silent,
     /// More frames came than may be set aside while one answer was waited for.
     #[error("too many frames came before the answer")]
     SetAside,

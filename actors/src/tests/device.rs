@@ -87,6 +87,7 @@ pub(super) struct Device {
     key: SigningKey,
     instance: Instance,
     session: Option<Session>,
+    window: Option<u64>,
     request: u32,
     received: std::collections::VecDeque<(u32, RelayFrame)>,
     /// Of the log that the device writes to: its next count, and the digest before.
@@ -100,6 +101,7 @@ impl Device {
             key: SigningKey::from_bytes(&[seed; 32]),
             instance: Instance([seed; 16]),
             session: None,
+            window: None,
             request: 0,
             received: std::collections::VecDeque::new(),
             count: 1,
@@ -119,6 +121,11 @@ impl Device {
 
     pub(super) fn instance(mut self, byte: u8) -> Self {
         self.instance = Instance([byte; 16]);
+        self
+    }
+
+    pub(super) fn window(mut self, bytes: u64) -> Self {
+        self.window = Some(bytes);
         self
     }
 
@@ -144,7 +151,7 @@ impl Device {
             signature: Some(prove_device(&self.key, greeting)),
             token: None,
             heartbeat_s: 60,
-            window: None,
+            window: self.window,
             capabilities: Bounded::default(),
         };
         encode_client(1, &frame.into())

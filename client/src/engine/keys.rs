@@ -1,0 +1,431 @@
+//! Content keys: taking them from rotations and deliveries, giving them to who lacks them, and asking
+//! for those that this device lacks.
+
+use std::time::Duration;
+
+use sealwire_protocol::frame::Entry;
+use sealwire_protocol::keys::KeyBody;
+use sealwire_protocol::limits::RECIPIENTS_MAX;
+use sealwire_protocol::{Control, DeviceKey, Head, Header, Kind};
+
+use super::log::{Log, Subscription};
+use super::{Call, Result, jitter};
+use crate::chain::HeadCheck;
+use crate::entry::Rejection;
+use crate::event::{Event, Unreadable};
+use crate::holders;
+use crate::identity::JoinSeed;
+use crate::keybox::{self, Grant};
+use crate::seal::{KeyName, Place};
+use crate::store::outbox::{self, Draft};
+use crate::store::{history, inbox, keys, logs};
+
+type Taken = std::result::Result<(), Rejection>;
+
+/// How long each member before this one in the order has to give a newcomer the key.
+const TURN: Duration = Duration::from_millis(1500);
+
+/// Most turns that are waited for: behind these, all that are left try, spread by chance.
+const TURNS_MAX: usize = 8;
+
+/// How long a device waits for a key to come by itself before it asks for it.
+const ASK_FIRST: Duration = Duration::from_secs(3);
+
+/// Shortest time from one question to the next; it doubles each time.
+pub(super) const ASK_PAUSE_MIN: Duration = Duration::from_secs(30);
+
+/// Longest time from one question to the next.
+const ASK_PAUSE_MAX: Duration = Duration::from_secs(3600);
+
+/// How many members are asked at once.
+const ASK_PEERS: usize = 3;
+
+/// How many epochs are asked for at once.
+const ASK_EPOCHS_MAX: usize = 4;
+
+/// How often one member is given a key that it asks for.
+const ANSWER_PAUSE: Duration = Duration::from_secs(10);
+
+/// Entries that are tried with a new key before others are read.
+const RETRY_PAGE: usize = 256;
+
+impl Log {
+    /// A rotation, a delivery or a question.
+    pub(super) fn take_keys(
+        &mut self,
+        call: &mut Call<'_>,
+        entry: &Entry,
+        header: &Header,
+    ) -> Result<Taken> {
+        let me = call.device.key();
+        let Ok(body) = KeyBody::decode(entry.body.as_ref()) else {
+            return Ok(Err(Rejection::Keys));
+        };
+        if Some(body.scope) != self.membership.scope() {
+            return Ok(Err(Rejection::Keys));
+        }
+        let name = KeyName { scope: body.scope, epoch: body.epoch };
+        if entry.recipients.is_empty() {
+            return self.take_rotation(call, entry, header, name, &body);
+        }
+        if !entry.recipients.contains(&me) {
+            return Ok(Ok(()));
+        }
+        if body.keys.is_empty() {
+            self.on_question(call, header.sender, body.epoch)?;
+            return Ok(Ok(()));
+        }
+        self.holders.delivery(body.epoch);
+        self.members_changed = true;
+        for sealed in body.keys.iter() {
+            self.holders.holds(sealed.recipient, body.epoch);
+        }
+        let place = Place { log: self.log, sender: header.sender, aad: entry.header.aad() };
+        self.take_grant(call, &body, name, &place, None)
+    }
+
+    fn take_rotation(
+        &mut self,
+        call: &mut Call<'_>,
+        entry: &Entry,
+        header: &Header,
+        name: KeyName,
+        body: &KeyBody,
+    ) -> Result<Taken> {
+        if self.membership.check_conditional(header).is_err() {
+            return Ok(Err(Rejection::Stale));
+        }
+        let again = entry.seq <= self.read_before && name.epoch <= self.holders.epoch();
+        if !again && !self.holders.accepts(name.epoch) {
+            return Ok(Err(Rejection::Keys));
+        }
+        self.note_rotation(entry.seq, name.epoch, body);
+        let place = Place { log: self.log, sender: header.sender, aad: entry.header.aad() };
+        self.take_grant(call, body, name, &place, Some(entry.seq))
+    }
+
+    /// A rotation stands.
+    fn note_rotation(&mut self, seq: u64, epoch: u32, body: &KeyBody) {
+        self.membership.rotated(seq);
+        if epoch > self.holders.epoch() {
+            let recipients: Vec<DeviceKey> =
+                body.keys.iter().map(|sealed| sealed.recipient).collect();
+            let members = self.membership.members().map(|(device, _)| device);
+            self.holders.rotation(epoch, &recipients, members);
+        }
+        self.members_changed = true;
+    }
+
+    /// What an own rotation or delivery changes, once it is read at its place.
+    pub(super) fn apply_own_keys(&mut self, header: &Header, body: &[u8], seq: u64) {
+        if header.kind != Kind::Key {
+            return;
+        }
+        let Ok(body) = KeyBody::decode(body) else { return };
+        if header.audience == sealwire_protocol::Audience::All {
+            self.note_rotation(seq, body.epoch, &body);
+            return;
+        }
+        for sealed in body.keys.iter() {
+            self.holders.holds(sealed.recipient, body.epoch);
+        }
+        self.members_changed = true;
+    }
+
+    /// Opens what is sealed to this device, if something is.
+    fn take_grant(
+        &mut self,
+        call: &mut Call<'_>,
+        body: &KeyBody,
+        name: KeyName,
+        place: &Place<'_>,
+        rotation: Option<u64>,
+    ) -> Result<Taken> {
+        let me = call.device.key();
+        let Some(sealed) = body.keys.iter().find(|sealed| sealed.recipient == me) else {
+            // Its author did not know that this device is a member: another one will deliver it.
+            self.expect_key(call);
+            return Ok(Ok(()));
+        };
+        let Ok(grant) = keybox::open(call.device, name, place, sealed) else {
+            self.expect_key(call);
+            return Ok(Err(Rejection::Keys));
+        };
+        self.use_grant(call, name, &grant, rotation, place.sender)?;
+        Ok(Ok(()))
+    }
+
+    fn use_grant(
+        &mut self,
+        call: &mut Call<'_>,
+        name: KeyName,
+        grant: &Grant,
+        rotation: Option<u64>,
+        sender: DeviceKey,
+    ) -> Result<()> {
+        let had = keys::has(call.db, self.id, name)?;
+        let news = keys::insert(call.db, self.id, name, &grant.key, rotation)?;
+        if let Some(seed) = &grant.join_seed {
+            self.adopt_seed(call, seed)?;
+        }
+        if let Some(head) = &grant.head {
+            self.compare_given_head(call, head, sender)?;
+        }
+        if !news {
+            return Ok(());
+        }
+        if !had {
+            call.tell(self.id, &Event::KeyReceived { log: self.log, epoch: name.epoch })?;
+        }
+        self.ask_at = None;
+        self.ask_pause = ASK_PAUSE_MIN;
+        if self.holders.holds(call.device.key(), name.epoch) {
+            self.members_changed = true;
+        }
+        if rotation.is_none() && name.epoch == self.holders.epoch() {
+            self.acknowledge_key(call)?;
+        }
+        self.retry_sealed(call, name.epoch)?;
+        if self.wants_key(call)?.is_some() {
+            self.expect_key(call);
+        }
+        Ok(())
+    }
+
+    /// Whoever delivers a key says what history it has seen.
+    fn compare_given_head(
+        &mut self,
+        call: &mut Call<'_>,
+        head: &Head,
+        sender: DeviceKey,
+    ) -> Result<()> {
+        let known = history::chain_at(call.db, self.id, head.seq)?;
+        if self.track.check(head, |_| known) == HeadCheck::Differs {
+            self.tell_forked(call, head.seq, Some(sender))?;
+        }
+        Ok(())
+    }
+
+    /// Keeps the seed of the join key that is good now.
+    fn adopt_seed(&mut self, call: &mut Call<'_>, seed: &JoinSeed) -> Result<()> {
+        if self.membership.join_key() == Some(seed.public()) {
+            logs::set_join_seed(call.db, self.id, seed)?;
+        }
+        Ok(())
+    }
+
+    /// An own `revoke` stands: its join key is good from now on, and this device has its seed.
+    pub(super) fn adopt_join_seed(&mut self, call: &mut Call<'_>, control: &Control) -> Result<()> {
+        let Control::Revoke { join_key: Some(join_key), .. } = control else { return Ok(()) };
+        if let Some(seed) = logs::next_seed(call.db, self.id)?
+            && seed.public() == *join_key
+        {
+            logs::set_join_seed(call.db, self.id, &seed)?;
+        }
+        Ok(())
+    }
+
+    /// Shows the others that this device holds the key: they have not seen the delivery.
+    fn acknowledge_key(&mut self, call: &mut Call<'_>) -> Result<()> {
+        let others_wonder = self.membership.members().len() > 2;
+        let will_show = outbox::any_unsettled(call.db, self.id, |draft| {
+            matches!(draft, Draft::Content { .. })
+        })?;
+        if others_wonder && !will_show {
+            let receipt =
+                Draft::Content { kind: Kind::Quiet.to_u8(), payload: None, to: Vec::new() };
+            outbox::insert(call.db, self.id, &receipt)?;
+        }
+        Ok(())
+    }
+
+    /// Tries a new key on what is kept sealed.
+    fn retry_sealed(&mut self, call: &mut Call<'_>, epoch: u32) -> Result<()> {
+        let mut after = 0;
+        loop {
+            let page = inbox::sealed_of(call.db, self.id, epoch, after, RETRY_PAGE)?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = last.seq;
+            for sealed in &page {
+                let Ok(header) = sealed.header.decode() else { continue };
+                match self.open(call, &header, sealed)? {
+                    super::taking::Opened::Content(content) => {
+                        inbox::settle_sealed(call.db, self.id, sealed, true)?;
+                        self.deliver(call, &header, sealed, *content)?;
+                    }
+                    super::taking::Opened::No(Unreadable::NoKey) => {}
+                    super::taking::Opened::No(Unreadable::Damaged) => {
+                        inbox::settle_sealed(call.db, self.id, sealed, false)?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether this device can do without more keys; else the epochs that it wants, 0 for the
+    /// current one.
+    fn wants_key(&self, call: &Call<'_>) -> Result<Option<Vec<u32>>> {
+        let Some(scope) = self.membership.scope() else { return Ok(None) };
+        let mut epochs = Vec::new();
+        let current = KeyName { scope, epoch: self.holders.epoch() };
+        if current.epoch == 0 || !keys::has(call.db, self.id, current)? {
+            epochs.push(0);
+        }
+        for epoch in inbox::wanted_epochs(call.db, self.id, ASK_EPOCHS_MAX)? {
+            if !keys::has(call.db, self.id, KeyName { scope, epoch })? {
+                epochs.push(epoch);
+            }
+        }
+        Ok(Some(epochs).filter(|epochs| !epochs.is_empty()))
+    }
+
+    /// A key should come; if it does not, it is asked for.
+    pub(super) fn expect_key(&mut self, call: &Call<'_>) {
+        if self.ask_at.is_none() {
+            self.ask_at = Some(call.now.at + ASK_FIRST + jitter(ASK_FIRST / 4));
+        }
+    }
+
+    /// A member may lack the current key: this device's turn to give it comes.
+    pub(super) fn expect_to_deliver(&mut self, call: &Call<'_>, device: DeviceKey) -> Result<()> {
+        let due = self.subscription == Subscription::Drained
+            && self.holders.lacks(device)
+            && device != call.device.key()
+            && !self.deliveries.contains_key(&device)
+            && self.holds_current(call)?;
+        if due {
+            let at = call.now.at + self.turn_of(call, device);
+            self.deliveries.insert(device, at);
+        }
+        Ok(())
+    }
+
+    /// The log was read to its end: what is to be done about keys is clear now.
+    pub(super) fn on_caught_up(&mut self, call: &mut Call<'_>) -> Result<()> {
+        let lacking: Vec<DeviceKey> = self
+            .membership
+            .members()
+            .map(|(device, _)| device)
+            .filter(|device| self.holders.lacks(*device))
+            .collect();
+        for device in lacking {
+            self.expect_to_deliver(call, device)?;
+        }
+        if self.wants_key(call)?.is_some() {
+            self.expect_key(call);
+        }
+        Ok(())
+    }
+
+    /// Does what has become due.
+    pub(super) fn run_timers(&mut self, call: &mut Call<'_>) -> Result<()> {
+        if self.hold_until.is_some_and(|until| until <= call.now.at) {
+            self.hold_until = None;
+        }
+        self.hurry_at = self.hurry_at.filter(|at| *at > call.now.at);
+        self.deliver_due(call)?;
+        if self.ask_at.is_some_and(|at| at <= call.now.at) {
+            self.ask_peers(call)?;
+        }
+        Ok(())
+    }
+
+    fn deliver_due(&mut self, call: &mut Call<'_>) -> Result<()> {
+        let due: Vec<DeviceKey> = self
+            .deliveries
+            .iter()
+            .filter(|(_, at)| **at <= call.now.at)
+            .map(|(device, _)| *device)
+            .take(RECIPIENTS_MAX)
+            .collect();
+        if due.is_empty() {
+            return Ok(());
+        }
+        for device in &due {
+            self.deliveries.remove(device);
+        }
+        let to: Vec<DeviceKey> =
+            due.into_iter().filter(|device| self.holders.lacks(*device)).collect();
+        if !to.is_empty() {
+            outbox::insert(call.db, self.id, &Draft::Deliver { to, epoch: 0 })?;
+        }
+        Ok(())
+    }
+
+    /// Asks a few members for the keys that this device lacks.
+    fn ask_peers(&mut self, call: &mut Call<'_>) -> Result<()> {
+        self.ask_at = None;
+        if self.subscription != Subscription::Drained {
+            // Asked again when the log has been read to its end.
+            return Ok(());
+        }
+        let Some(epochs) = self.wants_key(call)? else { return Ok(()) };
+        let me = call.device.key();
+        let mut peers: Vec<DeviceKey> =
+            self.membership.members().map(|(device, _)| device).filter(|d| *d != me).collect();
+        if peers.is_empty() || !self.membership.has(me) {
+            return Ok(());
+        }
+        shuffle(&mut peers);
+        peers.truncate(ASK_PEERS);
+        for epoch in epochs {
+            let question = Draft::Ask { to: peers.clone(), epoch };
+            let asked = outbox::any_unsettled(
+                call.db,
+                self.id,
+                |draft| matches!(draft, Draft::Ask { epoch: other, .. } if *other == epoch),
+            )?;
+            if !asked {
+                outbox::insert(call.db, self.id, &question)?;
+            }
+        }
+        self.ask_at = Some(call.now.at + self.ask_pause + jitter(self.ask_pause / 4));
+        self.ask_pause = (self.ask_pause * 2).min(ASK_PAUSE_MAX);
+        Ok(())
+    }
+
+    /// A member asks for the key of an epoch. It is given none that was in force only before it
+    /// became a member.
+    fn on_question(&mut self, call: &mut Call<'_>, from: DeviceKey, epoch: u32) -> Result<()> {
+        let recently = self.answered.get(&from).is_some_and(|at| *at + ANSWER_PAUSE > call.now.at);
+        let (Some(scope), Some(since)) = (self.membership.scope(), self.membership.since(from))
+        else {
+            return Ok(());
+        };
+        let epoch = if epoch == 0 { self.holders.epoch() } else { epoch };
+        let first = keys::epoch_before(call.db, self.id, scope, since.seq)?;
+        let may_have = epoch == self.holders.epoch() || first.is_some_and(|first| epoch >= first);
+        let live = self.subscription == Subscription::Drained;
+        if recently || !may_have || !live || !keys::has(call.db, self.id, KeyName { scope, epoch })?
+        {
+            return Ok(());
+        }
+        self.answered.insert(from, call.now.at);
+        outbox::insert(call.db, self.id, &Draft::Deliver { to: vec![from], epoch })?;
+        Ok(())
+    }
+
+    /// Whether this device holds the current key.
+    fn holds_current(&self, call: &Call<'_>) -> Result<bool> {
+        let Some(scope) = self.membership.scope() else { return Ok(false) };
+        keys::has(call.db, self.id, KeyName { scope, epoch: self.holders.epoch() })
+    }
+
+    /// How long this device lets others try before it gives `newcomer` the key. Whoever has made
+    /// invites goes first: its person is probably waiting.
+    fn turn_of(&self, call: &Call<'_>, newcomer: DeviceKey) -> Duration {
+        if self.invited {
+            return Duration::ZERO;
+        }
+        let members = self.membership.members().map(|(device, _)| device);
+        let rank = holders::rank(call.device.key(), newcomer, members).min(TURNS_MAX);
+        TURN * u32::try_from(rank + 1).unwrap_or(1) + jitter(TURN)
+    }
+}
+
+fn shuffle(devices: &mut [DeviceKey]) {
+    let salt = crate::identity::random::<16>().unwrap_or_default();
+    devices.sort_by_cached_key(|device| {
+        sealwire_protocol::digest::sha256(&[&salt[..], &device.0].concat())
+    });
+}

@@ -1,0 +1,298 @@
+//! Reading a log in order: subscriptions, entries, stubs, floors and heads.
+
+use sealwire_protocol::error::ErrorCode;
+use sealwire_protocol::frame::{Appended, Entry, MembershipState, StubReason, Stubs, Unsubscribe};
+use sealwire_protocol::{Digest, Failure, Head, Kind};
+
+use super::log::{Log, Subscription};
+use super::{Asked, Call, Result};
+use crate::chain::{HeadCheck, Step};
+use crate::entry::{Rejection, digest_of, judge};
+use crate::event::Event;
+use crate::numbering;
+use crate::store::inbox::{self, Sealed};
+use crate::store::logs::{self, Phase};
+use crate::store::{history, outbox};
+
+/// How often the relay is asked anew on one connection when what it sends does not fit.
+const RESYNCS_MAX: u32 = 3;
+
+impl Log {
+    /// The subscription holds: the relay has taken the cursor.
+    pub(super) fn on_subscribed(&mut self, call: &mut Call<'_>, head: Head) {
+        if self.subscription != Subscription::Asked {
+            return;
+        }
+        self.subscription = Subscription::Reading;
+        self.begin_incarnation(head.incarnation);
+        if head.seq == 0 {
+            // A log has at least its first entry.
+            self.resync(call);
+        }
+    }
+
+    /// There is no subscription.
+    pub(super) fn on_not_subscribed(
+        &mut self,
+        call: &mut Call<'_>,
+        failure: &Failure,
+    ) -> Result<()> {
+        self.subscription = Subscription::Off;
+        let code = failure.code;
+        if code == ErrorCode::HistoryChanged {
+            self.forget_history(call.db)?;
+            let event = Event::HistoryChanged { log: self.log, head: failure.head };
+            return call.tell(self.id, &event);
+        }
+        if code == ErrorCode::Revoked {
+            return self.removed(call, true, failure.seq.unwrap_or(0));
+        }
+        if numbering::is_passing(code) {
+            self.hold_until = Some(call.now.at + numbering::hold(failure));
+            return Ok(());
+        }
+        self.subscription = Subscription::Denied;
+        if code == ErrorCode::NoSuchLog {
+            // It may be the relay that has forgotten: nothing is deleted, and the next connection
+            // asks again.
+            call.tell(self.id, &Event::Ended { log: self.log, code })?;
+        } else {
+            tracing::warn!(log = ?self.log, code = code.name(), "the relay refuses a subscription");
+        }
+        Ok(())
+    }
+
+    /// An entry.
+    pub(super) fn on_entry(&mut self, call: &mut Call<'_>, entry: &Entry) -> Result<()> {
+        if !self.subscription.reads() {
+            return Ok(());
+        }
+        let control = entry.header.decode().is_ok_and(|header| header.kind == Kind::Control);
+        let step = self.track.step(entry.seq, control);
+        match step {
+            Step::Known => return Ok(()),
+            Step::Gap => {
+                self.resync(call);
+                return Ok(());
+            }
+            Step::Next | Step::Below => {}
+        }
+        let digest = digest_of(&entry.header);
+        let below = step == Step::Below;
+        let taken = match judge(self.log, entry) {
+            Ok(judged) => self.take(call, entry, &judged, below)?,
+            Err(rejection) => Err(rejection),
+        };
+        if let Err(rejection) = taken {
+            self.reject(call, entry, rejection)?;
+        }
+        if !control {
+            self.ack_due = true;
+        }
+        if !below {
+            self.advance(call, digest)?;
+        }
+        Ok(())
+    }
+
+    /// What stands in place of entries.
+    pub(super) fn on_stubs(&mut self, call: &mut Call<'_>, stubs: &Stubs) -> Result<()> {
+        if !self.subscription.reads() {
+            return Ok(());
+        }
+        for (seq, stub) in (stubs.seq..).zip(stubs.stubs.iter()) {
+            match self.track.step(seq, false) {
+                Step::Known => continue,
+                Step::Next => {}
+                Step::Gap | Step::Below => {
+                    self.resync(call);
+                    return Ok(());
+                }
+            }
+            match stub.reason {
+                StubReason::Own => self.on_own(call, seq, stub.digest)?,
+                StubReason::NotAddressed => {}
+                // A rotation may have been among them.
+                StubReason::Acked | StubReason::Expired => self.holders.doubt(),
+            }
+            self.advance(call, stub.digest)?;
+        }
+        Ok(())
+    }
+
+    /// The relay keeps only control entries up to `head`.
+    pub(super) fn on_floor(&mut self, head: &Head) {
+        if self.subscription.reads() && head.incarnation == self.track.incarnation() {
+            self.track.begin_floor(head);
+            self.holders.doubt();
+        }
+    }
+
+    /// Everything up to `head` was sent.
+    pub(super) fn on_drained(&mut self, call: &mut Call<'_>, head: Head) -> Result<()> {
+        if !self.subscription.reads() {
+            return Ok(());
+        }
+        self.track.drained(head.seq);
+        self.progressed();
+        if self.track.position().seq < head.seq {
+            self.resync(call);
+            return Ok(());
+        }
+        if self.on_head_check(call, &head)? {
+            self.subscription = Subscription::Drained;
+            call.desk.live.push(Event::Drained { log: self.log, head });
+            self.on_caught_up(call)?;
+        }
+        Ok(())
+    }
+
+    /// The relay names the log's head.
+    pub(super) fn on_head(&mut self, call: &mut Call<'_>, head: &Head) -> Result<()> {
+        if self.subscription.reads() {
+            self.on_head_check(call, head)?;
+        }
+        Ok(())
+    }
+
+    /// The relay says that this device's membership has changed.
+    pub(super) fn on_membership(
+        &mut self,
+        call: &mut Call<'_>,
+        state: MembershipState,
+        seq: u64,
+    ) -> Result<()> {
+        match state {
+            MembershipState::Joined => {
+                if self.phase == Phase::Joining {
+                    self.enter(call)?;
+                }
+                Ok(())
+            }
+            MembershipState::Left => self.removed(call, false, seq),
+            MembershipState::Revoked => self.removed(call, true, seq),
+        }
+    }
+
+    /// The entry of this device under `count` is appended.
+    pub(super) fn on_appended(
+        &mut self,
+        call: &mut Call<'_>,
+        count: u64,
+        appended: &Appended,
+    ) -> Result<()> {
+        let Some((id, digest)) = self.numbering.find(count) else { return Ok(()) };
+        if appended.log != self.log {
+            tracing::warn!(log = ?self.log, "the relay names another log than the one appended to");
+            return Ok(());
+        }
+        let own = outbox::own(call.db, id)?;
+        self.settle(call, count, appended.seq, &own)?;
+        if self.phase == Phase::Joining {
+            self.enter(call)?;
+        }
+        let first = self.track.position().seq == 0 && appended.seq == 1;
+        if first {
+            self.begin_incarnation(appended.head.incarnation);
+        }
+        // If nothing stands between what was read and this entry, it was read, too.
+        let mut next = self.track;
+        if next.step(appended.seq, false) == Step::Next
+            && next.incarnation() == appended.head.incarnation
+            && !appended.duplicate
+        {
+            next.advance(digest);
+            if next.head() == Some(appended.head) {
+                self.apply_own(call, appended.seq, &own)?;
+                self.advance(call, digest)?;
+            }
+        }
+        self.on_head_check(call, &appended.head)?;
+        Ok(())
+    }
+
+    /// The relay and this device disagree about what comes next, or what stands there: the log is
+    /// read again from the cursor. If that is where they differ, the relay will say so.
+    pub(super) fn resync(&mut self, call: &mut Call<'_>) {
+        if !self.subscription.reads() {
+            return;
+        }
+        self.resyncs += 1;
+        if self.resyncs > RESYNCS_MAX {
+            self.subscription = Subscription::Denied;
+            tracing::warn!(log = ?self.log, "the relay's entries do not fit; giving up for now");
+            return;
+        }
+        self.subscription = Subscription::Leaving;
+        call.ask(Asked::Unsubscribe(self.log), Unsubscribe { log: self.log });
+    }
+
+    /// This device is no member any more.
+    pub(super) fn removed(&mut self, call: &mut Call<'_>, revoked: bool, seq: u64) -> Result<()> {
+        self.subscription = Subscription::Off;
+        if !self.phase.is_open() {
+            return Ok(());
+        }
+        self.phase = if revoked { Phase::Revoked } else { Phase::Left };
+        logs::set_phase(call.db, self.id, self.phase)?;
+        let (log, device) = (self.log, call.device.key());
+        let event = if revoked {
+            Event::Revoked { log, device, by: None, seq }
+        } else {
+            Event::Left { log, device, seq }
+        };
+        call.tell(self.id, &event)
+    }
+
+    /// This device is a member from now on.
+    pub(super) fn enter(&mut self, call: &mut Call<'_>) -> Result<()> {
+        self.phase = Phase::Member;
+        self.subscription = Subscription::Off;
+        self.expect_key(call);
+        logs::set_phase(call.db, self.id, self.phase)
+    }
+
+    /// Takes the next position.
+    fn advance(&mut self, call: &mut Call<'_>, digest: Digest) -> Result<()> {
+        let position = self.track.advance(digest);
+        history::remember(call.db, self.id, position, digest)?;
+        self.progressed();
+        Ok(())
+    }
+
+    /// Compares a head that the relay names with what was read. Says whether they agree.
+    fn on_head_check(&mut self, call: &mut Call<'_>, head: &Head) -> Result<bool> {
+        let known = history::chain_at(call.db, self.id, head.seq)?;
+        match self.track.check(head, |_| known) {
+            HeadCheck::Ours | HeadCheck::Unknown => Ok(true),
+            HeadCheck::OtherIncarnation => {
+                self.resync(call);
+                Ok(false)
+            }
+            HeadCheck::Differs => {
+                self.tell_forked(call, head.seq, None)?;
+                self.resync(call);
+                Ok(false)
+            }
+        }
+    }
+
+    /// Keeps what is not believed, and says so.
+    fn reject(&mut self, call: &mut Call<'_>, entry: &Entry, reason: Rejection) -> Result<()> {
+        let event = Event::Rejected { log: self.log, seq: entry.seq, reason };
+        call.tell(self.id, &event)?;
+        let Ok(header) = entry.header.decode() else { return Ok(()) };
+        let sealed = Sealed {
+            sender: header.sender,
+            count: header.count,
+            seq: entry.seq,
+            at: entry.at,
+            header: entry.header,
+            body: entry.body.as_ref().to_vec(),
+            recipients: entry.recipients.to_vec(),
+            epoch: None,
+            before: 0,
+        };
+        inbox::keep_sealed(call.db, self.id, &sealed, call.now.ms)
+    }
+}

@@ -1,0 +1,428 @@
+//! What one entry changes: members, keys, and what the app is told.
+
+use sealwire_protocol::frame::Entry;
+use sealwire_protocol::header::HeaderBytes;
+use sealwire_protocol::{Body, Control, DeviceKey, Digest, Head, Header, Kind};
+
+use super::log::Log;
+use super::{Call, Result};
+use crate::chain::HeadCheck;
+use crate::content::Content;
+use crate::entry::{Judged, Rejection};
+use crate::event::{Event, Received, Unreadable};
+use crate::membership::{Change, Refusal};
+use crate::seal::{self, KeyName, Place, SealError};
+use crate::store::history::{self, Sender};
+use crate::store::inbox::{self, Sealed};
+use crate::store::outbox::{self, Own};
+use crate::store::{keys, logs};
+
+type Taken = std::result::Result<(), Rejection>;
+
+/// Whether an entry was opened.
+pub(super) enum Opened {
+    Content(Box<Content>),
+    No(Unreadable),
+}
+
+impl Log {
+    /// Takes an entry that is whole: what it may change, it changes.
+    pub(super) fn take(
+        &mut self,
+        call: &mut Call<'_>,
+        entry: &Entry,
+        judged: &Judged,
+        below: bool,
+    ) -> Result<Taken> {
+        let header = &judged.header;
+        if header.sender == call.device.key() {
+            return self.take_own(call, entry, judged);
+        }
+        if header.kind != Kind::Control && !self.membership.has(header.sender) {
+            return Ok(Err(Rejection::NotAMember));
+        }
+        let mut sender = self.sender(call.db, header.sender)?;
+        if let Err(rejection) = self.follows(call, &sender, entry.seq, header, below)? {
+            return Ok(Err(rejection));
+        }
+        self.compare_seen(call, entry.seq, header)?;
+        let taken = match header.kind {
+            Kind::Control => self.take_control(call, entry, header)?,
+            Kind::Key => self.take_keys(call, entry, header)?,
+            Kind::Ring | Kind::Quiet | Kind::Bulk => {
+                self.take_content(call, entry, header, &mut sender)?;
+                Ok(())
+            }
+            Kind::Totals => Err(Rejection::Header),
+        };
+        if header.count > sender.count {
+            sender.count = header.count;
+            sender.digest = judged.digest;
+            sender.seq = entry.seq;
+        }
+        self.set_sender(header.sender, sender);
+        Ok(taken)
+    }
+
+    /// An own entry that comes whole.
+    fn take_own(&mut self, call: &mut Call<'_>, entry: &Entry, judged: &Judged) -> Result<Taken> {
+        if let Some(own) = outbox::find_own(call.db, self.id, judged.digest)? {
+            if !own.appended {
+                self.settle(call, own.count, entry.seq, &own)?;
+            }
+        } else {
+            self.note_unknown_own(call, entry.seq)?;
+        }
+        if judged.header.kind == Kind::Control {
+            return self.take_control(call, entry, &judged.header);
+        }
+        self.apply_own_keys(&judged.header, entry.body.as_ref(), entry.seq);
+        Ok(Ok(()))
+    }
+
+    /// The stub of an own entry.
+    pub(super) fn on_own(&mut self, call: &mut Call<'_>, seq: u64, digest: Digest) -> Result<()> {
+        let Some(own) = outbox::find_own(call.db, self.id, digest)? else {
+            return self.note_unknown_own(call, seq);
+        };
+        if !own.appended {
+            self.settle(call, own.count, seq, &own)?;
+        }
+        self.apply_own(call, seq, &own)
+    }
+
+    /// What an own entry changes, once it is read at its place.
+    pub(super) fn apply_own(&mut self, call: &mut Call<'_>, seq: u64, own: &Own) -> Result<()> {
+        let Ok(header) = own.header.decode() else { return Ok(()) };
+        if header.kind == Kind::Control {
+            let entry = Entry {
+                log: self.log,
+                seq,
+                at: call.now.ms,
+                header: own.header,
+                body: Body::copy_from(&own.body),
+                signature: None,
+                recipients: sealwire_protocol::frame::Recipients::default(),
+                totals_kind: None,
+            };
+            if let Err(rejection) = self.take_control(call, &entry, &header)? {
+                tracing::warn!(log = ?self.log, ?rejection, "an own control entry does not apply");
+            }
+        } else {
+            self.apply_own_keys(&header, &own.body, seq);
+        }
+        Ok(())
+    }
+
+    /// The relay says that an entry is this device's, and this device does not know it.
+    fn note_unknown_own(&mut self, call: &mut Call<'_>, seq: u64) -> Result<()> {
+        if seq <= self.pruned_seq || self.blocked {
+            return Ok(());
+        }
+        self.block(call)
+    }
+
+    /// This device's key is used somewhere else, or its memory was set back: nothing more is sent.
+    pub(super) fn block(&mut self, call: &mut Call<'_>) -> Result<()> {
+        self.blocked = true;
+        logs::set_blocked(call.db, self.id, true)?;
+        call.tell(self.id, &Event::Cloned { log: self.log })
+    }
+
+    /// Whether an entry follows its sender's entry before.
+    fn follows(
+        &self,
+        call: &Call<'_>,
+        sender: &Sender,
+        seq: u64,
+        header: &Header,
+        below: bool,
+    ) -> Result<Taken> {
+        // Below a floor, and before anything was read of a sender, there is nothing to compare with.
+        if below || sender.count == 0 {
+            let first = header.count > 1 || header.prev.is_zero();
+            return Ok(if first { Ok(()) } else { Err(Rejection::OutOfOrder) });
+        }
+        if header.count <= sender.count {
+            return Ok(Err(Rejection::OutOfOrder));
+        }
+        if header.count == sender.count + 1 {
+            let follows = header.prev == sender.digest;
+            return Ok(if follows { Ok(()) } else { Err(Rejection::OutOfOrder) });
+        }
+        // Those between came as stubs: there must have been room for them, and the one before this
+        // one must be among them.
+        let room = seq - sender.seq >= header.count - sender.count;
+        let known = history::stands_after(call.db, self.id, sender.seq, header.prev)?;
+        Ok(if room && known != Some(false) { Ok(()) } else { Err(Rejection::OutOfOrder) })
+    }
+
+    /// Compares the head that the author had seen with what was read here.
+    fn compare_seen(&mut self, call: &mut Call<'_>, seq: u64, header: &Header) -> Result<()> {
+        if header.seen == Head::NONE {
+            return Ok(());
+        }
+        let known = history::chain_at(call.db, self.id, header.seen.seq)?;
+        let forked = header.seen.seq >= seq
+            || self.track.check(&header.seen, |_| known) == HeadCheck::Differs;
+        if forked && header.seen.incarnation == self.track.incarnation() {
+            self.tell_forked(call, header.seen.seq, Some(header.sender))?;
+        }
+        Ok(())
+    }
+
+    /// Two histories show. Once on a connection is enough: every entry of a member who was shown the
+    /// other one will show it again.
+    pub(super) fn tell_forked(
+        &mut self,
+        call: &Call<'_>,
+        seq: u64,
+        sender: Option<DeviceKey>,
+    ) -> Result<()> {
+        if std::mem::replace(&mut self.forked, true) {
+            return Ok(());
+        }
+        call.tell(self.id, &Event::Forked { log: self.log, seq, sender })
+    }
+
+    /// A control entry.
+    fn take_control(
+        &mut self,
+        call: &mut Call<'_>,
+        entry: &Entry,
+        header: &Header,
+    ) -> Result<Taken> {
+        let Ok(control) = Control::decode(entry.body.as_ref()) else {
+            return Ok(Err(Rejection::Control));
+        };
+        match self.membership.apply(self.log, entry.seq, entry.at, header, &control) {
+            Ok(change) => {
+                self.members_changed = true;
+                self.on_change(call, entry.seq, header.sender, &control, change)?;
+                Ok(Ok(()))
+            }
+            // Control entries below a floor are sent again when a connection breaks among them.
+            Err(Refusal::Known) => Ok(Ok(())),
+            Err(Refusal::NotAMember) => Ok(Err(Rejection::NotAMember)),
+            Err(Refusal::Stale) => Ok(Err(Rejection::Stale)),
+            Err(
+                Refusal::Founding
+                | Refusal::Member
+                | Refusal::Revoked
+                | Refusal::JoinKey
+                | Refusal::Full
+                | Refusal::NotForGroups,
+            ) => Ok(Err(Rejection::Control)),
+        }
+    }
+
+    fn on_change(
+        &mut self,
+        call: &mut Call<'_>,
+        seq: u64,
+        author: DeviceKey,
+        control: &Control,
+        change: Change,
+    ) -> Result<()> {
+        let (log, me) = (self.log, call.device.key());
+        // What was read before the relay's history changed is no news.
+        let news = seq > self.read_before;
+        match change {
+            Change::Founded(device) | Change::Joined(device) => {
+                if device == me && news {
+                    self.holders.entered();
+                } else if news {
+                    self.holders.joined(device);
+                    self.expect_to_deliver(call, device)?;
+                }
+                if news {
+                    call.tell(self.id, &Event::Joined { log, device, seq })?;
+                }
+            }
+            Change::Left(device) => {
+                self.forget_member(device);
+                if device == me {
+                    return self.removed_here(call, seq, false);
+                }
+                if news {
+                    call.tell(self.id, &Event::Left { log, device, seq })?;
+                }
+            }
+            Change::Revoked(device) => {
+                self.forget_member(device);
+                if author == me {
+                    self.adopt_join_seed(call, control)?;
+                }
+                if device == me {
+                    return self.removed_here(call, seq, true);
+                }
+                if news {
+                    let event = Event::Revoked { log, device, by: Some(author), seq };
+                    call.tell(self.id, &event)?;
+                }
+            }
+            Change::JoinKey => {}
+        }
+        Ok(())
+    }
+
+    /// An entry says that this device is no member any more. On the way through older entries it may
+    /// have joined again since.
+    fn removed_here(&mut self, call: &mut Call<'_>, seq: u64, revoked: bool) -> Result<()> {
+        if seq > self.joined_seq { self.removed(call, revoked, seq) } else { Ok(()) }
+    }
+
+    fn forget_member(&mut self, device: DeviceKey) {
+        self.holders.removed(device);
+        self.deliveries.remove(&device);
+        self.answered.remove(&device);
+    }
+
+    /// Content.
+    fn take_content(
+        &mut self,
+        call: &mut Call<'_>,
+        entry: &Entry,
+        header: &Header,
+        sender: &mut Sender,
+    ) -> Result<()> {
+        let me = call.device.key();
+        let named = !entry.recipients.is_empty();
+        if named && !entry.recipients.contains(&me) {
+            return Ok(());
+        }
+        let before = sender.addressed;
+        if named {
+            sender.addressed = sender.addressed.max(header.count);
+        }
+        if header.count <= sender.delivered {
+            // It was given to the app before: the relay's history has changed, and this part has not.
+            return Ok(());
+        }
+        sender.delivered = header.count;
+        let sealed = Sealed {
+            sender: header.sender,
+            count: header.count,
+            seq: entry.seq,
+            at: entry.at,
+            header: HeaderBytes(entry.header.0),
+            body: entry.body.as_ref().to_vec(),
+            recipients: entry.recipients.to_vec(),
+            epoch: seal::key_name(entry.body.as_ref()).ok().map(|name| name.epoch),
+            before,
+        };
+        match self.open(call, header, &sealed)? {
+            Opened::Content(content) => self.deliver(call, header, &sealed, *content),
+            Opened::No(reason) => {
+                let epoch = sealed.epoch.filter(|_| reason == Unreadable::NoKey);
+                inbox::keep_sealed(call.db, self.id, &Sealed { epoch, ..sealed }, call.now.ms)?;
+                let event = Event::Unreadable {
+                    log: self.log,
+                    seq: entry.seq,
+                    sender: header.sender,
+                    reason,
+                };
+                call.tell(self.id, &event)?;
+                if reason == Unreadable::NoKey {
+                    self.expect_key(call);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Tries every key of the epoch.
+    pub(super) fn open(
+        &mut self,
+        call: &mut Call<'_>,
+        header: &Header,
+        sealed: &Sealed,
+    ) -> Result<Opened> {
+        let Ok(name) = seal::key_name(&sealed.body) else {
+            return Ok(Opened::No(Unreadable::Damaged));
+        };
+        if Some(name.scope) != self.membership.scope() {
+            return Ok(Opened::No(Unreadable::Damaged));
+        }
+        let place = Place { log: self.log, sender: header.sender, aad: sealed.header.aad() };
+        for key in keys::find(call.db, self.id, name)? {
+            match seal::open(&key, &place, &sealed.body) {
+                Ok(bytes) => {
+                    self.note_proof(call, header.sender, name, &key)?;
+                    return Ok(match Content::decode(&bytes) {
+                        Ok(content) => Opened::Content(Box::new(content)),
+                        Err(_) => Opened::No(Unreadable::Damaged),
+                    });
+                }
+                Err(SealError::WrongKey) => {}
+                Err(
+                    SealError::Damaged
+                    | SealError::Malformed
+                    | SealError::TooLong
+                    | SealError::NoRandomness(_),
+                ) => return Ok(Opened::No(Unreadable::Damaged)),
+            }
+        }
+        Ok(Opened::No(Unreadable::NoKey))
+    }
+
+    /// A key has opened an entry of `sender`, which therefore holds it, too.
+    fn note_proof(
+        &mut self,
+        call: &mut Call<'_>,
+        sender: DeviceKey,
+        name: KeyName,
+        key: &seal::EpochKey,
+    ) -> Result<()> {
+        keys::prove(call.db, self.id, name, key)?;
+        if self.holders.holds(sender, name.epoch) {
+            self.members_changed = true;
+        }
+        Ok(())
+    }
+
+    /// Gives opened content to the app.
+    pub(super) fn deliver(
+        &mut self,
+        call: &mut Call<'_>,
+        header: &Header,
+        sealed: &Sealed,
+        content: Content,
+    ) -> Result<()> {
+        self.look_for_missing(call, header, sealed, &content)?;
+        // A receipt says what it has to say by being opened.
+        let Some(payload) = content.payload else { return Ok(()) };
+        let event = Event::Entry(Received {
+            log: self.log,
+            seq: sealed.seq,
+            at: sealed.at,
+            sender: header.sender,
+            count: header.count,
+            recipients: sealed.recipients.clone(),
+            kind: header.kind,
+            payload,
+        });
+        call.tell(self.id, &event)
+    }
+
+    /// An addressed entry names the one before it to this device.
+    fn look_for_missing(
+        &self,
+        call: &Call<'_>,
+        header: &Header,
+        sealed: &Sealed,
+        content: &Content,
+    ) -> Result<()> {
+        let mut named = sealed.recipients.clone();
+        named.sort_unstable();
+        named.dedup();
+        let me = call.device.key();
+        let Some(place) = named.iter().position(|device| *device == me) else { return Ok(()) };
+        let Some(count) = content.before.get(place).copied() else { return Ok(()) };
+        if count > sealed.before {
+            let event = Event::Missing { log: self.log, sender: header.sender, count };
+            call.tell(self.id, &event)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,88 @@
+//! What can go wrong for an app.
+
+use sealwire_protocol::DeviceKey;
+use sealwire_protocol::error::ErrorCode;
+use thiserror::Error;
+
+pub use crate::store::StoreError;
+
+use crate::address::AddressError;
+use crate::identity::NoRandomness;
+use crate::identity::file::KeyFileError;
+use crate::invite::InviteError;
+
+/// Why a device did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The device's file.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The device's key file.
+    #[error(transparent)]
+    KeyFile(#[from] KeyFileError),
+    /// The address of a relay.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// An invite.
+    #[error(transparent)]
+    Invite(#[from] InviteError),
+    /// See [`NoRandomness`].
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+    /// The device's directory cannot be used.
+    #[error("the device's directory cannot be used")]
+    Directory,
+    /// This device knows no such log.
+    #[error("no such log")]
+    NoSuchLog,
+    /// This device is not a member of the log.
+    #[error("this device is not a member")]
+    NotAMember,
+    /// This device is a member already, or is joining.
+    #[error("this device is a member already")]
+    AlreadyMember,
+    /// This device was revoked; its key is never admitted to this log again.
+    #[error("this device was revoked")]
+    Revoked,
+    /// The relay's address belongs to another key. Only a person can decide which one is right; see
+    /// [`Device::trust_relay`](crate::device::Device::trust_relay).
+    #[error("the relay's key has changed")]
+    RelayKeyChanged {
+        /// The key that belongs to the address.
+        pinned: DeviceKey,
+        /// The key that was presented.
+        presented: DeviceKey,
+    },
+    /// The relay's key is not known yet: connect first.
+    #[error("the relay was never reached, so its key is not known")]
+    UnknownRelay,
+    /// The payload is longer than [`PAYLOAD_BYTES_MAX`](crate::content::PAYLOAD_BYTES_MAX).
+    #[error("the payload is too long")]
+    TooLong,
+    /// Too many recipients, or one who is not a member.
+    #[error("a recipient is not a member, or there are too many")]
+    Recipients,
+    /// This device does not know the group's join key.
+    #[error("this device cannot invite: it was not given the join key yet")]
+    NoJoinKey,
+    /// This device does not hold the group's content key yet.
+    #[error("this device was not given the group's key yet")]
+    NoKey,
+    /// The relay has refused it for good.
+    #[error("the relay has refused it: {}", .0.sentence())]
+    Refused(ErrorCode),
+    /// The relay has entries of this device that it does not know itself: its key is used somewhere
+    /// else, or it was restored from a backup.
+    #[error("this device was cloned, or restored from a backup")]
+    Cloned,
+    /// It did not happen in the time given.
+    #[error("it took too long")]
+    Timeout,
+    /// Nobody knows of it: the entry was forgotten, or never was.
+    #[error("nothing is known of it")]
+    Unknown,
+    /// A task of the runtime was cancelled: it is shutting down.
+    #[error("the runtime is shutting down")]
+    Stopped,
+}

@@ -1,0 +1,162 @@
+-- The tables of one device. Keys, ids and digests are blobs of their fixed width; seqs and counts are
+-- integers; times are milliseconds since the epoch.
+
+-- The device that this file belongs to: one row.
+create table device (
+    key blob not null
+);
+
+-- The key that belongs to the address of each relay that was met.
+create table relays (
+    url text primary key,
+    key blob not null
+) without rowid;
+
+-- The logs that this device is, was or wants to be a member of.
+create table logs (
+    id integer primary key,
+    log blob not null unique,
+    -- The address of its relay.
+    relay text not null,
+    -- See Phase.
+    phase integer not null,
+    -- 1 if nothing is sent any more until a person decides.
+    blocked integer not null default 0,
+    -- How far it was read: the head, whose incarnation is a u64 in the bits of an integer.
+    incarnation integer not null default 0,
+    seq integer not null default 0,
+    chain blob not null,
+    -- Membership and holders of keys as of that head.
+    membership blob not null,
+    holders blob not null,
+    -- The seed of the join key, if this device knows it.
+    join_seed blob,
+    -- The seed that an own revoke makes good, until that stands.
+    next_seed blob,
+    -- 1 if this device has made an invite.
+    invited integer not null default 0,
+    -- What was acked, in which incarnation.
+    acked_incarnation integer not null default 0,
+    acked_floor integer not null default 0,
+    acked_ranges blob not null default x'',
+    -- The newest entry of this device that was appended, with all before it.
+    appended_count integer not null default 0,
+    appended_digest blob not null,
+    -- The newest seq of an own entry whose bytes are not kept any more.
+    pruned_seq integer not null default 0,
+    -- Entries up to here were read before the relay's history changed.
+    read_before integer not null default 0,
+    -- The seq of the newest own entry that made this device a member.
+    joined_seq integer not null default 0
+);
+
+-- The newest part of each log's history: for heads that the relay or other members name.
+create table chain (
+    log integer not null references logs on delete cascade,
+    seq integer not null,
+    digest blob not null,
+    chain blob not null,
+    primary key (log, seq)
+) without rowid;
+
+-- What was read of each sender.
+create table senders (
+    log integer not null references logs on delete cascade,
+    sender blob not null,
+    -- Its newest entry that was read, and where it stands.
+    count integer not null,
+    digest blob not null,
+    seq integer not null,
+    -- The newest count that the app was given, or that was kept sealed: survives reading anew.
+    delivered integer not null default 0,
+    -- The newest count of an entry that names this device.
+    addressed integer not null default 0,
+    primary key (log, sender)
+) without rowid;
+
+-- Content keys. There can be several for one epoch: whoever delivers a wrong one must not be able to
+-- keep out the right one.
+create table keys (
+    log integer not null references logs on delete cascade,
+    scope blob not null,
+    epoch integer not null,
+    key blob not null,
+    -- The seq of the rotation that gave it; none if a delivery did.
+    rotation_seq integer,
+    -- 1 if it has opened something.
+    proven integer not null default 0,
+    primary key (log, scope, epoch, key)
+) without rowid;
+
+-- Entries of this device: drafts to be sent, and signed bytes for as long as they are kept.
+create table outbox (
+    id integer primary key autoincrement,
+    log integer not null references logs on delete cascade,
+    -- 0 waiting, 1 numbered, 2 appended, 3 refused.
+    state integer not null default 0,
+    -- The higher goes first.
+    urgent integer not null,
+    -- What is to be sent; none once it is appended.
+    draft blob,
+    -- Not to be numbered before the log was read up to here.
+    after_seq integer not null default 0,
+    -- From here on none while it waits.
+    count integer,
+    digest blob,
+    header blob,
+    signature blob,
+    body blob,
+    recipients blob,
+    -- 1 if nothing is numbered behind it before it is answered.
+    barrier integer not null default 0,
+    -- The content key that a rotation makes.
+    secret blob,
+    -- Where and when it was appended.
+    seq integer,
+    appended_at integer,
+    -- The code with which it was refused.
+    refusal text
+);
+create index outbox_of_log on outbox (log, state, urgent desc, id);
+create index outbox_by_digest on outbox (log, digest);
+
+-- The newest count of an own entry that names each recipient.
+create table addressed (
+    log integer not null references logs on delete cascade,
+    recipient blob not null,
+    count integer not null,
+    primary key (log, recipient)
+) without rowid;
+
+-- What the app is to be told, in the order in which it happened.
+create table events (
+    id integer primary key autoincrement,
+    log integer references logs on delete cascade,
+    -- An opened entry's seq, else none.
+    seq integer,
+    event blob not null,
+    at integer not null,
+    -- 1 if the app has taken it; it goes after a while.
+    taken integer not null default 0
+);
+create index events_by_seq on events (log, seq);
+create index events_untaken on events (taken, id) where seq is not null;
+
+-- Entries that could not be opened or believed, as they came.
+create table sealed (
+    log integer not null references logs on delete cascade,
+    sender blob not null,
+    count integer not null,
+    seq integer not null,
+    at integer not null,
+    header blob not null,
+    body blob not null,
+    recipients blob not null,
+    -- The key that opens it; none if no key will.
+    epoch integer,
+    -- The newest count of its sender that named this device when it came.
+    before integer not null,
+    kept_at integer not null,
+    primary key (log, sender, count, seq)
+) without rowid;
+create index sealed_by_epoch on sealed (log, epoch);
