@@ -13,6 +13,10 @@ mod acks;
 mod members;
 // Nobody is heard before they prove their key; a device may be here several times.
 mod sessions;
+// Bytes that no device sends: each is refused with its close code, and nobody else notices.
+mod hostile_bytes;
+// Requests that are well-formed and wrong, or too many: a typed answer each, nothing appended.
+mod hostile_requests;
 // The program does what is typed.
 mod commands;
 // The documents say what the code does.

@@ -8,6 +8,7 @@ pub(crate) mod http;
 pub(crate) mod place;
 pub(crate) mod process;
 pub(crate) mod random;
+pub(crate) mod raw;
 pub(crate) mod view;
 pub(crate) mod world;
 
