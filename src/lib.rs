@@ -1,1 +1,14 @@
-//! placeholder
+//! Where the relay touches the world: gateway, HTTP, stores, configuration, telemetry.
+
+pub mod cli;
+pub mod client_address;
+pub mod commands;
+pub mod config;
+pub mod gateway;
+pub mod listener;
+pub mod operator;
+pub mod relay;
+pub mod secrets;
+mod socket;
+pub mod store;
+pub mod telemetry;

@@ -135,11 +135,6 @@ impl CommitterRef {
     pub(crate) fn cell(&self) -> ActorCell {
         self.0.cell()
     }
-
-    /// Messages that wait.
-    pub(crate) fn depth(&self) -> usize {
-        self.0.depth()
-    }
 }
 
 enum Message {

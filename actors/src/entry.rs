@@ -115,7 +115,8 @@ fn read_content(
             let mut named: Vec<DeviceKey> = key_body.keys.iter().map(|key| key.recipient).collect();
             named.sort_unstable();
             named.dedup();
-            if named != recipients {
+            // A delivery is for whom it is sealed to; without any key it asks its recipients for one.
+            if !named.is_empty() && named != recipients {
                 return Err(Failure::new(ErrorCode::BadAudience));
             }
             Ok(Content::Plain)
@@ -136,10 +137,9 @@ pub(crate) enum Addressed {
 }
 
 /// An entry that is durable and may be seen. Encoded once, shared by every outbox.
-pub struct Published {
+pub(crate) struct Published {
     pub(crate) seq: u64,
     pub(crate) digest: Digest,
-    pub(crate) chain: Digest,
     pub(crate) sender: DeviceKey,
     pub(crate) addressed: Addressed,
     pub(crate) frame: Bytes,
@@ -233,4 +233,62 @@ pub(crate) fn read_stored(
         StubReason::Expired
     };
     Read::Stub(Stub { digest, reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::SigningKey;
+    use sealwire_protocol::Head;
+    use sealwire_protocol::bounded::BoundedBytes;
+    use sealwire_protocol::digest::sha256;
+    use sealwire_protocol::ids::Scope;
+    use sealwire_protocol::keys::SealedKey;
+    use sealwire_protocol::signing::{device_key, sign};
+
+    use super::*;
+
+    /// A `key` entry to `recipients` whose body has a key for each of `sealed_to`.
+    fn check_keys(recipients: &[DeviceKey], sealed_to: &[DeviceKey]) -> Result<Content, ErrorCode> {
+        let signing = SigningKey::from_bytes(&[1; 32]);
+        let device = device_key(&signing);
+        let sealed = |recipient: &DeviceKey| SealedKey {
+            recipient: *recipient,
+            enc: [0; 32],
+            ciphertext: BoundedBytes::default(),
+        };
+        let keys = Bounded::new(sealed_to.iter().map(sealed).collect()).expect("few");
+        let body = KeyBody { scope: Scope([2; 16]), epoch: 1, keys }.encode().expect("small");
+        let mut log = LogId([3; 16]);
+        log.0[6] = 0x83;
+        log.0[8] = 0x83;
+        let header = Header {
+            log,
+            sender: device,
+            count: 1,
+            prev: Digest::ZERO,
+            kind: Kind::Key,
+            audience: Audience::of(recipients),
+            seen: Head::NONE,
+            body: sha256(&body),
+        }
+        .encode();
+        let entry = EntryIn {
+            header,
+            body: Body::copy_from(&body),
+            signature: Some(sign(&signing, &entry_message(entry_digest(&header)))),
+            recipients: Bounded::new(recipients.to_vec()).expect("few"),
+            totals_kind: None,
+        };
+        CheckedEntry::check(entry, device).map(|entry| entry.content).map_err(|f| f.code)
+    }
+
+    #[test]
+    fn a_delivery_names_those_that_it_is_sealed_to_and_a_question_has_no_keys() {
+        let (a, b) = (DeviceKey([7; 32]), DeviceKey([8; 32]));
+        assert_eq!(check_keys(&[b, a], &[a, b]), Ok(Content::Plain));
+        assert_eq!(check_keys(&[a, b], &[]), Ok(Content::Plain));
+        assert_eq!(check_keys(&[a, b], &[a]), Err(ErrorCode::BadAudience));
+        assert_eq!(check_keys(&[a], &[a, b]), Err(ErrorCode::BadAudience));
+        assert_eq!(check_keys(&[], &[a, b]), Ok(Content::Rotation));
+    }
 }

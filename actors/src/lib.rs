@@ -27,6 +27,9 @@ mod retention;
 pub mod session;
 mod supervisor;
 pub mod system;
+#[cfg(test)]
+#[expect(clippy::wildcard_enum_match_arm, reason = "any frame but the expected one fails a test")]
+mod tests;
 
 pub use outbox::Outbox;
 pub use registry::Registry;

@@ -80,6 +80,9 @@ pub const TOO_MANY_RETRY_MS: u64 = 200;
 /// somebody has been online.
 pub const QUOTA_RETRY_MS: u64 = 60_000;
 
+/// Shortest time between two markers that tell the readers of a group that it is full.
+pub const QUOTA_MARKER_PAUSE: Duration = Duration::from_secs(60);
+
 /// Most undelivered bytes of one group, counted once per body.
 pub const GROUP_UNDELIVERED_BYTES_MAX: u64 = 64 * 1024 * 1024;
 

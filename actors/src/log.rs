@@ -39,7 +39,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::committer::{Part, PartResult};
 use crate::entry::{CheckedEntry, Published};
-use crate::limits::{ACK_FLUSH, LOAD_RETRY, LOG_IDLE, LOG_MAILBOX_MAX, STORE_DEADLINE};
+use crate::limits::{
+    ACK_FLUSH, LOAD_RETRY, LOG_IDLE, LOG_MAILBOX_MAX, QUOTA_MARKER_PAUSE, STORE_DEADLINE,
+};
 use crate::mailbox::{Mailbox, Posted};
 use crate::metrics::{ActorKind, Alive, ENTRIES, LOGS_PASSIVATED, Outcome, Outcomes};
 use crate::outbox::Outbox;
@@ -87,7 +89,7 @@ pub(crate) enum LogMessage {
     /// Flush now and say when it is durable.
     Flush(oneshot::Sender<()>),
     /// Panic, as a bug would.
-    #[cfg(any(test, feature = "fakes"))]
+    #[cfg(test)]
     Panic,
 }
 
@@ -126,6 +128,7 @@ struct LogActor {
     /// The newest head whose commit is known.
     committed: Option<Position>,
     last_work: Instant,
+    quota_marked: Option<Instant>,
     draining: bool,
     ended: bool,
     _gone: Gone,
@@ -149,7 +152,8 @@ impl Drop for Gone {
 pub(crate) fn start(key: LogKey, shared: Arc<Shared>, supervisor: ActorCell) -> Option<LogRef> {
     let depth = Arc::new(AtomicUsize::new(0));
     let arguments = (key, shared, depth.clone());
-    let (actor, _) = ractor::ActorRuntime::spawn_linked_instant(None, Log, arguments, supervisor).ok()?;
+    let (actor, _) =
+        ractor::ActorRuntime::spawn_linked_instant(None, Log, arguments, supervisor).ok()?;
     Some(Mailbox::new(actor, ActorKind::Log, LOG_MAILBOX_MAX, depth))
 }
 
@@ -174,6 +178,7 @@ impl Actor for Log {
             next_part: 1,
             committed: None,
             last_work: Instant::now(),
+            quota_marked: None,
             draining: false,
             ended: false,
             _gone: Gone { key, shared: shared.clone(), log: myself.clone() },
@@ -217,7 +222,7 @@ impl LogActor {
             (_, LogMessage::Finished(id, result)) => self.finished(id, result),
             (_, LogMessage::Loaded(result)) => self.loaded(result),
             (_, LogMessage::Tick) => self.tick(),
-            #[cfg(any(test, feature = "fakes"))]
+            #[cfg(test)]
             (_, LogMessage::Panic) => panic!("a log was told to panic"),
             // What does not fit is dropped: requests are answered by that, acks come again.
             (Memory::Loading(waiting), _) if waiting.len() >= LOG_MAILBOX_MAX => {}
@@ -263,8 +268,22 @@ impl LogActor {
                     self.submit(end, Vec::new(), None, None);
                 }
             }
-            Err(NotAppended::Refused(failure)) => reply.refuse(failure),
+            Err(NotAppended::Refused(failure)) => {
+                if failure.code == ErrorCode::Quota {
+                    self.mark_quota();
+                }
+                reply.refuse(failure);
+            }
             Err(NotAppended::Known) => self.resent(sender, first_count, last, reply),
+        }
+    }
+
+    /// Tells the readers that entries are being refused, once in a while.
+    fn mark_quota(&mut self) {
+        let due = self.quota_marked.is_none_or(|at| at.elapsed() >= QUOTA_MARKER_PAUSE);
+        if due && let Memory::Ready(state) = &self.memory {
+            self.quota_marked = Some(Instant::now());
+            self.presence.tell_all(&frame::QuotaReached { log: state.id }.into());
         }
     }
 
@@ -302,19 +321,29 @@ impl LogActor {
         }
         let head = self.committed.map(|position| state.head_of(position));
         let (shared, key, log) = (self.shared.clone(), self.key, state.id);
-        let entries = last_count - first_count;
         // Off the actor: the store is asked, and the order of other requests does not depend on it.
         tokio::spawn(async move {
-            let found = timeout(STORE_DEADLINE, shared.store.find_entry(key, sender, last_count));
-            match (found.await, head) {
-                (Ok(Ok(Some((seq, known)))), Some(head)) if known == digest => {
-                    // A batch is contiguous: its first entry stands as far before the last.
-                    let seq = seq - entries;
-                    reply.appended(Appended { log, seq, duplicate: true, head });
-                }
-                (Ok(Ok(_)), Some(_)) => reply.refuse(conflict),
+            let find = |count| timeout(STORE_DEADLINE, shared.store.find_entry(key, sender, count));
+            // Each entry names the one before it, so the last digest stands for all of them.
+            let last = match find(last_count).await {
+                Ok(Ok(Some((seq, known)))) if known == digest => seq,
+                Ok(Ok(_)) => return reply.refuse(conflict),
                 // Dropped: answered as unavailable.
-                (Ok(Err(_)) | Err(_), _) | (_, None) => drop(reply),
+                Ok(Err(_)) | Err(_) => return,
+            };
+            let first = match find(first_count).await {
+                Ok(Ok(Some((seq, _)))) => seq,
+                Ok(Ok(None)) => return reply.refuse(conflict),
+                Ok(Err(_)) | Err(_) => return,
+            };
+            let Some(head) = head else {
+                return;
+            };
+            if last - first == last_count - first_count {
+                reply.appended(Appended { log, seq: first, duplicate: true, head });
+            } else {
+                // All are known, but not as one batch: they have no seqs in a row to be told.
+                reply.refuse(Failure::out_of_order(newest.0 + 1));
             }
         });
     }
@@ -544,6 +573,3 @@ fn kind_name(kind: Kind) -> &'static str {
         Kind::Totals => "totals",
     }
 }
-
-#[cfg(test)]
-mod tests;

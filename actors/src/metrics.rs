@@ -58,6 +58,11 @@ metrics_table! {
     gauge SESSIONS = "sealwire_sessions", Count;
     /// Sessions that ended, by `reason`: the close reason's name, or `device` if the device left.
     counter SESSIONS_ENDED = "sealwire_sessions_ended_total", Count;
+    /// Connections of devices open now, before and after authentication, WebSocket and HTTP alike.
+    gauge CONNECTIONS = "sealwire_connections", Count;
+    /// Times that accepting a connection failed, by `reason`: `aborted` (the caller's doing),
+    /// `files` (no file descriptor left) or `other`.
+    counter ACCEPT_FAILURES = "sealwire_accept_failures_total", Count;
     /// Connections that were refused or failed before they were sessions, by `reason`.
     counter CONNECTIONS_REFUSED = "sealwire_connections_refused_total", Count;
     /// Bytes of frames waiting in all outboxes now.

@@ -108,6 +108,12 @@ impl Outbox {
         self.wake.notify_one();
     }
 
+    /// Bytes of frames that wait.
+    #[must_use]
+    pub fn queued_bytes(&self) -> usize {
+        self.inner.lock().queued_bytes
+    }
+
     /// Takes queued frames, at most `frames_max`, in order.
     pub fn take(&self, frames_max: usize, into: &mut Vec<Bytes>) {
         let mut inner = self.inner.lock();
@@ -451,6 +457,8 @@ impl Outbox {
                         }
                     }
                 }
+                // What the device has not granted is read again when it has.
+                Read::Entry(_) if inner.window == Some(0) => break,
                 Read::Entry(frame) => {
                     inner.flush_stubs(index);
                     inner.push_counted(frame);
@@ -516,7 +524,8 @@ impl Inner {
         let room = self.queue.is_empty()
             || (self.queued_bytes + bytes <= OUTBOX_BYTES_MAX
                 && self.queue.len() < OUTBOX_FRAMES_MAX);
-        room && self.window.is_none_or(|window| window >= bytes as u64)
+        // An entry may be larger than what is left of the window, and even than all of it.
+        room && self.window != Some(0)
     }
 
     /// Takes a live entry of a log, after the stubs before it, if it fits.

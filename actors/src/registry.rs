@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use sealwire_protocol::close::CloseReason;
 use sealwire_protocol::frame::{MembershipState, Superseded};
 use sealwire_protocol::limits::INSTANCES_MAX;
-use sealwire_protocol::{DeviceKey, Digest, Instance, LogId};
+use sealwire_protocol::{DeviceKey, Digest, Instance, LogId, RelayFrame};
 
 use crate::entry::Published;
 use crate::limits::{RING_BYTES_MAX, RING_ENTRIES_MAX};
@@ -74,6 +74,13 @@ impl Presence {
             return Vec::new();
         }
         ring.entries.iter().filter(|entry| entry.seq > after).cloned().collect()
+    }
+
+    /// Tells every subscriber something that is no entry.
+    pub(crate) fn tell_all(&self, frame: &RelayFrame) {
+        for outbox in self.subscribers.lock().iter() {
+            outbox.answer(0, frame);
+        }
     }
 
     /// Whether anybody listens.

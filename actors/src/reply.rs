@@ -19,7 +19,7 @@ use crate::outbox::Outbox;
 
 /// Bytes of bodies that all sessions together have unanswered.
 #[derive(Default)]
-pub struct Budget(AtomicUsize);
+pub(crate) struct Budget(AtomicUsize);
 
 /// What one session has unanswered.
 #[derive(Default)]
@@ -36,7 +36,7 @@ impl InFlight {
 }
 
 /// An answer owed.
-pub struct Reply {
+pub(crate) struct Reply {
     outbox: Arc<Outbox>,
     budget: Arc<Budget>,
     request: u32,

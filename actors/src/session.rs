@@ -152,7 +152,12 @@ impl Greeter {
         let heartbeat_s = wished.clamp(HEARTBEAT_MIN.as_secs(), HEARTBEAT_MAX.as_secs()) as u16;
         let incarnation = shared.store.incarnation();
         let welcome = Welcome {
-            proof: prove_relay(&shared.options.relay_key, &self.greeting, frame.device),
+            proof: prove_relay(
+                &shared.options.relay_key,
+                &self.greeting,
+                frame.device,
+                frame.challenge,
+            ),
             incarnation,
             heartbeat_s,
             resume_token: shared.resume_token(frame.device),

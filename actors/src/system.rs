@@ -245,7 +245,7 @@ impl System {
     }
 
     /// Flushes what logs hold, and stops every actor: first politely, then at the deadline.
-    pub async fn stop(self, deadline: Instant) {
+    pub async fn stop(&self, deadline: Instant) {
         let mut flushes = Vec::new();
         for (_, log) in self.shared.registry.active_logs() {
             let (done, flushed) = oneshot::channel();

@@ -148,7 +148,8 @@ frames! {
         token: Option<BoundedBytes<TOKEN_BYTES>>,
         /// Wished heartbeat interval in seconds; the relay clamps it to 25–300.
         heartbeat_s: u16,
-        /// Bytes of entries that the relay may send before a `Grant`; absent for no window.
+        /// Bytes of `Entry` frames that the relay may send before a `Grant`; absent for no window.
+        /// An entry is begun while any of it is left, so one may exceed it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         window: Option<u64>,
         /// What else the device can do.

@@ -1,7 +1,8 @@
 //! The body of a `key` entry: a content key, sealed to each recipient.
 //!
 //! With audience all it is a *rotation*: the new epoch key of a scope, sealed to every member that
-//! holds the scope, the author included. With a named audience it is a *delivery*. In MessagePack:
+//! holds the scope, the author included. With a named audience it is a *delivery*, or, without any
+//! sealed copy, a *question* for the key of this epoch (0 for the current one). In MessagePack:
 //!
 //! ```text
 //! [scope 16, epoch, [[recipient 32, enc 32, ciphertext], …]]
@@ -47,14 +48,14 @@ impl From<SealedKey> for Wire {
     }
 }
 
-/// The body of a rotation or a delivery.
+/// The body of a rotation, a delivery or a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyBody {
     /// Which content key.
     pub scope: Scope,
-    /// Which generation of it, from 1.
+    /// Which generation of it, from 1; in a question 0 for the current one.
     pub epoch: u32,
-    /// One sealed copy for each recipient.
+    /// One sealed copy for each recipient; none in a question.
     pub keys: Bounded<SealedKey, NATIVE_MEMBERS_MAX>,
 }
 

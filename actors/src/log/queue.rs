@@ -200,3 +200,110 @@ impl Queue {
         self.bodies.values().map(|waiting| u64::from(waiting.left)).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MEMBERS: u8 = 4;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Append { sender: u8, named: Vec<u8> },
+        Ack { device: u8, first: u64, more: u64 },
+        Leave { device: u8 },
+        Join { device: u8 },
+        Expire { up_to: u64 },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let device = 0..MEMBERS;
+        prop_oneof![
+            4 => (device.clone(), vec(device.clone(), 0..3))
+                .prop_map(|(sender, named)| Step::Append { sender, named }),
+            4 => (device.clone(), 1_u64..40, 0_u64..10)
+                .prop_map(|(device, first, more)| Step::Ack { device, first, more }),
+            1 => device.clone().prop_map(|device| Step::Leave { device }),
+            1 => device.prop_map(|device| Step::Join { device }),
+            1 => (1_u64..40).prop_map(|up_to| Step::Expire { up_to }),
+        ]
+    }
+
+    fn key(device: u8) -> DeviceKey {
+        DeviceKey([device + 1; 32])
+    }
+
+    proptest! {
+        #[test]
+        fn each_addressed_copy_ends_in_exactly_one_way(steps in vec(step(), 1..80)) {
+            let mut queue = Queue::default();
+            let mut members: BTreeMap<u8, (u64, AckSet)> =
+                (0..MEMBERS).map(|device| (device, (0, AckSet::new()))).collect();
+            let mut seq = 0;
+            let mut addressed = 0;
+            let mut outcomes = Outcomes::default();
+            for step in steps {
+                match step {
+                    Step::Append { sender, mut named } => {
+                        if !members.contains_key(&sender) {
+                            continue;
+                        }
+                        named.retain(|device| members.contains_key(device));
+                        named.sort_unstable();
+                        named.dedup();
+                        seq += 1;
+                        let is_for = |device: &&u8| {
+                            **device != sender && (named.is_empty() || named.contains(*device))
+                        };
+                        addressed += members.keys().filter(is_for).count() as u64;
+                        let body = NewBody {
+                            seq,
+                            sender: key(sender),
+                            recipients: named.iter().map(|device| key(*device)).collect(),
+                            bytes: 10,
+                            at: seq,
+                        };
+                        let readers = members.iter().map(|(device, (joined_seq, acked))| Reader {
+                            device: key(*device),
+                            joined_seq: *joined_seq,
+                            acked,
+                        });
+                        queue.add(body, readers);
+                    }
+                    Step::Ack { device, first, more } => {
+                        let Some((joined_seq, acked)) = members.get_mut(&device) else {
+                            continue;
+                        };
+                        let new = acked.insert(first, (first + more).min(seq));
+                        let outcome = Outcome::Delivered;
+                        queue.acked(key(device), *joined_seq, &new, outcome, &mut outcomes);
+                    }
+                    Step::Leave { device } => {
+                        if let Some((joined_seq, acked)) = members.remove(&device) {
+                            let acked = &acked;
+                            let reader = Reader { device: key(device), joined_seq, acked };
+                            queue.left(&reader, &mut outcomes);
+                        }
+                    }
+                    Step::Join { device } => {
+                        seq += 1;
+                        members.entry(device).or_insert((seq, AckSet::new()));
+                    }
+                    Step::Expire { up_to } => {
+                        queue.expire(up_to, u64::MAX, Outcome::Expired, &mut outcomes);
+                    }
+                }
+                let ended = outcomes.delivered + outcomes.expired + outcomes.left;
+                prop_assert_eq!(ended + queue.copies_left(), addressed);
+            }
+            queue.expire(u64::MAX, u64::MAX, Outcome::Expired, &mut outcomes);
+            prop_assert_eq!(outcomes.delivered + outcomes.expired + outcomes.left, addressed);
+            prop_assert_eq!(queue.bytes, 0);
+        }
+    }
+}

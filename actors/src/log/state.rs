@@ -340,7 +340,7 @@ impl State {
                 }
                 Content::Plain => false,
             };
-            published.push(std::sync::Arc::new(publish(self.id, seq, at, chain, &entry)));
+            published.push(std::sync::Arc::new(publish(self.id, seq, at, &entry)));
             if !control {
                 let body = NewBody {
                     seq,
@@ -560,11 +560,6 @@ impl State {
             }
         }
     }
-
-    #[cfg(test)]
-    pub(super) fn copies_left(&self) -> u64 {
-        self.queue.copies_left()
-    }
 }
 
 fn readers(members: &BTreeMap<DeviceKey, MemberState>) -> impl Iterator<Item = Reader<'_>> {
@@ -579,7 +574,7 @@ fn reader(member: &MemberState) -> Reader<'_> {
     }
 }
 
-fn publish(log: LogId, seq: u64, at: u64, chain: Digest, entry: &CheckedEntry) -> Published {
+fn publish(log: LogId, seq: u64, at: u64, entry: &CheckedEntry) -> Published {
     let addressed = match &entry.content {
         Content::Control(_) => Addressed::Control,
         Content::Rotation => Addressed::All,
@@ -594,5 +589,5 @@ fn publish(log: LogId, seq: u64, at: u64, chain: Digest, entry: &CheckedEntry) -
         totals_kind: None,
     };
     let frame: Bytes = encode_entry(log, seq, at, &parts);
-    Published { seq, digest: entry.digest, chain, sender: entry.header.sender, addressed, frame }
+    Published { seq, digest: entry.digest, sender: entry.header.sender, addressed, frame }
 }

@@ -300,13 +300,10 @@ async fn subscribe(core: Arc<Core>, request: u32, frame: frame::Subscribe) {
     // First a subscriber, then the question where the log stands: what is published in between is
     // offered, refused as behind, and found by the first page.
     let presence = core.shared.registry.subscribe(key, &core.outbox);
-    let result = begin(&core, key, &frame).await;
-    let (record, from, phase, floor) = match result {
+    let unfinished = Unfinished { core: &core, key };
+    let (record, from, phase, floor) = match begin(&core, key, &frame).await {
         Ok(start) => start,
-        Err(failure) => {
-            core.shared.registry.unsubscribe(key, &core.outbox);
-            return core.refuse(request, failure);
-        }
+        Err(failure) => return core.refuse(request, failure),
     };
     presence.raise_head(record.head);
     if let Some(state) = frame.acked
@@ -316,10 +313,24 @@ async fn subscribe(core: Arc<Core>, request: u32, frame: frame::Subscribe) {
         cast_ack(&core, request, key, state);
     }
     let subscription = Subscription::new(presence, from, phase, record.joined_seq);
-    if !core.outbox.subscribe(request, key, record.head, floor, subscription) {
+    if core.outbox.subscribe(request, key, record.head, floor, subscription) {
+        std::mem::forget(unfinished);
+    } else {
         // The membership ended while the store was asked.
-        core.shared.registry.unsubscribe(key, &core.outbox);
         core.refuse(request, Failure::new(ErrorCode::NoSuchLog));
+    }
+}
+
+/// A subscriber that has no subscription yet. Dropping it takes the subscriber back, also when the
+/// session ends while the store is being asked.
+struct Unfinished<'a> {
+    core: &'a Core,
+    key: LogKey,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        self.core.shared.registry.unsubscribe(self.key, &self.core.outbox);
     }
 }
 

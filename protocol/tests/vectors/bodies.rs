@@ -187,7 +187,7 @@ fn key_bodies() {
     check(
         "key_bodies.json",
         "Key bodies: [scope 16, epoch, [[recipient 32, enc 32, ciphertext], ...]]. The boxes here are \
-         not sealed to anybody; sealing.json has real ones. A case with \"refused\" is not a key body.",
+         not sealed to anybody; keys.json has real ones. A case with \"refused\" is not a key body.",
         &cases,
     );
 }

@@ -7,22 +7,34 @@
 
 mod bodies;
 mod cast;
+mod conversation;
+mod document;
 mod forms;
 mod frames;
 mod json;
 mod names;
 mod proofs;
 mod refusals;
+mod sealing;
 mod tables;
 
 use std::path::PathBuf;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// Compares a vector file with what the code makes now, or writes it.
 fn check(name: &str, about: &str, cases: &[Value]) {
+    check_with(name, about, &[], cases);
+}
+
+/// The same for a file that says more than its cases.
+fn check_with(name: &str, about: &str, more: &[(&str, Value)], cases: &[Value]) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("vectors").join(name);
-    let made = serde_json::json!({ "about": about, "cases": cases });
+    let mut made = Map::new();
+    made.insert("about".to_owned(), about.into());
+    made.extend(more.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+    made.insert("cases".to_owned(), cases.into());
+    let made = Value::Object(made);
     let made = json::text(&made) + "\n";
     if std::env::var_os("UPDATE_VECTORS").is_some() {
         std::fs::write(&path, made).expect("the vectors are writable");

@@ -1,0 +1,159 @@
+//! Full batches, as a committer of the relay makes them when it is saturated.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use sealwire_actors::ports::{
+    Clock, FoundResult, LogCommit, LogKey, NewEntry, NewLog, SenderRecord, Store, SystemClock,
+};
+use sealwire_client::entry::Outline;
+use sealwire_client::identity::{Identity, JoinSeed};
+use sealwire_protocol::digest::{chain_next, chain_start, entry_digest, native_log_id};
+use sealwire_protocol::{Control, Digest, EntryIn, LogType};
+
+use crate::group::{self, Author};
+
+/// Groups that one device founds, each a log of its own.
+const GROUPS_OF_A_DEVICE: usize = 6;
+
+/// Makes batch after batch, for logs of its own.
+pub(super) struct Batches {
+    logs: Vec<Log>,
+    batch: usize,
+    filler: Bytes,
+    /// Which log gets the next entry.
+    turn: usize,
+}
+
+struct Log {
+    key: LogKey,
+    author: Author,
+    seq: u64,
+    chain: Digest,
+}
+
+impl Batches {
+    /// Founds `groups` logs, for batches of `batch` entries.
+    pub(super) async fn found(
+        store: &Arc<dyn Store>,
+        groups: usize,
+        batch: usize,
+        body: usize,
+    ) -> Result<Self> {
+        let mut logs = Vec::with_capacity(groups);
+        let mut founder = Identity::generate()?;
+        for number in 0..groups {
+            if number % GROUPS_OF_A_DEVICE == 0 {
+                founder = Identity::generate()?;
+            }
+            logs.push(Log::found(store, &founder).await?);
+        }
+        Ok(Self { logs, batch, filler: Bytes::from(group::random_body(body)?), turn: 0 })
+    }
+
+    /// The next batch: its entries go to the logs in turn.
+    pub(super) fn next(&mut self) -> Vec<LogCommit> {
+        let groups = self.logs.len();
+        let begin = self.turn;
+        self.turn = (begin + self.batch) % groups;
+        (0..groups.min(self.batch))
+            .map(|index| {
+                let entries = (self.batch - index).div_ceil(groups);
+                self.logs[(begin + index) % groups].next(entries, &self.filler)
+            })
+            .collect()
+    }
+}
+
+impl Log {
+    async fn found(store: &Arc<dyn Store>, founder: &Identity) -> Result<Self> {
+        let join_key = Some(JoinSeed::generate()?.public());
+        let found = Control::Found { log_type: LogType::Group, random: group::random()?, join_key };
+        let first = Outline::first().sign(founder, &found.encode())?;
+        let id = native_log_id(&first.entry.header);
+        let chain = chain_next(chain_start(id), 1, first.digest);
+        let author = Author::founder(founder, id, first.digest);
+        let new = NewLog {
+            id,
+            log_type: LogType::Group,
+            join_key,
+            founder: founder.key(),
+            digest: first.digest,
+            entry: stored(first.entry, 1, 1, chain, true),
+        };
+        let limit = u32::try_from(GROUPS_OF_A_DEVICE).context("a small number")?;
+        let FoundResult::Created(key) = store.found(&new, limit).await? else {
+            bail!("a log could not be founded");
+        };
+        Ok(Self { key, author, seq: 1, chain })
+    }
+
+    fn next(&mut self, entries: usize, body: &Bytes) -> LogCommit {
+        let mut commit = LogCommit::new(self.key, self.seq, 0);
+        for _ in 0..entries {
+            let entry = self.author.write(body.clone());
+            self.seq += 1;
+            self.chain = chain_next(self.chain, self.seq, entry_digest(&entry.header));
+            commit.entries.push(stored(entry, self.seq, self.author.count, self.chain, false));
+        }
+        commit.senders.push(SenderRecord {
+            slot: 1,
+            device: self.author.device,
+            last_count: self.author.count,
+            last_digest: self.author.prev,
+        });
+        commit
+    }
+}
+
+fn stored(entry: EntryIn, seq: u64, count: u64, chain: Digest, control: bool) -> NewEntry {
+    NewEntry {
+        seq,
+        at: SystemClock.now_ms(),
+        header: entry.header,
+        body: entry.body,
+        control,
+        signature: entry.signature,
+        recipients: Vec::new(),
+        totals_kind: None,
+        chain,
+        sender_slot: 1,
+        count,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(number: i64) -> Log {
+        let id = sealwire_protocol::LogId([number as u8; 16]);
+        let founder = Identity::from_seed(&[number as u8; 32]);
+        let author = Author::founder(&founder, id, Digest::ZERO);
+        Log { key: LogKey(number), author, seq: 1, chain: chain_start(id) }
+    }
+
+    #[test]
+    fn batches_are_full_and_every_log_goes_on_where_it_was() {
+        for (groups, batch) in [(3, 8), (8, 3), (4, 4), (1, 5)] {
+            let logs = (0..groups).map(log).collect();
+            let mut batches = Batches { logs, batch, filler: Bytes::from_static(b"body"), turn: 0 };
+            let mut heads = std::collections::HashMap::new();
+            for _ in 0..10 {
+                let made = batches.next();
+                assert_eq!(made.iter().map(|part| part.entries.len()).sum::<usize>(), batch);
+                for part in made {
+                    let head = heads.entry(part.key).or_insert(1);
+                    assert_eq!(part.expected_seq, *head);
+                    for entry in &part.entries {
+                        *head += 1;
+                        assert_eq!((entry.seq, entry.count), (*head, *head));
+                    }
+                }
+            }
+            let (least, most) = (heads.values().min(), heads.values().max());
+            assert!(most.zip(least).is_some_and(|(most, least)| most - least <= 1));
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! What the disk alone does: 8 KiB, and the wait until they are on it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::latency::{Latencies, Percentiles};
+
+/// A page of PostgreSQL, two of SQLite: the least that a commit writes.
+const PIECE_BYTES: usize = 8 * 1024;
+
+/// Longest that the file may become, in bytes.
+const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// How long a write takes until it is durable.
+pub(super) struct Disk {
+    /// Where it makes the file longer: the file system has to write down the new length, too.
+    pub(super) append: Percentiles,
+    /// Where it does not: a log that is written again from its beginning.
+    pub(super) overwrite: Percentiles,
+}
+
+/// Writes to a file in this directory, for half of `time` each.
+pub(super) fn measure(directory: &Path, time: Duration) -> Result<Disk> {
+    let path = directory.join("fdatasync.tmp");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&path)
+        .with_context(|| format!("making {}", path.display()))?;
+    let measured = both(&mut file, time / 2);
+    std::fs::remove_file(&path).context("removing the file again")?;
+    measured
+}
+
+fn both(file: &mut File, time: Duration) -> Result<Disk> {
+    let append = write(file, time, FILE_BYTES_MAX)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(0))?;
+    let overwrite = write(file, time, length)?;
+    Ok(Disk { append, overwrite })
+}
+
+/// Writes one piece after the other from where the file stands, and from its beginning when `length`
+/// is reached.
+fn write(file: &mut File, time: Duration, length: u64) -> Result<Percentiles> {
+    let piece = [0xa5; PIECE_BYTES];
+    let latencies = Latencies::new();
+    let end = Instant::now() + time;
+    let mut position = 0;
+    while Instant::now() < end {
+        if position + PIECE_BYTES as u64 > length {
+            file.seek(SeekFrom::Start(0))?;
+            position = 0;
+        }
+        let begin = Instant::now();
+        file.write_all(&piece)?;
+        file.sync_data()?;
+        let nanoseconds = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        latencies.record(&mut vec![nanoseconds]);
+        position += PIECE_BYTES as u64;
+    }
+    Ok(latencies.percentiles())
+}

@@ -1,0 +1,97 @@
+//! How many devices reach one relay: one socket each, from several addresses, at a bounded rate.
+//!
+//! Holds always: nothing is sent anywhere but to loopback.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use sealwire_client::address::RelayUrl;
+use sealwire_client::identity::Identity;
+use sealwire_client::wire::{self, Options, Session, Wire};
+use sealwire_protocol::limits::HEARTBEAT_MAX;
+use tokio::sync::Mutex;
+use tokio::time::{Interval, interval, sleep};
+
+use crate::limits::{ATTEMPTS_MAX, CONNECTS_PER_SECOND, DEVICES_MAX, OPEN_FILES_RESERVE, SOURCES};
+use crate::process::Process;
+
+/// The way to the relay, shared by all devices of a run.
+pub(crate) struct Crowd {
+    relay: RelayUrl,
+    /// Whether devices come from addresses of their own: loopback has 16 million in IPv4, one in IPv6.
+    many_sources: bool,
+    entered: AtomicU64,
+    pace: Mutex<Interval>,
+}
+
+impl Crowd {
+    /// Prepares for `devices` connections at the same time to the relay at `url`.
+    pub(crate) fn new(url: &str, devices: usize) -> Result<Self> {
+        let relay = RelayUrl::parse(url).context("the relay's address")?;
+        ensure!(
+            relay.is_plaintext(),
+            "the load tester speaks to a relay on this machine alone: ws://"
+        );
+        ensure!(devices <= DEVICES_MAX, "at most {DEVICES_MAX} devices");
+        let open_files_max = Process::own().open_files_max()?;
+        ensure!(
+            devices as u64 + OPEN_FILES_RESERVE <= open_files_max,
+            "{devices} connections need more open files than {open_files_max}: raise `ulimit -n`"
+        );
+        let many_sources = relay.authority().0.parse::<Ipv4Addr>().is_ok();
+        let pace = Mutex::new(interval(Duration::from_secs(1) / CONNECTS_PER_SECOND));
+        Ok(Self { relay, many_sources, entered: AtomicU64::new(0), pace })
+    }
+
+    /// Connects and authenticates a device. A relay that asks for patience gets it.
+    pub(crate) async fn enter(&self, device: &Identity) -> Result<(Wire, Session)> {
+        for _ in 0..ATTEMPTS_MAX {
+            self.pace.lock().await.tick().await;
+            let number = self.entered.fetch_add(1, Ordering::Relaxed);
+            let options = Options {
+                heartbeat: HEARTBEAT_MAX,
+                source: self.many_sources.then(|| source(number)),
+                ..Options::default()
+            };
+            match Box::pin(wire::connect(&self.relay, device, &options)).await {
+                Ok(entered) => return Ok(entered),
+                Err(wire::WireError::Refused(failure)) if failure.retry_after_ms.is_some() => {
+                    let wait = failure.retry_after_ms.unwrap_or_default();
+                    sleep(Duration::from_millis(wait)).await;
+                }
+                Err(wire::WireError::Upgrade(429 | 503)) => sleep(Duration::from_secs(1)).await,
+                Err(error) => return Err(error).context("connecting"),
+            }
+        }
+        bail!("the relay let no device in for {ATTEMPTS_MAX} attempts")
+    }
+}
+
+/// The address that the connection with this number comes from: `127.0.1.1` and on.
+fn source(number: u64) -> IpAddr {
+    let host = u8::try_from(number % SOURCES + 1).unwrap_or(1);
+    IpAddr::V4(Ipv4Addr::new(127, 0, 1, host))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_load_stays_on_this_machine() {
+        assert!(Crowd::new("ws://127.0.0.1:4000", 10).is_ok());
+        assert!(Crowd::new("wss://127.0.0.1:4000", 10).is_err());
+        assert!(Crowd::new("wss://relay.example", 10).is_err());
+        assert!(Crowd::new("ws://relay.example", 10).is_err());
+        assert!(Crowd::new("ws://127.0.0.1:4000", DEVICES_MAX + 1).is_err());
+    }
+
+    #[test]
+    fn connections_come_from_many_loopback_addresses() {
+        let sources: std::collections::HashSet<_> = (0..1000).map(source).collect();
+        assert_eq!(sources.len() as u64, SOURCES);
+        assert!(sources.iter().all(IpAddr::is_loopback));
+    }
+}

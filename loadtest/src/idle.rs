@@ -1,0 +1,227 @@
+//! What a session costs while nothing happens.
+//!
+//! Devices come in circles of a few members. Each circle has a few groups, to which every member
+//! subscribes; each member sends one entry of the largest body to the next one, gets one from the one
+//! before, and falls silent. When the relay has come to rest, its memory is read; then more devices
+//! come. The slope between the steps is the cost of a session, free of what the relay needs without
+//! any.
+
+mod circle;
+mod rest;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use sealwire_client::wire::Wire;
+use sealwire_protocol::frame::Ping;
+use sealwire_protocol::limits::BODY_BYTES_MAX;
+use sealwire_protocol::{RelayFrame, limits::SUBSCRIPTIONS_MAX};
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use crate::crowd::Crowd;
+use crate::limits::{MEMBERS_MAX, SECONDS_MAX, SETUPS_MAX};
+use crate::process::{Memory, Process};
+use crate::progress;
+use crate::report::{Figures, Line, line, mebibytes, memory, whole};
+
+/// What `idle` is asked to do.
+#[derive(Args, Serialize)]
+pub(crate) struct Arguments {
+    /// The relay, on this machine.
+    #[arg(long, default_value = "ws://127.0.0.1:4000")]
+    url: String,
+    /// Process id of the relay.
+    #[arg(long)]
+    pid: u32,
+    /// Numbers of sessions at which memory is read, rising.
+    #[arg(long, value_delimiter = ',', default_value = "1000,5000,10000")]
+    sessions: Vec<usize>,
+    /// Groups that each device is in and subscribed to. A relay allows 6 unless it is told otherwise.
+    #[arg(long, default_value_t = 3)]
+    groups: usize,
+    /// Members of each group.
+    #[arg(long, default_value_t = 4)]
+    members: usize,
+    /// Length in bytes of the entry that each device sends and receives before it falls silent; 0 for
+    /// none.
+    #[arg(long, default_value_t = BODY_BYTES_MAX)]
+    body: usize,
+    /// Seconds between the disconnect of everybody and the last look at the memory.
+    #[arg(long, default_value_t = 60)]
+    after: u64,
+}
+
+/// What `idle` has seen.
+#[derive(Serialize)]
+pub(crate) struct Measured {
+    /// Before the first device came.
+    before: Memory,
+    steps: Vec<Step>,
+    /// Between the first step and the last.
+    bytes_per_session: Option<f64>,
+    anonymous_bytes_per_session: Option<f64>,
+    /// Some time after all were gone.
+    after: Memory,
+    /// Resident memory then, over that before the first device came.
+    after_over_before: f64,
+}
+
+/// The relay's memory with this many sessions.
+#[derive(Serialize)]
+struct Step {
+    sessions: usize,
+    memory: Memory,
+    /// Seconds from the end of the work of this step to the moment at which the relay was at rest.
+    rest_s: f64,
+    /// Whether it came to rest before patience ended.
+    rested: bool,
+    /// Per session that has come since the step before.
+    bytes_per_session: f64,
+    anonymous_bytes_per_session: f64,
+}
+
+pub(crate) async fn run(arguments: &Arguments) -> Result<Measured> {
+    check(arguments)?;
+    let process = Process::find(arguments.pid).context("the relay's process")?;
+    let most = arguments.sessions.last().copied().unwrap_or_default();
+    let crowd = Arc::new(Crowd::new(&arguments.url, most)?);
+    let (stop, stopped) = watch::channel(false);
+    let mut silent = JoinSet::new();
+
+    let before = process.memory()?;
+    let mut steps: Vec<Step> = Vec::new();
+    for &sessions in &arguments.sessions {
+        let (was, had) = steps.last().map_or((before, 0), |step| (step.memory, step.sessions));
+        for wire in arrive(arguments, &crowd, sessions - had).await? {
+            silent.spawn(fall_silent(wire, stopped.clone()));
+        }
+        let rest = rest::reach(process).await?;
+        ensure_all_are_here(&mut silent)?;
+        let per_session =
+            |now: u64, then: u64| (now as f64 - then as f64) / (sessions - had) as f64;
+        steps.push(Step {
+            sessions,
+            memory: rest.memory,
+            rest_s: rest.after.as_secs_f64(),
+            rested: rest.rested,
+            bytes_per_session: per_session(rest.memory.resident, was.resident),
+            anonymous_bytes_per_session: per_session(rest.memory.anonymous, was.anonymous),
+        });
+    }
+
+    stop.send_replace(true);
+    while silent.join_next().await.is_some() {}
+    let line = progress::wait("everybody has left");
+    sleep(Duration::from_secs(arguments.after)).await;
+    line.finish_and_clear();
+    let after = process.memory()?;
+    Ok(Measured {
+        before,
+        bytes_per_session: slope(&steps, |memory| memory.resident),
+        anonymous_bytes_per_session: slope(&steps, |memory| memory.anonymous),
+        steps,
+        after,
+        after_over_before: after.resident as f64 / before.resident as f64,
+    })
+}
+
+fn check(arguments: &Arguments) -> Result<()> {
+    let rising = arguments.sessions.windows(2).all(|pair| pair[0] < pair[1]);
+    ensure!(
+        rising && arguments.sessions.first().is_some_and(|first| *first > 0),
+        "--sessions must be numbers that rise"
+    );
+    let whole_circles =
+        arguments.sessions.iter().all(|n| n.is_multiple_of(arguments.members.max(1)));
+    ensure!(whole_circles, "--sessions must be multiples of --members");
+    ensure!((2..=MEMBERS_MAX).contains(&arguments.members), "2 to {MEMBERS_MAX} members");
+    ensure!((1..=SUBSCRIPTIONS_MAX).contains(&arguments.groups), "1 to {SUBSCRIPTIONS_MAX} groups");
+    ensure!(arguments.body <= BODY_BYTES_MAX, "a body has at most {BODY_BYTES_MAX} bytes");
+    ensure!(arguments.after <= SECONDS_MAX, "--after is at most {SECONDS_MAX}");
+    Ok(())
+}
+
+/// Lets this many devices come, greet each other and fall silent.
+async fn arrive(arguments: &Arguments, crowd: &Arc<Crowd>, devices: usize) -> Result<Vec<Wire>> {
+    let bar = progress::bar(devices as u64, "devices");
+    let circles = devices / arguments.members;
+    let plan =
+        circle::Plan { members: arguments.members, groups: arguments.groups, body: arguments.body };
+    let wires = stream::iter(0..circles)
+        .map(|_| Box::pin(circle::gather(crowd, plan)))
+        .buffer_unordered(SETUPS_MAX)
+        .inspect_ok(|wires| bar.inc(wires.len() as u64))
+        .try_concat()
+        .await?;
+    bar.finish_and_clear();
+    Ok(wires)
+}
+
+/// Keeps a session open: answers heartbeats and says nothing else.
+async fn fall_silent(mut wire: Wire, mut stopped: watch::Receiver<bool>) -> Result<()> {
+    loop {
+        tokio::select! {
+            // Dropped without a word: a mass disconnect is a network that went away.
+            _ = stopped.changed() => return Ok(()),
+            envelope = wire.receive() => {
+                let envelope = envelope.context("a silent session has ended")?;
+                if envelope.request == 0 && matches!(envelope.frame, Ok(RelayFrame::Heartbeat(_))) {
+                    wire.queue(&Ping {}.into());
+                }
+            }
+        }
+    }
+}
+
+fn ensure_all_are_here(silent: &mut JoinSet<Result<()>>) -> Result<()> {
+    match silent.try_join_next() {
+        None => Ok(()),
+        Some(Ok(Err(error))) => Err(error),
+        Some(Ok(Ok(()))) | Some(Err(_)) => bail!("a silent session has ended"),
+    }
+}
+
+/// Bytes per session between the first step and the last.
+fn slope(steps: &[Step], of: impl Fn(Memory) -> u64) -> Option<f64> {
+    let (first, last) = (steps.first()?, steps.last()?);
+    let sessions = last.sessions.checked_sub(first.sessions).filter(|n| *n > 0)?;
+    Some((of(last.memory) as f64 - of(first.memory) as f64) / sessions as f64)
+}
+
+impl Figures for Measured {
+    fn lines(&self) -> Vec<Line> {
+        let mut lines = vec![line("before anybody came", memory(self.before))];
+        for step in &self.steps {
+            let restless = if step.rested { "" } else { " (never came to rest)" };
+            lines.push(line(
+                format!("{} sessions", whole(step.sessions as u64)),
+                format!(
+                    "{}; {} per new session, {} of it anonymous{restless}",
+                    memory(step.memory),
+                    kibibytes(step.bytes_per_session),
+                    kibibytes(step.anonymous_bytes_per_session),
+                ),
+            ));
+        }
+        if let (Some(all), Some(anonymous)) =
+            (self.bytes_per_session, self.anonymous_bytes_per_session)
+        {
+            let text = format!("{}, {} of it anonymous", kibibytes(all), kibibytes(anonymous));
+            lines.push(line("per session, first to last", text));
+        }
+        let ratio = self.after_over_before;
+        let text = format!("{}; {ratio:.2} of before", mebibytes(self.after.resident));
+        lines.push(line("after all have left", text));
+        lines
+    }
+}
+
+fn kibibytes(bytes: f64) -> String {
+    format!("{:.2} KiB", bytes / 1024.0)
+}

@@ -1,0 +1,83 @@
+//! Durations, counted in a histogram of three significant digits.
+
+use std::sync::Mutex;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+/// Longest duration that is told apart from longer ones, in nanoseconds: two minutes, more than any
+/// run waits for an answer.
+const LONGEST_NS: u64 = 120_000_000_000;
+
+const SIGNIFICANT_DIGITS: u8 = 3;
+
+/// A histogram that many devices fill.
+pub(crate) struct Latencies(Mutex<Histogram<u64>>);
+
+/// What a histogram says, in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Percentiles {
+    pub(crate) count: u64,
+    pub(crate) p50_us: f64,
+    pub(crate) p90_us: f64,
+    pub(crate) p99_us: f64,
+    pub(crate) p999_us: f64,
+    pub(crate) max_us: f64,
+}
+
+impl Latencies {
+    pub(crate) fn new() -> Self {
+        let histogram = Histogram::new_with_bounds(1, LONGEST_NS, SIGNIFICANT_DIGITS)
+            .expect("the bounds are in order and the digits are few");
+        Self(Mutex::new(histogram))
+    }
+
+    /// Counts durations in nanoseconds and empties the list: one lock for all of them.
+    pub(crate) fn record(&self, nanoseconds: &mut Vec<u64>) {
+        if nanoseconds.is_empty() {
+            return;
+        }
+        let mut histogram = self.lock();
+        for value in nanoseconds.drain(..) {
+            histogram.saturating_record(value.max(1));
+        }
+    }
+
+    pub(crate) fn percentiles(&self) -> Percentiles {
+        let histogram = self.lock();
+        let at = |quantile: f64| microseconds(histogram.value_at_quantile(quantile));
+        Percentiles {
+            count: histogram.len(),
+            p50_us: at(0.5),
+            p90_us: at(0.9),
+            p99_us: at(0.99),
+            p999_us: at(0.999),
+            max_us: microseconds(histogram.max()),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Histogram<u64>> {
+        // A counter that panicked elsewhere has counted all the same.
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn microseconds(nanoseconds: u64) -> f64 {
+    (nanoseconds as f64 / 100.0).round() / 10.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_those_of_what_was_counted() {
+        let latencies = Latencies::new();
+        latencies.record(&mut (1..=100).map(|n| n * 1000).collect());
+        latencies.record(&mut vec![500_000_000_000]);
+        let percentiles = latencies.percentiles();
+        assert_eq!(percentiles.count, 101);
+        assert!((percentiles.p50_us - 51.0).abs() < 0.2, "{percentiles:?}");
+        assert!(percentiles.max_us >= 120_000_000.0, "{percentiles:?}");
+    }
+}

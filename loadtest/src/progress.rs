@@ -1,0 +1,19 @@
+//! Progress for whoever watches; nothing where the output is no terminal.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// A bar that counts to `total`.
+pub(crate) fn bar(total: u64, what: &'static str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg:28} {bar:30} {pos}/{len} {elapsed}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(total).with_style(style).with_message(what)
+}
+
+/// A line with a clock, for what has no count.
+pub(crate) fn wait(what: &'static str) -> ProgressBar {
+    let line = ProgressBar::new_spinner().with_message(what);
+    line.enable_steady_tick(Duration::from_millis(200));
+    line
+}

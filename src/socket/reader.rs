@@ -1,0 +1,268 @@
+//! The reading half of a WebSocket: tungstenite over a half that only lends it bytes.
+//!
+//! What tungstenite wants to write (pongs, the reply to a close) is kept for the writer, which puts
+//! it between two frames. Its read buffer is small and stays small: after a large message, when it
+//! holds nothing, the reader is made anew, because the buffer would keep its size for as long as the
+//! session lives.
+
+use std::future::poll_fn;
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use futures_util::StreamExt;
+use sealwire_protocol::close::CloseReason;
+use sealwire_protocol::limits::{FRAME_BYTES_MAX, MESSAGE_DEADLINE};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::tcp::OwnedReadHalf;
+use tokio::time::{Sleep, sleep};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+/// Size of the read buffer, in bytes: most frames of an idle session are heartbeats.
+const READ_BUFFER_BYTES: usize = 1024;
+
+/// Most bytes of one read from the socket: they pass through the stack, so that a busy session needs
+/// few system calls and an idle one no buffer of that size.
+const READ_BYTES: usize = 16 * 1024;
+
+/// A message longer than this makes the reader anew, in bytes.
+const SHED_ABOVE_BYTES: usize = 8 * 1024;
+
+/// Most bytes of pongs that wait to be written: a peer that sends pings and reads nothing is cut off
+/// from sending more by its own silence, not by our memory.
+const REPLIES_BYTES_MAX: usize = 4096;
+
+/// What came out of the socket.
+pub(super) enum Heard {
+    /// A whole binary message.
+    Message(Bytes),
+    /// A ping or pong; there may be a reply to write.
+    Control,
+    /// Something that ends the session, and why.
+    Bad(CloseReason),
+    /// The peer has closed, or the connection has broken.
+    Gone,
+}
+
+/// Reads messages from one socket.
+pub(super) struct Reader {
+    stream: Option<WebSocketStream<Lender>>,
+    /// Bytes of frames that were given out, headers and all.
+    consumed: u64,
+    large: bool,
+    over: bool,
+    /// Runs while a message is begun and not finished.
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl Reader {
+    /// Reads at most `allowance` bytes until [`Reader::allow_all`].
+    pub(super) async fn new(half: OwnedReadHalf, leftover: Bytes, allowance: usize) -> Self {
+        let lender = Lender { half, leftover, allowance, fed: 0, replies: Vec::new() };
+        Self {
+            stream: Some(websocket(lender).await),
+            consumed: 0,
+            large: false,
+            over: false,
+            deadline: None,
+        }
+    }
+
+    /// Lifts the bound on what may be read in all.
+    pub(super) fn allow_all(&mut self) {
+        if let Some(stream) = &mut self.stream {
+            stream.get_mut().allowance = usize::MAX;
+        }
+    }
+
+    /// Whether nothing more will be heard.
+    pub(super) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// The next thing that is heard. Dropping the future loses nothing.
+    pub(super) async fn next(&mut self) -> Heard {
+        if self.over {
+            return std::future::pending().await;
+        }
+        let heard = poll_fn(|context| self.poll_next(context)).await;
+        self.over = matches!(heard, Heard::Bad(_) | Heard::Gone);
+        heard
+    }
+
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Heard> {
+        let Some(stream) = &mut self.stream else {
+            return Poll::Ready(Heard::Gone);
+        };
+        let fed_before = stream.get_ref().fed;
+        match stream.poll_next_unpin(context) {
+            Poll::Ready(message) => {
+                self.deadline = None;
+                Poll::Ready(self.heard(message))
+            }
+            Poll::Pending => {
+                if stream.get_ref().fed > fed_before && self.deadline.is_none() {
+                    self.deadline = Some(Box::pin(sleep(MESSAGE_DEADLINE)));
+                }
+                let Some(deadline) = &mut self.deadline else {
+                    return Poll::Pending;
+                };
+                ready!(deadline.as_mut().poll(context));
+                Poll::Ready(Heard::Bad(CloseReason::MessageTimeout))
+            }
+        }
+    }
+
+    fn heard(&mut self, message: Option<Result<Message, Error>>) -> Heard {
+        match message {
+            Some(Ok(Message::Binary(bytes))) => {
+                self.consumed += frame_bytes(bytes.len());
+                self.large |= bytes.len() > SHED_ABOVE_BYTES;
+                Heard::Message(bytes)
+            }
+            Some(Ok(Message::Ping(bytes) | Message::Pong(bytes))) => {
+                self.consumed += frame_bytes(bytes.len());
+                let replies = self.stream.as_ref().map_or(0, |s| s.get_ref().replies.len());
+                if replies > REPLIES_BYTES_MAX {
+                    return Heard::Bad(CloseReason::SlowConsumer);
+                }
+                Heard::Control
+            }
+            Some(Ok(Message::Text(_) | Message::Frame(_))) => Heard::Bad(CloseReason::Protocol),
+            Some(Ok(Message::Close(_))) | None => Heard::Gone,
+            Some(Err(Error::Capacity(_))) => Heard::Bad(CloseReason::TooBig),
+            Some(Err(Error::Protocol(_) | Error::Utf8(_))) => Heard::Bad(CloseReason::Protocol),
+            Some(Err(_)) => Heard::Gone,
+        }
+    }
+
+    /// What is to be written on behalf of the reader.
+    pub(super) fn take_replies(&mut self) -> Bytes {
+        let replies = self.stream.as_mut().map(|s| std::mem::take(&mut s.get_mut().replies));
+        Bytes::from(replies.unwrap_or_default())
+    }
+
+    /// Gives back the memory of a large message, if the buffer holds nothing that is still needed.
+    pub(super) async fn shed(&mut self) {
+        let empty = |stream: &WebSocketStream<Lender>| stream.get_ref().fed == self.consumed;
+        if self.large && self.stream.as_ref().is_some_and(empty) {
+            self.large = false;
+            if let Some(stream) = self.stream.take() {
+                self.stream = Some(websocket(stream.into_inner()).await);
+            }
+        }
+    }
+
+    /// Reads and forgets until the peer has gone.
+    pub(super) async fn discard(&mut self) {
+        let Some(stream) = self.stream.take() else {
+            return;
+        };
+        let lender = stream.into_inner();
+        let mut bytes = [0; 1024];
+        loop {
+            if lender.half.readable().await.is_err() {
+                return;
+            }
+            match lender.half.try_read(&mut bytes) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// Length on the wire of a masked frame with this much payload, written as RFC 6455 wants it. A peer
+/// that writes it longer, or in fragments, only keeps its buffer.
+fn frame_bytes(payload: usize) -> u64 {
+    let header = match payload {
+        0..=125 => 6,
+        126..=65_535 => 8,
+        _ => 14,
+    };
+    header + payload as u64
+}
+
+async fn websocket(lender: Lender) -> WebSocketStream<Lender> {
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(0)
+        .max_message_size(Some(FRAME_BYTES_MAX))
+        .max_frame_size(Some(FRAME_BYTES_MAX));
+    WebSocketStream::from_raw_socket(lender, Role::Server, Some(config)).await
+}
+
+/// Lends tungstenite the bytes of the reading half, and keeps what it writes.
+struct Lender {
+    half: OwnedReadHalf,
+    /// What was read and not yet lent: with the upgrade request, or beyond tungstenite's buffer.
+    leftover: Bytes,
+    /// How many more bytes may be lent.
+    allowance: usize,
+    /// How many were lent.
+    fed: u64,
+    replies: Vec<u8>,
+}
+
+impl AsyncRead for Lender {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let room = into.remaining().min(this.allowance);
+        if room == 0 {
+            // Nothing more is heard before authentication; its deadline ends the wait.
+            return Poll::Pending;
+        }
+        if this.leftover.is_empty() {
+            let mut bytes = [const { MaybeUninit::uninit() }; READ_BYTES];
+            let mut chunk = ReadBuf::uninit(&mut bytes);
+            ready!(Pin::new(&mut this.half).poll_read(context, &mut chunk))?;
+            let (now, later) = chunk.filled().split_at(room.min(chunk.filled().len()));
+            into.put_slice(now);
+            this.leftover = Bytes::copy_from_slice(later);
+            return this.lent(now.len());
+        }
+        let read = room.min(this.leftover.len());
+        into.put_slice(&this.leftover[..read]);
+        this.leftover.advance(read);
+        this.lent(read)
+    }
+}
+
+impl Lender {
+    fn lent(&mut self, read: usize) -> Poll<io::Result<()>> {
+        self.fed += read as u64;
+        if self.allowance != usize::MAX {
+            self.allowance -= read;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Lender {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut().replies.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

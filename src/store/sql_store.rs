@@ -1,0 +1,233 @@
+//! The [`Store`] of the relay, over either database.
+//!
+//! It adds to the statements what no statement can: writing stops while another relay may hold the
+//! lock, the days on which devices were here are gathered for a second before they are written, and
+//! aggregate counts are kept for a minute.
+//!
+//! Holds always: nothing is written while this relay's [`Standing`] is not serving.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use sealwire_actors::ports::{
+    CommitResult, DueLog, FoundResult, LogBrief, LogCommit, LogKey, LogRecord, NewLog, PageRequest,
+    Position, ReserveResult, Store, StoreError, StoreStats, StoredEntry, SubscriptionRecord,
+};
+use sealwire_protocol::frame::Member;
+use sealwire_protocol::{DeviceKey, Digest, LogId};
+use sqlx::Executor;
+use tokio::sync::watch;
+
+use super::Standing;
+use super::commit;
+use super::dialect::Dialect;
+use super::lanes::{Lanes, Verdict};
+use super::tenure::Tenure;
+use super::writes::day;
+
+/// How long aggregate counts are kept: they are for people, and cost a walk through tables.
+const STATS_AGE_MAX: Duration = Duration::from_secs(60);
+
+/// Most devices whose day is gathered before it is written; more are written at once. A wave of
+/// returning devices fits a few such statements.
+const TOUCHES_MAX: usize = 4096;
+
+/// How a database counts what it holds.
+#[async_trait]
+pub(super) trait Count: Dialect {
+    /// Counts now, without regard to cost.
+    async fn count(lanes: &Lanes<Self>) -> Result<StoreStats, StoreError>;
+}
+
+/// A store in an SQL database.
+pub(super) struct SqlStore<D: Dialect> {
+    pub(super) lanes: Lanes<D>,
+    pub(super) tenure: Tenure,
+    pub(super) standing: watch::Sender<Standing>,
+    touches: Mutex<HashMap<DeviceKey, u64>>,
+    swept: Mutex<Option<DeviceKey>>,
+    stats: tokio::sync::Mutex<Option<(Instant, StoreStats)>>,
+}
+
+impl<D: Count> SqlStore<D>
+where
+    for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
+{
+    pub(super) fn new(lanes: Lanes<D>, tenure: Tenure, standing: watch::Sender<Standing>) -> Self {
+        Self {
+            lanes,
+            tenure,
+            standing,
+            touches: Mutex::default(),
+            swept: Mutex::default(),
+            stats: tokio::sync::Mutex::default(),
+        }
+    }
+
+    fn may_write(&self) -> Result<(), StoreError> {
+        match *self.standing.borrow() {
+            Standing::Serving => Ok(()),
+            Standing::Waiting | Standing::Superseded => Err(StoreError::Unavailable),
+        }
+    }
+
+    /// Writes the days that were gathered. What cannot be written now is gathered again tomorrow.
+    pub(super) async fn flush_touches(&self) -> Result<(), StoreError> {
+        let days: Vec<(DeviceKey, u64)> = self.touches.lock().drain().collect();
+        if days.is_empty() {
+            return Ok(());
+        }
+        self.may_write()?;
+        self.lanes.touch_devices(&days).await
+    }
+}
+
+#[async_trait]
+impl<D: Count> Store for SqlStore<D>
+where
+    for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
+{
+    fn incarnation(&self) -> u64 {
+        self.tenure.incarnation
+    }
+
+    fn committers(&self) -> usize {
+        self.lanes.committers()
+    }
+
+    async fn commit(&self, batch: &[LogCommit]) -> Result<Vec<CommitResult>, StoreError> {
+        self.may_write()?;
+        let mut lease = self.lanes.commit().await?;
+        lease.begin(D::BEGIN).await?;
+        let outcome = commit::run(&mut lease, batch).await;
+        lease.end(outcome.map(Verdict::Keep)).await
+    }
+
+    async fn found(&self, log: &NewLog, groups_max: u32) -> Result<FoundResult, StoreError> {
+        self.may_write()?;
+        self.lanes.found(log, groups_max).await
+    }
+
+    async fn reserve(
+        &self,
+        key: LogKey,
+        device: DeviceKey,
+        groups_max: u32,
+        now: u64,
+        since: u64,
+    ) -> Result<ReserveResult, StoreError> {
+        self.may_write()?;
+        self.lanes.reserve(key, device, groups_max, now, since).await
+    }
+
+    async fn load(&self, keys: &[LogKey]) -> Result<Vec<Option<LogRecord>>, StoreError> {
+        self.lanes.load(keys).await
+    }
+
+    async fn find_log(&self, id: LogId) -> Result<Option<LogBrief>, StoreError> {
+        self.lanes.find_log(id).await
+    }
+
+    async fn memberships(&self, device: DeviceKey) -> Result<Vec<LogBrief>, StoreError> {
+        self.lanes.memberships(device).await
+    }
+
+    async fn subscription(
+        &self,
+        key: LogKey,
+        device: DeviceKey,
+    ) -> Result<Option<SubscriptionRecord>, StoreError> {
+        self.lanes.subscription(key, device).await
+    }
+
+    async fn members(&self, key: LogKey) -> Result<Option<(Position, Vec<Member>)>, StoreError> {
+        self.lanes.members(key).await
+    }
+
+    async fn chain_at(&self, key: LogKey, seq: u64) -> Result<Option<Digest>, StoreError> {
+        self.lanes.chain_at(key, seq).await
+    }
+
+    async fn find_entry(
+        &self,
+        key: LogKey,
+        sender: DeviceKey,
+        count: u64,
+    ) -> Result<Option<(u64, Digest)>, StoreError> {
+        self.lanes.find_entry(key, sender, count).await
+    }
+
+    async fn read_page(&self, request: &PageRequest) -> Result<Vec<StoredEntry>, StoreError> {
+        self.lanes.read_page(request).await
+    }
+
+    async fn read_controls(
+        &self,
+        key: LogKey,
+        after: u64,
+        up_to: u64,
+        limit: usize,
+    ) -> Result<Vec<StoredEntry>, StoreError> {
+        self.lanes.read_controls(key, after, up_to, limit).await
+    }
+
+    async fn due_for_expiry(
+        &self,
+        after: LogKey,
+        before: u64,
+        limit: usize,
+    ) -> Result<(Vec<DueLog>, Option<LogKey>), StoreError> {
+        self.lanes.due_for_expiry(after, before, limit).await
+    }
+
+    async fn idle_groups(&self, before: u64, limit: usize) -> Result<Vec<LogKey>, StoreError> {
+        self.lanes.idle_groups(before, limit).await
+    }
+
+    async fn sweep(
+        &self,
+        reservations_before: u64,
+        devices_before: u64,
+        now: u64,
+        limit: usize,
+    ) -> Result<u64, StoreError> {
+        self.may_write()?;
+        // A device that was here a second ago is not idle.
+        self.flush_touches().await?;
+        let gone = self.lanes.sweep(reservations_before, devices_before, now, limit).await?;
+        let after = *self.swept.lock();
+        let (empty, last) = self.lanes.sweep_empty_devices(after, limit).await?;
+        *self.swept.lock() = last;
+        Ok(gone + empty)
+    }
+
+    async fn touch_device(&self, device: DeviceKey, now: u64) -> Result<(), StoreError> {
+        let full = {
+            let mut touches = self.touches.lock();
+            let seen = touches.entry(device).or_default();
+            *seen = (*seen).max(day(now));
+            touches.len() >= TOUCHES_MAX
+        };
+        if full { self.flush_touches().await } else { Ok(()) }
+    }
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        self.may_write()?;
+        self.lanes.ready().await
+    }
+
+    async fn stats(&self) -> Result<StoreStats, StoreError> {
+        // Held while counting, so that a crowd of askers counts once.
+        let mut kept = self.stats.lock().await;
+        if let Some((since, stats)) = *kept
+            && since.elapsed() < STATS_AGE_MAX
+        {
+            return Ok(stats);
+        }
+        let stats = D::count(&self.lanes).await?;
+        *kept = Some((Instant::now(), stats));
+        Ok(stats)
+    }
+}

@@ -1,0 +1,283 @@
+//! SQLite: the embedded store.
+//!
+//! One connection writes and a few read. Writing is WAL with `synchronous = full`, so a commit is
+//! fsynced when it is answered. The writer never checkpoints, because a checkpoint inside a commit
+//! makes that commit wait for the disk many times over: a connection of its own does, passively.
+//!
+//! A lock on a file beside the database keeps a second relay out. The database file itself cannot
+//! serve: SQLite's own locks on it would be lost when any handle on it is closed.
+//!
+//! Holds always: WAL, full synchronisation and overwriting of deleted content on every connection.
+
+use std::convert::Infallible;
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use sealwire_actors::ports::{StoreError, StoreStats};
+use sqlx::sqlite::{
+    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous,
+};
+use sqlx::{Arguments, ConnectOptions, Connection, Row, Sqlite, SqliteConnection, SqlitePool};
+use tokio::time::{sleep, timeout};
+
+use super::dialect::{Bound, Columns, Dialect, ROWS_MAX, Table, Value};
+use super::failure::Judge;
+use super::housekeeping::Aside;
+use super::lanes::{Lanes, pool};
+use super::sql_store::{Count, SqlStore};
+use super::{Lock, OpenError, STANDBY_PAUSE};
+
+/// How long SQLite waits for a lock that another process holds (a backup, a shell).
+const BUSY_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Connections that read. More than the machine's cores would only contend for the page cache.
+const READERS: u32 = 4;
+
+/// Statements kept prepared for each connection: about a dozen over row lists in ten sizes each, and
+/// some fifty others.
+const STATEMENTS_MAX: usize = 256;
+
+/// Rows that a connection's thread may be ahead of their reader: a whole page of entries, so that
+/// the thread never waits in the middle of a read and holds its snapshot.
+const ROWS_AHEAD: usize = 1024;
+
+/// Page cache of each connection, in KiB (SQLite counts them as negative pages).
+const CACHE_KIB: i32 = 8 * 1024;
+
+/// How often a checkpoint is tried while commits go on.
+const CHECKPOINT_PAUSE: Duration = Duration::from_millis(250);
+
+/// The longest pause between tries while nothing happens.
+const CHECKPOINT_PAUSE_MAX: Duration = Duration::from_secs(8);
+
+/// Above so many frames (pages of 4 KiB: 64 MiB) a checkpoint is made while no commit runs: under
+/// steady commits the log would otherwise never start again from its beginning.
+const WAL_FRAMES_MAX: i64 = 16 * 1024;
+
+/// How often the log is truncated: what was deleted is then gone from it as well.
+const TRUNCATE_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long a checkpoint may take.
+const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(60);
+
+const COUNT: &str = "select \
+    (select count(*) from logs where log_type = 1), \
+    (select count(*) from logs where log_type = 2), \
+    (select count(*) from members where state = 2), \
+    (select count(*) from entries), \
+    (select count(*) from bodies b join logs l on l.key = b.log where l.log_type = 1)";
+
+impl Dialect for Sqlite {
+    const BEGIN: &'static str = "begin immediate";
+    const BEGIN_SNAPSHOT: &'static str = "begin";
+    // Longer than SQLite waits for a lock by itself.
+    const DEADLINE: Duration = Duration::from_secs(10);
+    const ONE_WRITER: bool = true;
+
+    fn bind(values: &[Value<'_>]) -> Result<SqliteArguments, StoreError> {
+        let mut arguments = SqliteArguments::default();
+        arguments.reserve(values.len(), 0);
+        for value in values {
+            match value {
+                Value::Null => arguments.add(None::<i64>),
+                Value::Int(number) => arguments.add(*number),
+                Value::Bytes(bytes) => arguments.add(&bytes[..]),
+                Value::Text(text) => arguments.add(*text),
+            }
+            .map_err(|_| StoreError::Refused)?;
+        }
+        Ok(arguments)
+    }
+
+    fn bind_rows(table: &Table<'_>) -> Result<Vec<Bound<Self>>, StoreError> {
+        let width = table.width();
+        table
+            .cells()
+            .chunks(width * ROWS_MAX)
+            .map(|cells| Ok((table.step.sqlite_text(cells.len() / width), Self::bind(cells)?)))
+            .collect()
+    }
+
+    async fn fetch(
+        connection: &mut SqliteConnection,
+        (sql, arguments): Bound<Self>,
+    ) -> Result<Vec<SqliteRow>, sqlx::Error> {
+        sqlx::query_with::<Sqlite, _>(sql, arguments).fetch_all(connection).await
+    }
+}
+
+#[async_trait]
+impl Count for Sqlite {
+    async fn count(lanes: &Lanes<Self>) -> Result<StoreStats, StoreError> {
+        let rows = lanes.read().await?.rows(COUNT, &[]).await?;
+        let row = rows.first().ok_or(StoreError::Corrupt)?;
+        Ok(StoreStats {
+            groups: row.number(0)?,
+            vaults: row.number(1)?,
+            memberships: row.number(2)?,
+            entries: row.number(3)?,
+            undelivered: row.number(4)?,
+        })
+    }
+}
+
+/// The file behind a URL, and how every connection to it is made.
+pub(super) fn options(url: &str) -> Result<SqliteConnectOptions, OpenError> {
+    let options = SqliteConnectOptions::from_str(url).map_err(|_| OpenError::Url)?;
+    let name = options.get_filename();
+    if name.as_os_str().is_empty() || name.to_string_lossy().contains(":memory:") {
+        return Err(OpenError::Url);
+    }
+    Ok(options
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(BUSY_DEADLINE)
+        .pragma("secure_delete", "fast")
+        .pragma("wal_autocheckpoint", "0")
+        .pragma("journal_size_limit", (WAL_FRAMES_MAX * 4096).to_string())
+        .pragma("cache_size", (-CACHE_KIB).to_string())
+        .pragma("temp_store", "memory")
+        .statement_cache_capacity(STATEMENTS_MAX)
+        .row_buffer_size(ROWS_AHEAD)
+        .thread_name(|number| format!("sqlite-{number}"))
+        .disable_statement_logging())
+}
+
+/// Holds the relay's lock for as long as it lives.
+pub(super) struct FileLock(#[expect(dead_code, reason = "held, never read")] File);
+
+/// Takes the lock beside `database`.
+pub(super) async fn lock(database: &Path, how: Lock) -> Result<FileLock, OpenError> {
+    let mut name = database.as_os_str().to_owned();
+    name.push(".lock");
+    let failed = |error: std::io::Error| OpenError::LockFile(error.kind());
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(PathBuf::from(name))
+        .map_err(failed)?;
+    let mut told = false;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(FileLock(file)),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+            Err(TryLockError::WouldBlock) => match how {
+                Lock::Try => return Err(OpenError::Locked),
+                Lock::Wait => super::tell_waiting(&mut told),
+            },
+        }
+        sleep(STANDBY_PAUSE).await;
+    }
+}
+
+/// Makes the tables.
+pub(super) async fn migrate(
+    options: &SqliteConnectOptions,
+    judge: &Judge,
+) -> Result<(), OpenError> {
+    let pool: SqlitePool = pool(1).connect_lazy_with(options.clone());
+    let migrated = sqlx::migrate!("migrations/sqlite").run(&pool).await;
+    pool.close().await;
+    super::migrated(judge, migrated)
+}
+
+/// The connections for serving.
+pub(super) fn lanes(options: &SqliteConnectOptions, judge: &Judge) -> Lanes<Sqlite> {
+    let reading = options.clone().pragma("query_only", "true");
+    Lanes::new(
+        pool(READERS).idle_timeout(None).max_lifetime(None).connect_lazy_with(reading),
+        pool(1).idle_timeout(None).max_lifetime(None).connect_lazy_with(options.clone()),
+        1,
+        judge.clone(),
+    )
+}
+
+/// Moves committed pages from the log into the database, beside the commits.
+pub(super) struct Checkpointer {
+    connection: SqliteConnection,
+    judge: Judge,
+    truncated: Instant,
+    _lock: FileLock,
+}
+
+/// What a checkpoint found: frames in the log, and how many of them it has moved.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Progress {
+    frames: i64,
+    moved: i64,
+}
+
+impl Checkpointer {
+    pub(super) async fn new(
+        options: &SqliteConnectOptions,
+        judge: Judge,
+        lock: FileLock,
+    ) -> Result<Self, OpenError> {
+        let connection = options.connect().await.map_err(|failure| judge.of(&failure))?;
+        Ok(Self { connection, judge, truncated: Instant::now(), _lock: lock })
+    }
+
+    async fn passive(&mut self) -> Result<Progress, StoreError> {
+        self.checkpoint("pragma wal_checkpoint(passive)").await
+    }
+
+    async fn truncate(&mut self) -> Result<Progress, StoreError> {
+        self.truncated = Instant::now();
+        self.checkpoint("pragma wal_checkpoint(truncate)").await
+    }
+
+    async fn checkpoint(&mut self, sql: &'static str) -> Result<Progress, StoreError> {
+        let row = timeout(CHECKPOINT_DEADLINE, sqlx::query(sql).fetch_one(&mut self.connection))
+            .await
+            .map_err(|_| self.judge.late())?
+            .map_err(|failure| self.judge.of(&failure))?;
+        let number = |place| row.try_get(place).map_err(|failure| self.judge.of(&failure));
+        Ok(Progress { frames: number(1)?, moved: number(2)? })
+    }
+
+    /// One checkpoint, and one more without commits if the log has grown too long or its day is
+    /// over.
+    async fn step(&mut self, store: &SqlStore<Sqlite>) -> Result<Progress, StoreError> {
+        let progress = self.passive().await?;
+        if self.truncated.elapsed() >= TRUNCATE_INTERVAL {
+            let _nobody_commits = store.lanes.commit().await?;
+            return self.truncate().await;
+        }
+        if progress.frames > WAL_FRAMES_MAX {
+            let _nobody_commits = store.lanes.commit().await?;
+            return self.passive().await;
+        }
+        Ok(progress)
+    }
+}
+
+#[async_trait]
+impl Aside<Sqlite> for Checkpointer {
+    async fn run(&mut self, store: &SqlStore<Sqlite>) -> Infallible {
+        let mut pause = CHECKPOINT_PAUSE;
+        let mut before = None;
+        loop {
+            sleep(pause).await;
+            // An error has been said where it was judged, and the next try is the remedy.
+            let now = self.step(store).await.ok();
+            pause = if now == before {
+                (pause * 2).min(CHECKPOINT_PAUSE_MAX)
+            } else {
+                CHECKPOINT_PAUSE
+            };
+            before = now;
+        }
+    }
+
+    async fn end(mut self: Box<Self>) {
+        // Nothing is lost without it: the next opening reads the log.
+        let _ = self.truncate().await;
+        let _ = self.connection.close().await;
+    }
+}
