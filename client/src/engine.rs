@@ -102,7 +102,13 @@ pub(crate) struct Said {
 enum Asked {
     Subscribe(LogId),
     Unsubscribe(LogId),
-    Append { log: LogId, count: u64, bytes: usize },
+    Append {
+        log: LogId,
+        count: u64,
+        bytes: usize,
+    },
+    /// An entry that was appended long ago, sent to hear what the relay says of its author.
+    Probe(LogId),
     Ping,
 }
 
@@ -423,6 +429,7 @@ fn on_error(
             log.subscription = Subscription::Off;
             Ok(())
         }),
+        Some(Asked::Probe(log)) => with(logs, call, log, |log, call| log.on_probed(call, &failure)),
         Some(Asked::Ping) => Ok(()),
         // What is answered to an ack, or said of a subscription that held, names its log.
         None => {

@@ -37,7 +37,7 @@ impl Phase {
         }
     }
 
-    fn from_sql(value: i64) -> Result<Self, StoreError> {
+    pub(crate) fn from_sql(value: i64) -> Result<Self, StoreError> {
         match value {
             0 => Ok(Self::Joining),
             1 => Ok(Self::Member),
