@@ -30,7 +30,6 @@ pub use crate::store::outbox::{Sending, Unsent};
 use crate::address::RelayUrl;
 use crate::backoff::Bounds;
 use crate::content::PAYLOAD_BYTES_MAX;
-use crate::engine::Now;
 use crate::entry::Outline;
 use crate::error::{Error, StoreError};
 use crate::event::{Event, Received};
@@ -200,11 +199,6 @@ impl Device {
         let open = move || {
             let identity = identity(&directory)?;
             let store = Store::open(&directory.join(STORE_FILE), identity.key())?;
-            let now = Now::read().ms;
-            store.write(|db| {
-                inbox::prune(db, now)?;
-                outbox::prune(db, now)
-            })?;
             let shared = Arc::new(Shared::new(identity, store, directory, options));
             Ok(Self { shared })
         };
@@ -395,6 +389,18 @@ impl Device {
             Sending::Unknown => Err(Error::Unknown),
         };
         self.shared.wait_for(deadline, appended).await
+    }
+
+    /// Waits until a group was read up to an entry.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchLog`], [`Error::Timeout`].
+    pub async fn wait_read(&self, log: LogId, seq: u64, deadline: Duration) -> Result<(), Error> {
+        let read = move |db: &Db| {
+            let row = logs::find(db, log)?.ok_or(Error::NoSuchLog)?;
+            Ok((row.track.position().seq >= seq).then_some(()))
+        };
+        self.shared.wait_for(deadline, read).await
     }
 
     /// Leaves a group, after all that is still to be sent to it.

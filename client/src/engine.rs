@@ -17,6 +17,7 @@ mod sending;
 mod taking;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -76,7 +77,7 @@ pub(crate) enum End {
 }
 
 /// How to come back to a relay that is shutting down.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Return {
     /// Not before this long.
     pub(crate) after: Duration,
@@ -208,6 +209,9 @@ pub(crate) struct Engine {
     device: Arc<Identity>,
     store: Arc<Store>,
     relay: RelayUrl,
+    /// What makes this process the one that numbers and sends: it must outlive the last call, even
+    /// if nobody waits for that any more.
+    _lock: Arc<File>,
     logs: BTreeMap<LogId, Log>,
     desk: Desk,
     /// The log with which the next round of sending begins, so that a busy one leaves room.
@@ -216,7 +220,12 @@ pub(crate) struct Engine {
 
 impl Engine {
     /// The engine of a connection that has just been made.
-    pub(crate) fn new(device: Arc<Identity>, store: Arc<Store>, relay: RelayUrl) -> Self {
+    pub(crate) fn new(
+        device: Arc<Identity>,
+        store: Arc<Store>,
+        relay: RelayUrl,
+        lock: Arc<File>,
+    ) -> Self {
         let desk = Desk {
             frames: Vec::new(),
             live: Vec::new(),
@@ -228,7 +237,7 @@ impl Engine {
             bytes_in_flight: 0,
             pinged_at: None,
         };
-        Self { device, store, relay, logs: BTreeMap::new(), desk, turn: None }
+        Self { device, store, relay, _lock: lock, logs: BTreeMap::new(), desk, turn: None }
     }
 
     /// Subscribes to the logs of this relay, and sends what waits. Also when another part of the
@@ -358,10 +367,9 @@ fn on_frame(
             log.on_floor(&floor.head);
             Ok(())
         }),
-        RelayFrame::Subscribed(subscribed) => with(logs, call, subscribed.log, |log, call| {
-            log.on_subscribed(call, subscribed.head);
-            Ok(())
-        }),
+        RelayFrame::Subscribed(subscribed) => {
+            with(logs, call, subscribed.log, |log, call| log.on_subscribed(call, subscribed.head))
+        }
         RelayFrame::Appended(appended) => {
             let Some(Asked::Append { log, count, .. }) = asked else { return Ok(()) };
             with(logs, call, log, |log, call| log.on_appended(call, count, &appended))

@@ -21,16 +21,13 @@ const RESYNCS_MAX: u32 = 3;
 
 impl Log {
     /// The subscription holds: the relay has taken the cursor.
-    pub(super) fn on_subscribed(&mut self, call: &mut Call<'_>, head: Head) {
+    pub(super) fn on_subscribed(&mut self, call: &mut Call<'_>, head: Head) -> Result<()> {
         if self.subscription != Subscription::Asked {
-            return;
+            return Ok(());
         }
         self.subscription = Subscription::Reading;
         self.begin_incarnation(head.incarnation);
-        if head.seq == 0 {
-            // A log has at least its first entry.
-            self.resync(call);
-        }
+        self.on_head_check(call, &head).map(|_| ())
     }
 
     /// There is no subscription.
