@@ -8,8 +8,9 @@ use sealwire_protocol::keys::KeyBody;
 use sealwire_protocol::limits::RECIPIENTS_MAX;
 use sealwire_protocol::{Control, DeviceKey, Head, Header, Kind};
 
+use super::Result;
+use super::desk::{Call, jitter};
 use super::log::{Log, Subscription};
-use super::{Call, Result, jitter};
 use crate::chain::HeadCheck;
 use crate::entry::Rejection;
 use crate::event::{Event, Unreadable};

@@ -9,8 +9,9 @@ use sealwire_protocol::keys::KeyBody;
 use sealwire_protocol::limits::IN_FLIGHT_BYTES_MAX;
 use sealwire_protocol::{Control, DeviceKey, Failure, Head, Kind};
 
+use super::Result;
+use super::desk::{Asked, Call};
 use super::log::{Log, Subscription};
-use super::{Asked, Call, Result};
 use crate::content::Content;
 use crate::entry::{Outline, Signed};
 use crate::event::Event;

@@ -4,8 +4,9 @@ use sealwire_protocol::frame::Entry;
 use sealwire_protocol::header::HeaderBytes;
 use sealwire_protocol::{Body, Control, DeviceKey, Digest, Head, Header, Kind};
 
+use super::Result;
+use super::desk::Call;
 use super::log::Log;
-use super::{Call, Result};
 use crate::chain::HeadCheck;
 use crate::content::Content;
 use crate::entry::{Judged, Rejection};
