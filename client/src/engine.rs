@@ -10,9 +10,12 @@
 //! - nothing that a relay or a member sends stops a log: it is taken, or kept sealed and reported;
 //! - an empty or shorter log deletes nothing.
 
+mod answers;
 mod desk;
+mod giving;
 mod keys;
 mod log;
+mod opening;
 mod reading;
 mod sending;
 mod taking;

@@ -12,7 +12,7 @@ use crate::seal::EpochKey;
 use crate::store::{StoreError, decode, from_sql, to_sql};
 
 /// How long the signed bytes of own entries are kept after they were appended, in milliseconds.
-pub(crate) const SIGNED_KEPT_MS: u64 = 30 * 24 * 60 * 60 * 1000;
+const SIGNED_KEPT_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 
 /// The own entry with this digest.
 pub(crate) fn find_own(
