@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use futures_util::StreamExt;
+use futures_util::{SinkExt, StreamExt};
 use sealwire_protocol::close::CloseReason;
 use sealwire_protocol::limits::{FRAME_BYTES_MAX, MESSAGE_DEADLINE};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -31,10 +31,6 @@ const READ_BYTES: usize = 16 * 1024;
 
 /// A message longer than this makes the reader anew, in bytes.
 const SHED_ABOVE_BYTES: usize = 8 * 1024;
-
-/// Most bytes of pongs that wait to be written: a peer that sends pings and reads nothing is cut off
-/// from sending more by its own silence, not by our memory.
-const REPLIES_BYTES_MAX: usize = 4096;
 
 /// What came out of the socket.
 pub(super) enum Heard {
@@ -102,6 +98,11 @@ impl Reader {
         match stream.poll_next_unpin(context) {
             Poll::Ready(message) => {
                 self.deadline = None;
+                if let Some(Ok(Message::Ping(_) | Message::Close(_))) = message {
+                    // tungstenite has made the reply and would write it with its next read: the
+                    // lender takes it now, always, so there is nothing to wait for.
+                    let _ = stream.poll_flush_unpin(context);
+                }
                 Poll::Ready(self.heard(message))
             }
             Poll::Pending => {
@@ -126,10 +127,6 @@ impl Reader {
             }
             Some(Ok(Message::Ping(bytes) | Message::Pong(bytes))) => {
                 self.consumed += frame_bytes(bytes.len());
-                let replies = self.stream.as_ref().map_or(0, |s| s.get_ref().replies.len());
-                if replies > REPLIES_BYTES_MAX {
-                    return Heard::Bad(CloseReason::SlowConsumer);
-                }
                 Heard::Control
             }
             Some(Ok(Message::Text(_) | Message::Frame(_))) => Heard::Bad(CloseReason::Protocol),
@@ -264,5 +261,38 @@ impl AsyncWrite for Lender {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::SinkExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    async fn pair() -> (Reader, WebSocketStream<TcpStream>, tokio::net::tcp::OwnedWriteHalf) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let device = TcpStream::connect(address).await.expect("connected");
+        let (half, write) = listener.accept().await.expect("accepted").0.into_split();
+        let device = WebSocketStream::from_raw_socket(device, Role::Client, None).await;
+        (Reader::new(half, Bytes::new(), usize::MAX).await, device, write)
+    }
+
+    #[tokio::test]
+    async fn a_ping_is_answered_at_once() {
+        let (mut reader, mut device, _write) = pair().await;
+        device.send(Message::Ping(Bytes::from_static(b"x"))).await.expect("sent");
+        assert!(matches!(reader.next().await, Heard::Control));
+        assert!(!reader.take_replies().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_close_is_answered() {
+        let (mut reader, mut device, _write) = pair().await;
+        device.send(Message::Close(None)).await.expect("sent");
+        assert!(matches!(reader.next().await, Heard::Gone));
+        assert!(!reader.take_replies().is_empty());
     }
 }
