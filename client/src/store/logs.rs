@@ -48,8 +48,9 @@ impl Phase {
         }
     }
 
-    /// Whether entries of this device may be sent.
-    pub(crate) fn is_open(self) -> bool {
+    /// Whether this device is a member, or about to be one.
+    #[must_use]
+    pub fn is_open(self) -> bool {
         matches!(self, Self::Joining | Self::Member)
     }
 }
