@@ -9,6 +9,7 @@
 //! A slow reader stops its own outbox and nothing else: while the socket takes no bytes the loop goes
 //! on reading, and what does not fit in the outbox is read from the store later.
 
+mod framing;
 mod reader;
 mod writer;
 
@@ -121,6 +122,8 @@ async fn run(session: Session, mut reader: Reader, mut writer: Writer, mut endin
     let mut taken = Vec::new();
     let reason = loop {
         if writer.is_empty() {
+            // Only now: what waits for the writer is bounded where it waits.
+            writer.queue_raw(reader.take_replies());
             outbox.take(FRAMES_PER_WRITE, &mut taken);
             for frame in taken.drain(..) {
                 writer.queue(frame);
@@ -151,10 +154,7 @@ async fn run(session: Session, mut reader: Reader, mut writer: Writer, mut endin
                         Step::Close(reason) => outbox.close(reason),
                     }
                 }
-                Heard::Control => {
-                    session.heard();
-                    writer.queue_raw(reader.take_replies());
-                }
+                Heard::Control => session.heard(),
                 Heard::Bad(reason) => outbox.close(reason),
                 Heard::Gone => {
                     writer.queue_raw(reader.take_replies());
