@@ -7,12 +7,14 @@
 //! would keep the size of the largest frame it ever held.
 //!
 //! A slow reader stops its own outbox and nothing else: while the socket takes no bytes the loop goes
-//! on reading, and what does not fit in the outbox is read from the store later.
+//! on reading, and what does not fit in the outbox is read from the store later. Only who asks and
+//! takes no answers is not heard any more; its silence then ends the session.
 
 mod framing;
 mod reader;
 mod writer;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +25,7 @@ use sealwire_actors::{Greeter, Rejected, Session, Step, System};
 use sealwire_protocol::close::CloseReason;
 use sealwire_protocol::limits::{AUTHENTICATION_DEADLINE, UNAUTHENTICATED_FRAME_BYTES_MAX};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep, timeout};
 
 use reader::{Heard, Reader};
 use writer::Writer;
@@ -120,6 +122,7 @@ async fn run(session: Session, mut reader: Reader, mut writer: Writer, mut endin
     let outbox = session.outbox().clone();
     let mut pending = None;
     let mut taken = Vec::new();
+    let mut closing = None;
     let reason = loop {
         if writer.is_empty() {
             // Only now: what waits for the writer is bounded where it waits.
@@ -143,7 +146,7 @@ async fn run(session: Session, mut reader: Reader, mut writer: Writer, mut endin
                 }
             }
             // A request that asks the store holds back those behind it, so that order is kept.
-            heard = reader.next(), if pending.is_none() => match heard {
+            heard = reader.next(), if pending.is_none() && outbox.may_be_asked() => match heard {
                 Heard::Message(bytes) => {
                     let step = session.receive(&bytes);
                     drop(bytes);
@@ -164,11 +167,14 @@ async fn run(session: Session, mut reader: Reader, mut writer: Writer, mut endin
             },
             () = finish(&mut pending), if pending.is_some() => pending = None,
             () = outbox.woken() => {}
+            () = patience(&mut closing), if closing.is_some() => break outbox.closing(),
         }
-        if reader.is_over()
-            && let Some(reason) = outbox.closing()
-        {
-            break Some(reason);
+        if let Some(reason) = outbox.closing() {
+            if reader.is_over() {
+                break Some(reason);
+            }
+            // A peer that takes nothing would otherwise be waited for until it does.
+            closing.get_or_insert_with(|| Box::pin(sleep(CLOSE_DEADLINE)));
         }
     };
     ending.0 = reason;
@@ -183,9 +189,15 @@ async fn run(session: Session, mut reader: Reader, mut writer: Writer, mut endin
     }
 }
 
-async fn finish(pending: &mut Option<std::pin::Pin<Box<dyn Future<Output = ()> + Send>>>) {
+async fn finish(pending: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>) {
     if let Some(work) = pending {
         work.await;
+    }
+}
+
+async fn patience(closing: &mut Option<Pin<Box<Sleep>>>) {
+    if let Some(end) = closing {
+        end.await;
     }
 }
 

@@ -17,6 +17,13 @@ pub const OUTBOX_BYTES_LOW: usize = 128 * 1024;
 /// Most frames in one outbox: small frames cost more in bookkeeping than in bytes.
 pub const OUTBOX_FRAMES_MAX: usize = 4096;
 
+/// Bytes of answers that may wait on top of the entries. A device that has more waiting asks more
+/// than it reads, and is not heard until it has read.
+pub const ANSWERS_BYTES_MAX: usize = 256 * 1024;
+
+/// The same in frames: a heartbeat has thirty bytes and costs a hundred.
+pub const ANSWERS_FRAMES_MAX: usize = 1024;
+
 /// Most stubs that wait for the next frame of a log before the log becomes behind.
 pub const STUBS_PENDING_MAX: usize = 256;
 

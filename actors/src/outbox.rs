@@ -9,8 +9,8 @@
 //! - for each subscribed log, everything up to `next - 1` has been queued, as entry or stub, in
 //!   order and once;
 //! - stubs that wait are older than `next`, and are queued before any later frame of their log;
-//! - frames of entries wait up to [`OUTBOX_BYTES_MAX`]; answers are bounded by the credit of the
-//!   requests that they answer.
+//! - frames of entries wait up to [`OUTBOX_BYTES_MAX`]; answers are bounded because a session whose
+//!   answers are not taken is not heard ([`Outbox::may_be_asked`]).
 //!
 //! Lock order: a log's subscribers, then an outbox, then a log's head. See [`crate::registry`].
 
@@ -33,7 +33,9 @@ use tokio::sync::Notify;
 
 use crate::catch_up::floor_frame;
 use crate::entry::{Published, Read};
-use crate::limits::{OUTBOX_BYTES_LOW, OUTBOX_BYTES_MAX, OUTBOX_FRAMES_MAX};
+use crate::limits::{
+    ANSWERS_BYTES_MAX, ANSWERS_FRAMES_MAX, OUTBOX_BYTES_LOW, OUTBOX_BYTES_MAX, OUTBOX_FRAMES_MAX,
+};
 use crate::metrics::{BEHIND, COPIES_OFFERED, ERRORS_SENT, OUTBOX_BYTES};
 use crate::ports::{LogKey, Position};
 use crate::reply::InFlight;
@@ -112,6 +114,15 @@ impl Outbox {
     #[must_use]
     pub fn queued_bytes(&self) -> usize {
         self.inner.lock().queued_bytes
+    }
+
+    /// Whether there is room for more answers. While there is none, the device must not be heard: each
+    /// of its requests would add one.
+    #[must_use]
+    pub fn may_be_asked(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.queued_bytes <= OUTBOX_BYTES_MAX + ANSWERS_BYTES_MAX
+            && inner.queue.len() <= OUTBOX_FRAMES_MAX + ANSWERS_FRAMES_MAX
     }
 
     /// Takes queued frames, at most `frames_max`, in order.
