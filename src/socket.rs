@@ -9,6 +9,7 @@
 //! A slow reader stops its own outbox and nothing else: while the socket takes no bytes the loop goes
 //! on reading, and what does not fit in the outbox is read from the store later.
 
+mod framing;
 mod reader;
 mod writer;
 
@@ -127,6 +128,8 @@ async fn run(session: Session, mut reader: Reader, mut writer: Writer, mut endin
     let mut last_words: Option<Pin<Box<Sleep>>> = None;
     let reason = loop {
         if writer.is_empty() {
+            // Only now: pongs that wait for the writer are bounded where they wait.
+            writer.queue_raw(reader.take_replies());
             outbox.take(FRAMES_PER_WRITE, BYTES_PER_WRITE, &mut taken);
             for frame in taken.drain(..) {
                 writer.queue(frame);
@@ -146,8 +149,7 @@ async fn run(session: Session, mut reader: Reader, mut writer: Writer, mut endin
         }
         // A device that asks and does not listen is heard no further: its requests wait in its own
         // socket.
-        let listening =
-            pending.is_none() && !outbox.answers_are_full() && !writer.replies_are_full();
+        let listening = pending.is_none() && !outbox.answers_are_full();
         tokio::select! {
             written = writer.flush(), if !writer.is_empty() => {
                 if written.is_err() {
@@ -166,10 +168,7 @@ async fn run(session: Session, mut reader: Reader, mut writer: Writer, mut endin
                         Step::Close(reason) => outbox.close(reason),
                     }
                 }
-                Heard::Control => {
-                    session.heard();
-                    writer.queue_raw(reader.take_replies());
-                }
+                Heard::Control => session.heard(),
                 Heard::Bad(reason) => outbox.close(reason),
                 Heard::Gone => {
                     writer.queue_raw(reader.take_replies());

@@ -15,6 +15,8 @@ mod members;
 mod sessions;
 // Bytes that no device sends: each is refused with its close code, and nobody else notices.
 mod hostile_bytes;
+// What one device does costs that device, never others, and never memory.
+mod memory;
 // Requests that are well-formed and wrong, or too many: a typed answer each, nothing appended.
 mod hostile_requests;
 // The program does what is typed.

@@ -13,9 +13,6 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpC
 /// Most slices in one system call; Linux takes 1,024, and beyond this nothing is gained.
 const SLICES_MAX: usize = 128;
 
-/// Most bytes of pongs that wait: a peer that sends pings and reads nothing is heard no further.
-const REPLY_BYTES_MAX: usize = 4096;
-
 /// Longest header of an unmasked frame, in bytes (RFC 6455 §5.2).
 const HEADER_BYTES_MAX: usize = 10;
 
@@ -23,13 +20,11 @@ const HEADER_BYTES_MAX: usize = 10;
 pub(super) struct Writer {
     half: OwnedWriteHalf,
     chunks: VecDeque<Bytes>,
-    /// Bytes of tungstenite's replies that were queued since all was last written.
-    reply_bytes: usize,
 }
 
 impl Writer {
     pub(super) fn new(half: OwnedWriteHalf) -> Self {
-        Self { half, chunks: VecDeque::new(), reply_bytes: 0 }
+        Self { half, chunks: VecDeque::new() }
     }
 
     /// Queues a binary message.
@@ -47,14 +42,8 @@ impl Writer {
     /// Queues whole frames that are encoded already: tungstenite's pongs and close replies.
     pub(super) fn queue_raw(&mut self, bytes: Bytes) {
         if !bytes.is_empty() {
-            self.reply_bytes += bytes.len();
             self.chunks.push_back(bytes);
         }
-    }
-
-    /// Whether so many replies wait that the peer should be heard no further.
-    pub(super) fn replies_are_full(&self) -> bool {
-        self.reply_bytes >= REPLY_BYTES_MAX
     }
 
     fn queue_frame(&mut self, opcode: OpCode, payload: Bytes) {
@@ -87,7 +76,6 @@ impl Writer {
         }
         // An idle session keeps no queue: thousands of them are idle.
         self.chunks.shrink_to(0);
-        self.reply_bytes = 0;
         Ok(())
     }
 

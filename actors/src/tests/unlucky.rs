@@ -47,10 +47,8 @@ async fn a_revocation_whose_answer_was_lost_cuts_off_all_the_same() {
     alice.say(group.id, b"without bob").await;
     loop {
         match bob.next().await {
-            RelayFrame::Membership(membership) => {
-                if membership.state == MembershipState::Revoked {
-                    break;
-                }
+            RelayFrame::Membership(membership) if membership.state == MembershipState::Revoked => {
+                break;
             }
             RelayFrame::Entry(entry) => assert_ne!(entry.body.as_ref(), b"without bob"),
             _ => {}
@@ -132,12 +130,9 @@ async fn a_reader_whose_missing_entries_have_all_gone_is_told_of_the_floor() {
     world.clock.turn(31 * 24 * 3600 * 1000);
     world.until_async(|| async { world.bodies(key).await.is_empty() }).await;
     loop {
-        match bob.next_content().await {
-            RelayFrame::Drained(drained) => {
-                assert_eq!(drained.head.seq, 4);
-                return;
-            }
-            _ => {}
+        if let RelayFrame::Drained(drained) = bob.next_content().await {
+            assert_eq!(drained.head.seq, 4);
+            return;
         }
     }
 }
