@@ -393,8 +393,12 @@ impl Device {
     /// Removes a member for good, makes another join key, and another content key.
     ///
     /// # Errors
-    /// [`Error::NotAMember`], [`Error::Recipients`] if the other one is no member.
+    /// [`Error::NotAMember`], [`Error::Recipients`] if the other one is no member, or is this
+    /// device.
     pub async fn revoke(&self, log: LogId, device: DeviceKey) -> Result<DraftId, Error> {
+        if device == self.key() {
+            return Err(Error::Recipients);
+        }
         self.shared
             .write(move |db| {
                 let row = member_row(db, log)?;

@@ -54,6 +54,18 @@ impl Log {
         self.end(call, code)
     }
 
+    /// An ack was not taken, or the subscription is over.
+    pub(super) fn on_trouble(&mut self, call: &mut Call<'_>, failure: &Failure) -> Result<()> {
+        if !self.phase.is_open() || !self.subscription.reads() {
+            return Ok(());
+        }
+        if failure.code == ErrorCode::AckPastHead {
+            self.resync(call);
+            return Ok(());
+        }
+        self.on_not_subscribed(call, failure)
+    }
+
     /// The relay does not serve this log, and nothing is deleted here: the next connection asks
     /// again.
     pub(super) fn end(&mut self, call: &mut Call<'_>, code: ErrorCode) -> Result<()> {

@@ -53,7 +53,6 @@ struct Session {
 }
 
 pub(super) async fn serve(shared: Arc<Shared>, stream: TcpStream) {
-    #[expect(clippy::result_large_err, reason = "the library's callback")]
     let accept = |_: &Request, mut response: Response| {
         let name = HeaderValue::from_static(WEBSOCKET_SUBPROTOCOL);
         response.headers_mut().insert("sec-websocket-protocol", name);
