@@ -1,5 +1,6 @@
 //! What the promises are kept with: databases, relays, devices, and the judge of their histories.
 
+pub(crate) mod backup;
 pub(crate) mod cluster;
 pub(crate) mod databases;
 pub(crate) mod device;
