@@ -2,6 +2,7 @@
 
 pub(crate) mod backup;
 pub(crate) mod cluster;
+pub(crate) mod crowd;
 pub(crate) mod databases;
 pub(crate) mod device;
 pub(crate) mod history;
