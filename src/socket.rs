@@ -7,8 +7,7 @@
 //! would keep the size of the largest frame it ever held.
 //!
 //! A slow reader stops its own outbox and nothing else: while the socket takes no bytes the loop goes
-//! on reading, and what does not fit in the outbox is read from the store later. Only who asks and
-//! takes no answers is not heard any more; its silence then ends the session.
+//! on reading, and what does not fit in the outbox is read from the store later.
 
 mod framing;
 mod reader;
@@ -32,6 +31,10 @@ use writer::Writer;
 
 /// Most frames that are taken from the outbox at once: what one system call can write.
 const FRAMES_PER_WRITE: usize = 64;
+
+/// Most bytes that are taken from the outbox at once, but for the last frame: what is taken has left
+/// the outbox's bound, so it must be little.
+const BYTES_PER_WRITE: usize = 256 * 1024;
 
 /// How long a socket that is being closed may take to swallow what is queued and say goodbye.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
@@ -122,23 +125,31 @@ async fn run(session: Session, mut reader: Reader, mut writer: Writer, mut endin
     let outbox = session.outbox().clone();
     let mut pending = None;
     let mut taken = Vec::new();
-    let mut closing = None;
+    let mut last_words: Option<Pin<Box<Sleep>>> = None;
     let reason = loop {
         if writer.is_empty() {
-            // Only now: what waits for the writer is bounded where it waits.
+            // Only now: pongs that wait for the writer are bounded where they wait.
             writer.queue_raw(reader.take_replies());
-            outbox.take(FRAMES_PER_WRITE, &mut taken);
+            outbox.take(FRAMES_PER_WRITE, BYTES_PER_WRITE, &mut taken);
             for frame in taken.drain(..) {
                 writer.queue(frame);
             }
+            session.writing(!writer.is_empty());
             session.catch_up();
+        }
+        if let Some(reason) = outbox.closing() {
+            if writer.is_empty() {
+                break Some(reason);
+            }
+            // What is queued goes out first, if the peer takes it in time.
+            last_words.get_or_insert_with(|| Box::pin(sleep(CLOSE_DEADLINE)));
         }
         if writer.is_empty() {
             taken = Vec::new();
-            if let Some(reason) = outbox.closing() {
-                break Some(reason);
-            }
         }
+        // A device that asks and does not listen is heard no further: its requests wait in its own
+        // socket.
+        let listening = pending.is_none() && !outbox.answers_are_full();
         tokio::select! {
             written = writer.flush(), if !writer.is_empty() => {
                 if written.is_err() {
@@ -146,7 +157,7 @@ async fn run(session: Session, mut reader: Reader, mut writer: Writer, mut endin
                 }
             }
             // A request that asks the store holds back those behind it, so that order is kept.
-            heard = reader.next(), if pending.is_none() && outbox.may_be_asked() => match heard {
+            heard = reader.next(), if listening => match heard {
                 Heard::Message(bytes) => {
                     let step = session.receive(&bytes);
                     drop(bytes);
@@ -166,22 +177,20 @@ async fn run(session: Session, mut reader: Reader, mut writer: Writer, mut endin
                 }
             },
             () = finish(&mut pending), if pending.is_some() => pending = None,
+            () = finish(&mut last_words), if last_words.is_some() => break outbox.closing(),
             () = outbox.woken() => {}
-            () = patience(&mut closing), if closing.is_some() => break outbox.closing(),
         }
-        if let Some(reason) = outbox.closing() {
-            if reader.is_over() {
-                break Some(reason);
-            }
-            // A peer that takes nothing would otherwise be waited for until it does.
-            closing.get_or_insert_with(|| Box::pin(sleep(CLOSE_DEADLINE)));
+        if reader.is_over()
+            && let Some(reason) = outbox.closing()
+        {
+            break Some(reason);
         }
     };
     ending.0 = reason;
     drop(session);
     if let Some(reason) = reason {
         // What was queued before the reason goes out first, as far as the peer takes it.
-        outbox.take(usize::MAX, &mut taken);
+        outbox.take(usize::MAX, usize::MAX, &mut taken);
         for frame in taken.drain(..) {
             writer.queue(frame);
         }
@@ -189,15 +198,10 @@ async fn run(session: Session, mut reader: Reader, mut writer: Writer, mut endin
     }
 }
 
-async fn finish(pending: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>) {
+/// Waits for work that is under way; dropping the wait leaves it under way.
+async fn finish<F: Future<Output = ()> + ?Sized>(pending: &mut Option<Pin<Box<F>>>) {
     if let Some(work) = pending {
         work.await;
-    }
-}
-
-async fn patience(closing: &mut Option<Pin<Box<Sleep>>>) {
-    if let Some(end) = closing {
-        end.await;
     }
 }
 

@@ -121,6 +121,8 @@ pub struct LogInfo {
     pub epoch: u32,
     /// Whether this device holds that key.
     pub holds_key: bool,
+    /// How many payloads are not in the log: they wait, or were refused.
+    pub unsent: usize,
     /// Whether nothing is sent any more because this device was cloned or restored.
     pub cloned: bool,
 }
@@ -574,6 +576,7 @@ fn info(db: &Db, row: LogRow) -> Result<LogInfo, Error> {
         members: row.membership.members().len(),
         epoch: row.holders.epoch(),
         holds_key: holds_key(db, &row)?,
+        unsent: outbox::unsent(db, row.id)?.len(),
         cloned: row.blocked,
         relay: row.relay,
     })

@@ -153,7 +153,8 @@ impl Log {
         // Those between came as stubs: there must have been room for them, and the one before this
         // one must be among them.
         let room = seq - sender.seq >= header.count - sender.count;
-        let known = history::stands_after(call.db, self.id, sender.seq, header.prev)?;
+        let last = seq - 1;
+        let known = history::stands_between(call.db, self.id, sender.seq, last, header.prev)?;
         Ok(if room && known != Some(false) { Ok(()) } else { Err(Rejection::OutOfOrder) })
     }
 

@@ -108,11 +108,6 @@ impl Person {
         self.connection = Some(connection);
     }
 
-    /// Begins to connect, whatever comes of it.
-    pub(crate) fn try_to_connect(&mut self) -> &Connection {
-        self.connection.insert(self.device.connect(&self.relay))
-    }
-
     pub(crate) fn connection(&self) -> &Connection {
         self.connection.as_ref().expect("online")
     }

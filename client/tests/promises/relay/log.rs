@@ -123,11 +123,7 @@ impl FakeLog {
     ) -> Answer {
         let sender = header.sender;
         if self.revoked.contains(&sender) {
-            let seq = self.entries.iter().find(|stored| {
-                matches!(Control::decode(stored.entry.body.as_ref()),
-                    Ok(Control::Revoke { device, .. }) if device == sender)
-            });
-            return Err(Box::new(Failure::revoked(seq.map_or(0, |stored| stored.seq))));
+            return Err(Box::new(Failure::revoked(self.removal_of(sender))));
         }
         let control = Control::decode(entry.body.as_ref()).ok();
         let joins = header.kind == Kind::Control && matches!(control, Some(Control::Join { .. }));
@@ -223,6 +219,16 @@ impl FakeLog {
         let seq = self.entries.len() as u64 + 1;
         self.entries.push(Stored { seq, header, entry: entry.clone(), digest, gone: None });
         seq
+    }
+
+    /// The seq of the entry that removed a device; 0 for none.
+    pub(super) fn removal_of(&self, of: DeviceKey) -> u64 {
+        let removes = |stored: &&Stored| match Control::decode(stored.entry.body.as_ref()) {
+            Ok(Control::Leave) => stored.header.sender == of,
+            Ok(Control::Revoke { device, .. }) => device == of,
+            Ok(_) | Err(_) => false,
+        };
+        self.entries.iter().rev().find(removes).map_or(0, |stored| stored.seq)
     }
 
     /// Forgets what stands above `seq`, and who had joined, left and sent by it.

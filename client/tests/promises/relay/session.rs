@@ -74,6 +74,7 @@ impl Session {
             return Err(Over);
         }
         self.greet().await?;
+        let incarnation = self.shared.state.lock().incarnation;
         let beat = Duration::from_secs(u64::from(HEARTBEAT_S));
         let mut beat_at = Instant::now() + beat;
         loop {
@@ -90,6 +91,10 @@ impl Session {
                 let resume_token = self.token();
                 self.say(0, Draining { reconnect_after_ms: 100, resume_token }).await?;
                 return self.close(CloseReason::GoingAway).await;
+            }
+            if self.shared.state.lock().incarnation != incarnation {
+                // A relay is not restored while it runs.
+                return Err(Over);
             }
             self.publish().await?;
             tokio::select! {
@@ -297,7 +302,7 @@ impl Session {
                 let Some(log) = state.logs.get(id) else { continue };
                 if !log.members.contains_key(&self.device) {
                     let revoked = log.revoked.contains(&self.device);
-                    ended.push((*id, revoked, log.entries.len() as u64));
+                    ended.push((*id, revoked, log.removal_of(self.device)));
                     continue;
                 }
                 for (seq, frame) in log.read(&state, self.device, subscription.sent) {
