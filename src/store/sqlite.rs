@@ -92,13 +92,16 @@ impl Dialect for Sqlite {
         Ok(arguments)
     }
 
-    fn bind_rows(table: &Table<'_>) -> Result<Vec<Bound<Self>>, StoreError> {
-        let width = table.width();
-        table
-            .cells()
-            .chunks(width * ROWS_MAX)
-            .map(|cells| Ok((table.step.sqlite_text(cells.len() / width), Self::bind(cells)?)))
-            .collect()
+    fn bind_rows(tables: &[Table<'_>]) -> Result<Vec<Bound<Self>>, StoreError> {
+        let mut bounds = Vec::with_capacity(tables.len());
+        for table in tables {
+            let width = table.width();
+            for cells in table.cells().chunks(width * ROWS_MAX) {
+                let text = table.step.sqlite_text(cells.len() / width);
+                bounds.push((text, Self::bind(cells)?));
+            }
+        }
+        Ok(bounds)
     }
 
     async fn fetch(
