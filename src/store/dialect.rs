@@ -184,6 +184,9 @@ pub(super) trait Dialect: Database<Row: Columns> {
     /// where there can be only one writer.
     const ONE_WRITER: bool;
 
+    /// Whether a row costs much, whatever is in it.
+    const ROWS_ARE_DEAR: bool;
+
     /// Binds parameters.
     fn bind(values: &[Value<'_>]) -> Result<Self::Arguments, StoreError>;
 

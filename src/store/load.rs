@@ -47,7 +47,8 @@ static LOAD_LIVE: Step = Step::new(
     &[("key", Int)],
     "select b.log, b.seq, e.sender_slot, cast(length(b.body) as bigint), e.at, e.recipients \
      from given g join logs l on l.key = g.key and l.log_type = 1 \
-     join bodies b on b.log = g.key join entries e on e.log = b.log and e.seq = b.seq",
+     join bodies b on b.log = g.key and b.seq > l.floor_seq \
+     join entries e on e.log = b.log and e.seq = b.seq",
 );
 
 impl<D: Dialect> Lanes<D>

@@ -69,6 +69,7 @@ impl Dialect for Postgres {
     const BEGIN_SNAPSHOT: &'static str = "begin isolation level repeatable read read only";
     const DEADLINE: Duration = Duration::from_secs(5);
     const ONE_WRITER: bool = false;
+    const ROWS_ARE_DEAR: bool = false;
 
     fn bind(values: &[Value<'_>]) -> Result<PgArguments, StoreError> {
         let mut arguments = PgArguments::default();

@@ -3,7 +3,9 @@
 //! Each read is one short statement on its own. Pages of entries stand in [`super::pages`], loading
 //! whole logs in [`super::load`]. Nothing here writes, and nothing that was read is kept in memory.
 
-use sealwire_actors::ports::{DueLog, LogBrief, LogKey, Position, StoreError, SubscriptionRecord};
+use sealwire_actors::ports::{
+    DUE_ENTRIES_MAX, DueLog, LogBrief, LogKey, Position, StoreError, SubscriptionRecord,
+};
 use sealwire_protocol::digest::entry_digest;
 use sealwire_protocol::frame::Member;
 use sealwire_protocol::header::HeaderBytes;
@@ -33,16 +35,18 @@ const FIND_ENTRY: &str = "select e.seq, e.header from senders s \
      join entries e on e.log = s.log and e.sender_slot = s.slot and e.count = $3 and e.count > 0 \
      where s.log = $1 and s.device = $2";
 
-/// Up to the entry before the first that is too young, or to the head.
+/// Up to the entry before the first that is too young, or to the head, and not farther than `$4`
+/// above the floor.
 const DUE_FOR_EXPIRY: &str = "with looked as ( \
-        select key, seq, floor_seq from logs \
-        where key > $1 and log_type = 1 order by key limit $3 + 0) \
+        select key, floor_seq, \
+            case when seq < floor_seq + $4 then seq else floor_seq + $4 end as reach \
+        from logs where key > $1 and log_type = 1 order by key limit $3 + 0) \
      select l.key, e.seq, e.chain from looked l left join entries e \
         on e.log = l.key and e.seq > l.floor_seq and e.seq = coalesce( \
             (select n.seq from entries n \
-             where n.log = l.key and n.seq > l.floor_seq and n.at >= $2 \
+             where n.log = l.key and n.seq > l.floor_seq and n.seq <= l.reach and n.at >= $2 \
              order by n.seq limit 1) - 1, \
-            l.seq) \
+            l.reach) \
      order by l.key";
 
 const IDLE_GROUPS: &str =
@@ -183,7 +187,7 @@ where
         before: u64,
         limit: usize,
     ) -> Result<(Vec<DueLog>, Option<LogKey>), StoreError> {
-        let values = [Value::Int(after.0), seq(before), bound(limit)];
+        let values = [Value::Int(after.0), seq(before), bound(limit), seq(DUE_ENTRIES_MAX)];
         let rows = self.query(DUE_FOR_EXPIRY, &values).await?;
         let mut due = Vec::new();
         for row in &rows {
