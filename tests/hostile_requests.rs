@@ -11,7 +11,7 @@ use sealwire_protocol::limits::{
     BATCH_ENTRIES_MAX, BODY_BYTES_MAX, IN_FLIGHT_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX,
 };
 use sealwire_protocol::{
-    Body, ClientFrame, Control, DeviceKey, Digest, EntryIn, ErrorCode, Head, Kind, LogId, LogType,
+    Body, ClientFrame, Control, DeviceKey, Digest, EntryIn, ErrorCode, Head, Kind, LogType,
     RelayFrame,
 };
 

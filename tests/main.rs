@@ -15,6 +15,14 @@ mod members;
 mod sessions;
 // Bytes that no device sends: each is refused with its close code, and nobody else notices.
 mod hostile_bytes;
+// A crowd writes and reads while the relay is killed again and again: what it was told stays true.
+mod histories;
+// When an older copy of the database is put back, devices are told, and nothing is skipped.
+mod restored;
+// Stopping loses nothing, ends on time, and tells the devices when to come back.
+mod shutdown;
+// What one device does costs that device, never others, and never memory.
+mod memory;
 // Requests that are well-formed and wrong, or too many: a typed answer each, nothing appended.
 mod hostile_requests;
 // The program does what is typed.

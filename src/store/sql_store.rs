@@ -73,7 +73,8 @@ where
         }
     }
 
-    /// Writes the days that were gathered. What cannot be written now is gathered again tomorrow.
+    /// Writes the days that were gathered. What cannot be written now is forgotten: the device will
+    /// be here again.
     pub(super) async fn flush_touches(&self) -> Result<(), StoreError> {
         let days: Vec<(DeviceKey, u64)> = self.touches.lock().drain().collect();
         if days.is_empty() {
@@ -128,6 +129,10 @@ where
 
     async fn find_log(&self, id: LogId) -> Result<Option<LogBrief>, StoreError> {
         self.lanes.find_log(id).await
+    }
+
+    async fn revoked_at(&self, id: LogId, device: DeviceKey) -> Result<Option<u64>, StoreError> {
+        self.lanes.revoked_at(id, device).await
     }
 
     async fn memberships(&self, device: DeviceKey) -> Result<Vec<LogBrief>, StoreError> {

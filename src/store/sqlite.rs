@@ -76,6 +76,7 @@ impl Dialect for Sqlite {
     // Longer than SQLite waits for a lock by itself.
     const DEADLINE: Duration = Duration::from_secs(10);
     const ONE_WRITER: bool = true;
+    const ROWS_ARE_DEAR: bool = true;
 
     fn bind(values: &[Value<'_>]) -> Result<SqliteArguments, StoreError> {
         let mut arguments = SqliteArguments::default();
@@ -92,13 +93,16 @@ impl Dialect for Sqlite {
         Ok(arguments)
     }
 
-    fn bind_rows(table: &Table<'_>) -> Result<Vec<Bound<Self>>, StoreError> {
-        let width = table.width();
-        table
-            .cells()
-            .chunks(width * ROWS_MAX)
-            .map(|cells| Ok((table.step.sqlite_text(cells.len() / width), Self::bind(cells)?)))
-            .collect()
+    fn bind_rows(tables: &[Table<'_>]) -> Result<Vec<Bound<Self>>, StoreError> {
+        let mut bounds = Vec::with_capacity(tables.len());
+        for table in tables {
+            let width = table.width();
+            for cells in table.cells().chunks(width * ROWS_MAX) {
+                let text = table.step.sqlite_text(cells.len() / width);
+                bounds.push((text, Self::bind(cells)?));
+            }
+        }
+        Ok(bounds)
     }
 
     async fn fetch(
@@ -153,7 +157,9 @@ pub(super) struct FileLock(#[expect(dead_code, reason = "held, never read")] Fil
 
 /// Takes the lock beside `database`.
 pub(super) async fn lock(database: &Path, how: Lock) -> Result<FileLock, OpenError> {
-    let mut name = database.as_os_str().to_owned();
+    // By its real name: two links to one database are one database.
+    let real = database.canonicalize().unwrap_or_else(|_| database.to_owned());
+    let mut name = real.into_os_string();
     name.push(".lock");
     let failed = |error: std::io::Error| OpenError::LockFile(error.kind());
     let file = File::options()

@@ -150,7 +150,7 @@ impl Device {
             }
         };
         let error = timeout(DEADLINE, closed).await.expect("closed in time");
-        self.cut();
+        self.wire = None;
         error
     }
 
@@ -168,6 +168,11 @@ impl Device {
             RelayFrame::Error(error) => Err(error.failure()),
             frame => Ok(frame),
         }
+    }
+
+    /// The answer to a request, if it has come.
+    pub(crate) fn answered(&self, request: u32) -> Option<&RelayFrame> {
+        self.answers.get(&request)
     }
 
     pub(crate) async fn request(

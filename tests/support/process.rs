@@ -75,19 +75,32 @@ impl RelayProcess {
     pub(crate) fn spawn(&mut self) {
         assert!(self.child.is_none(), "the relay runs already");
         let log = fs::OpenOptions::new().create(true).append(true).open(&self.log).expect("a log");
-        let child = Command::new(env!("CARGO_BIN_EXE_sealwire"))
+        let child = self
+            .program()
+            .stdout(log.try_clone().expect("a log"))
+            .stderr(log)
+            .spawn()
+            .expect("the relay's binary runs");
+        self.child = Some(child);
+    }
+
+    /// Runs one of the program's other commands to its end.
+    pub(crate) async fn command(&self, name: &str) {
+        let mut child = self.program().arg(name).spawn().expect("the relay's binary runs");
+        assert!(wait(&mut child, name).await.success(), "{name}");
+    }
+
+    fn program(&self) -> Command {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_sealwire"));
+        program
             .env_clear()
             .env("SEALWIRE_DATA_DIR", self.place.data())
             .env("DATABASE_URL", self.place.url())
             .env("SEALWIRE_LISTEN", self.public.to_string())
             .env("SEALWIRE_OPERATOR_LISTEN", self.operator.to_string())
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a log"))
-            .stderr(log)
-            .spawn()
-            .expect("the relay's binary runs");
-        self.child = Some(child);
+            .stdin(Stdio::null());
+        program
     }
 
     /// Waits until the relay says that it is ready.

@@ -3,6 +3,7 @@
 use sealwire_client::chain::{Step, Track};
 use sealwire_client::entry;
 use sealwire_client::numbering::Mark;
+use sealwire_protocol::digest::{chain_next, chain_start};
 use sealwire_protocol::frame::{Entry, StubReason, Stubs};
 use sealwire_protocol::{AckSet, DeviceKey, Digest, Head, Kind, LogId};
 
@@ -48,6 +49,16 @@ impl View {
     /// How far the log was read; none if nothing was.
     pub(crate) fn head(&self) -> Option<Head> {
         self.track.head()
+    }
+
+    /// The head of what was read up to `seq`.
+    pub(crate) fn head_at(&self, seq: u64) -> Head {
+        let chain = self
+            .items
+            .iter()
+            .take_while(|(at, ..)| *at <= seq)
+            .fold(chain_start(self.log), |chain, (at, digest, _)| chain_next(chain, *at, *digest));
+        Head { incarnation: self.track.incarnation(), seq, chain }
     }
 
     pub(crate) fn seq(&self) -> u64 {
