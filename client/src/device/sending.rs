@@ -54,7 +54,8 @@ impl Device {
     }
 
     /// Waits until the relay has appended an entry of this device, and gives its seq: it is on the
-    /// relay's disk then.
+    /// relay's disk then. The seq of a leave is 0 if the relay's answer was lost: it tells those who
+    /// have left nothing more.
     ///
     /// # Errors
     /// [`Error::Refused`] if the relay refuses it for good, [`Error::Timeout`] if it has not
@@ -80,7 +81,18 @@ impl Device {
     /// # Errors
     /// [`Error::NotAMember`].
     pub async fn leave(&self, log: LogId) -> Result<DraftId, Error> {
-        self.put(log, |_| Ok(Draft::Leave)).await
+        self.shared
+            .write(move |db| {
+                let row = member_row(db, log)?;
+                // Once is enough: a second one would undo a later joining.
+                if let Some(id) =
+                    outbox::find_unsettled(db, row.id, |draft| *draft == Draft::Leave)?
+                {
+                    return Ok(id);
+                }
+                Ok::<_, Error>(outbox::insert(db, row.id, &Draft::Leave)?)
+            })
+            .await
     }
 
     /// Removes a member for good, makes another join key, and another content key.

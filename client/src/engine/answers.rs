@@ -56,6 +56,9 @@ impl Log {
         failure: &Failure,
     ) -> Result<()> {
         let code = failure.code;
+        if code == ErrorCode::NoSuchLog && self.has_left(call, count)? {
+            return Ok(());
+        }
         let verdict = self.numbering.on_refused(count, failure);
         if verdict == Verdict::Nothing {
             return Ok(());
@@ -100,6 +103,21 @@ impl Log {
             return self.removed(call, false, seq);
         }
         Ok(())
+    }
+
+    /// Whether the entry under `count` is this device's leaving, and has been appended: to somebody
+    /// who has left, the relay says of a resend that there is no such log. Nothing else is under way
+    /// then, for a leave waits until all before it is settled.
+    fn has_left(&mut self, call: &mut Call<'_>, count: u64) -> Result<bool> {
+        let Some((id, _)) = self.numbering.find(count) else { return Ok(false) };
+        let own = outbox::own(call.db, id)?;
+        if Control::decode(&own.body) != Ok(Control::Leave) {
+            return Ok(false);
+        }
+        // Where it stands the relay does not say any more.
+        self.settle(call, count, 0, &own)?;
+        self.removed(call, false, 0)?;
+        Ok(true)
     }
 
     fn on_refused_for_good(

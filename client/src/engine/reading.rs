@@ -261,6 +261,7 @@ impl Log {
             return;
         }
         self.resyncs += 1;
+        tracing::debug!(log = ?self.log, seq = self.track.position().seq, "reading anew");
         if self.resyncs > RESYNCS_MAX {
             self.subscription = Subscription::Denied;
             tracing::warn!(log = ?self.log, "the relay's entries do not fit; giving up for now");

@@ -97,6 +97,8 @@ impl Log {
                 outbox::refuse(call.db, id, ErrorCode::Internal)?;
                 Ok(Next::Again)
             }
+            // What was not answered before a leave could not be asked about after it.
+            Draft::Leave if self.numbering.unsettled() > 0 => Ok(Next::Waits),
             Draft::Leave => self.number_control(call, id, &Control::Leave),
             Draft::Revoke { device, seed } => {
                 let seed = JoinSeed::from_bytes(seed.0);

@@ -52,23 +52,31 @@ pub(crate) fn next_waiting(db: &Connection, log: i64) -> Result<Option<Waiting>,
     Ok(Some(Waiting { id, draft: decode(&draft)?, after_seq: from_sql(after_seq)? }))
 }
 
-/// Whether a draft that satisfies `is` waits or is numbered.
+/// A draft that satisfies `is`, and waits or is numbered.
+pub(crate) fn find_unsettled(
+    db: &Connection,
+    log: i64,
+    is: impl Fn(&Draft) -> bool,
+) -> Result<Option<DraftId>, StoreError> {
+    let mut statement = db.prepare_cached(
+        "select id, draft from outbox where log = ?1 and state in (0, 1) and draft is not null",
+    )?;
+    let mut rows = statement.query([log])?;
+    while let Some(row) = rows.next()? {
+        if is(&decode(&row.get::<_, Vec<u8>>(1)?)?) {
+            return Ok(Some(row.get(0)?));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether there is one.
 pub(crate) fn any_unsettled(
     db: &Connection,
     log: i64,
     is: impl Fn(&Draft) -> bool,
 ) -> Result<bool, StoreError> {
-    let mut statement =
-        db.prepare_cached("select draft from outbox where log = ?1 and state in (0, 1)")?;
-    let mut rows = statement.query([log])?;
-    while let Some(row) = rows.next()? {
-        if let Some(draft) = row.get::<_, Option<Vec<u8>>>(0)?
-            && is(&decode(&draft)?)
-        {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    Ok(find_unsettled(db, log, is)?.is_some())
 }
 
 /// Gives a draft its number and bytes.

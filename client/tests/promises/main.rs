@@ -12,9 +12,11 @@
 //! | `sending.rs` | refusals, lost answers, reconnects: each entry once |
 //! | `hostile.rs` | relays and members that lie, lose or withhold |
 //! | `command_line.rs` | the program, also when it is killed |
+//! | `convergence.rs` | many things at once, and what all agree on afterwards |
 //! | `processes.rs` | several processes of one device, and clones |
 
 mod command_line;
+mod convergence;
 mod groups;
 mod hostile;
 mod keys;

@@ -120,6 +120,24 @@ async fn an_entry_to_somebody_who_is_gone_is_refused() {
 }
 
 #[tokio::test]
+async fn a_leave_whose_answer_is_lost_is_a_leave_and_coming_back_works() {
+    let world = World::start().await;
+    let (mut anna, mut ben) = (world.online("anna").await, world.online("ben").await);
+    let log = world.group(&mut [&mut anna, &mut ben]).await;
+    let invite = anna.device.invite(log).await.expect("an invite");
+    ben.catches_up(&world.relay, log).await;
+    world.relay.fault(Fault::AppendAndBreak);
+    let left = ben.device.leave(log).await.expect("leaving");
+    assert_eq!(ben.device.leave(log).await, Ok(left), "once is enough");
+    ben.appended(left).await;
+    anna.sees_members(log, &[anna.key()]).await;
+    ben.join(&invite).await;
+    ben.say(log, "back again").await;
+    assert_eq!(anna.hears().await, "back again");
+    assert_counted_once(&world.relay, log, &ben);
+}
+
+#[tokio::test]
 async fn a_crowd_of_faults_loses_and_doubles_nothing() {
     let world = World::start().await;
     let (mut anna, mut ben) = (world.online("anna").await, world.online("ben").await);
