@@ -10,57 +10,38 @@
 //! - nothing that a relay or a member sends stops a log: it is taken, or kept sealed and reported;
 //! - an empty or shorter log deletes nothing.
 
+mod answers;
+mod desk;
+mod giving;
 mod keys;
 mod log;
+mod opening;
 mod reading;
 mod sending;
 mod taking;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
 use sealwire_protocol::codec::Envelope;
-use sealwire_protocol::frame::{self, Ping};
-use sealwire_protocol::limits::IN_FLIGHT_REQUESTS_MAX;
+use sealwire_protocol::frame;
 use sealwire_protocol::{ClientFrame, Failure, LogId, RelayFrame};
 
+use self::desk::{Asked, Call, Desk};
 use self::log::{Log, Subscription};
 use crate::address::RelayUrl;
 use crate::event::Event;
 use crate::identity::Identity;
-use crate::store::{Store, StoreError, inbox, logs};
+use crate::store::{Store, StoreError, logs};
+
+pub(crate) use self::desk::Now;
 
 type Result<T> = std::result::Result<T, StoreError>;
 
-/// Most requests that are unanswered: a little less than the relay allows, so that a ping or an
-/// unsubscription always has room.
-const REQUESTS_MAX: usize = IN_FLIGHT_REQUESTS_MAX - 8;
-
 /// How long the relay may take to answer a request before the connection is given up.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
-
-/// How long after a ping the next one may be sent to hurry what waits at the relay.
-const HURRY_PAUSE: Duration = Duration::from_millis(500);
-
-/// The time, by the clock that measures durations and by the one that dates things.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Now {
-    pub(crate) at: Instant,
-    /// Milliseconds since the epoch.
-    pub(crate) ms: u64,
-}
-
-impl Now {
-    /// The machine's clocks.
-    pub(crate) fn read() -> Self {
-        let ms = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |elapsed| u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
-        Self { at: Instant::now(), ms }
-    }
-}
 
 /// Why a connection is over.
 #[derive(Clone, Debug)]
@@ -76,7 +57,7 @@ pub(crate) enum End {
 }
 
 /// How to come back to a relay that is shutting down.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Return {
     /// Not before this long.
     pub(crate) after: Duration,
@@ -97,111 +78,14 @@ pub(crate) struct Said {
     pub(crate) end: Option<End>,
 }
 
-/// A request that is not answered.
-#[derive(Clone, Copy, Debug)]
-enum Asked {
-    Subscribe(LogId),
-    Unsubscribe(LogId),
-    Append { log: LogId, count: u64, bytes: usize },
-    Ping,
-}
-
-/// What all logs of one connection share while a call lasts.
-struct Desk {
-    frames: Vec<(u32, ClientFrame)>,
-    live: Vec<Event>,
-    end: Option<End>,
-    /// Set when the relay is shutting down: nothing new is sent.
-    come_back: Option<Return>,
-    requests: HashMap<u32, (Asked, Instant)>,
-    last_request: u32,
-    bytes_in_flight: usize,
-    pinged_at: Option<Instant>,
-}
-
-/// A call: its transaction, its time, and where to say things.
-struct Call<'a> {
-    db: &'a Connection,
-    device: &'a Identity,
-    desk: &'a mut Desk,
-    now: Now,
-}
-
-impl Call<'_> {
-    /// Keeps an event for the app.
-    fn tell(&self, log: i64, event: &Event) -> Result<()> {
-        inbox::tell(self.db, log, event, self.now.ms)
-    }
-
-    /// Sends a frame to which no answer is awaited.
-    fn send(&mut self, frame: impl Into<ClientFrame>) {
-        let request = self.desk.next_request();
-        self.desk.frames.push((request, frame.into()));
-    }
-
-    /// Sends a request.
-    fn ask(&mut self, asked: Asked, frame: impl Into<ClientFrame>) {
-        let request = self.desk.next_request();
-        if let Asked::Append { bytes, .. } = asked {
-            self.desk.bytes_in_flight += bytes;
-        }
-        self.desk.requests.insert(request, (asked, self.now.at));
-        self.desk.frames.push((request, frame.into()));
-    }
-
-    /// Whether another request may be sent.
-    fn has_room(&self) -> bool {
-        self.desk.requests.len() < REQUESTS_MAX
-    }
-
-    /// Asks the relay for a sign of life, before which it sends what it holds back. Says when it
-    /// makes sense to ask again.
-    fn hurry(&mut self) -> Instant {
-        let next = self.desk.pinged_at.map(|at| at + HURRY_PAUSE);
-        if next.is_none_or(|next| next <= self.now.at) {
-            self.desk.pinged_at = Some(self.now.at);
-            self.ask(Asked::Ping, Ping {});
-            return self.now.at + HURRY_PAUSE;
-        }
-        next.unwrap_or(self.now.at)
-    }
-}
-
-impl Desk {
-    fn next_request(&mut self) -> u32 {
-        self.last_request = self.last_request.checked_add(1).unwrap_or(1);
-        self.last_request
-    }
-
-    fn answered(&mut self, request: u32) -> Option<Asked> {
-        let (asked, _) = self.requests.remove(&request)?;
-        if let Asked::Append { bytes, .. } = asked {
-            self.bytes_in_flight = self.bytes_in_flight.saturating_sub(bytes);
-        }
-        Some(asked)
-    }
-
-    /// Answers to these appends mean nothing any more.
-    fn forget_appends(&mut self, of: LogId, from: u64) {
-        let forgotten: Vec<u32> = self
-            .requests
-            .iter()
-            .filter(|(_, (asked, _))| {
-                matches!(asked, Asked::Append { log, count, .. } if *log == of && *count >= from)
-            })
-            .map(|(request, _)| *request)
-            .collect();
-        for request in forgotten {
-            self.answered(request);
-        }
-    }
-}
-
 /// The logs of one relay, over one connection.
 pub(crate) struct Engine {
     device: Arc<Identity>,
     store: Arc<Store>,
     relay: RelayUrl,
+    /// What makes this process the one that numbers and sends: it must outlive the last call, even
+    /// if nobody waits for that any more.
+    _lock: Arc<File>,
     logs: BTreeMap<LogId, Log>,
     desk: Desk,
     /// The log with which the next round of sending begins, so that a busy one leaves room.
@@ -210,19 +94,21 @@ pub(crate) struct Engine {
 
 impl Engine {
     /// The engine of a connection that has just been made.
-    pub(crate) fn new(device: Arc<Identity>, store: Arc<Store>, relay: RelayUrl) -> Self {
-        let desk = Desk {
-            frames: Vec::new(),
-            live: Vec::new(),
-            end: None,
-            come_back: None,
-            requests: HashMap::new(),
-            // The handshake has used the first ones.
-            last_request: 16,
-            bytes_in_flight: 0,
-            pinged_at: None,
-        };
-        Self { device, store, relay, logs: BTreeMap::new(), desk, turn: None }
+    pub(crate) fn new(
+        device: Arc<Identity>,
+        store: Arc<Store>,
+        relay: RelayUrl,
+        lock: Arc<File>,
+    ) -> Self {
+        Self {
+            device,
+            store,
+            relay,
+            _lock: lock,
+            logs: BTreeMap::new(),
+            desk: Desk::new(),
+            turn: None,
+        }
     }
 
     /// Subscribes to the logs of this relay, and sends what waits. Also when another part of the
@@ -352,10 +238,9 @@ fn on_frame(
             log.on_floor(&floor.head);
             Ok(())
         }),
-        RelayFrame::Subscribed(subscribed) => with(logs, call, subscribed.log, |log, call| {
-            log.on_subscribed(call, subscribed.head);
-            Ok(())
-        }),
+        RelayFrame::Subscribed(subscribed) => {
+            with(logs, call, subscribed.log, |log, call| log.on_subscribed(call, subscribed.head))
+        }
         RelayFrame::Appended(appended) => {
             let Some(Asked::Append { log, count, .. }) = asked else { return Ok(()) };
             with(logs, call, log, |log, call| log.on_appended(call, count, &appended))
@@ -423,6 +308,7 @@ fn on_error(
             log.subscription = Subscription::Off;
             Ok(())
         }),
+        Some(Asked::Probe(log)) => with(logs, call, log, |log, call| log.on_probed(call, &failure)),
         Some(Asked::Ping) => Ok(()),
         // What is answered to an ack, or said of a subscription that held, names its log.
         None => {
@@ -450,10 +336,4 @@ fn with(
         // Not one of ours, or not any more.
         None => Ok(()),
     }
-}
-
-/// A random part of `span`, so that devices do not do the same thing at the same time.
-fn jitter(span: Duration) -> Duration {
-    let random = crate::identity::random::<4>().map_or(0, u32::from_be_bytes);
-    span.mul_f64(f64::from(random) / f64::from(u32::MAX))
 }

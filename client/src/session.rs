@@ -10,24 +10,25 @@
 //!   that connection, decides;
 //! - every wait ends: by a frame, a deadline, or the wish to stop.
 
+mod after;
+
 use std::fs::{File, OpenOptions, TryLockError};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use sealwire_protocol::close::CloseReason;
+use sealwire_protocol::RelayFrame;
 use sealwire_protocol::codec::Envelope;
 use sealwire_protocol::digest::sha256;
-use sealwire_protocol::error::ErrorCode;
-use sealwire_protocol::{Failure, RelayFrame};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, sleep_until, timeout};
 
+use self::after::{After, after_end, after_error, failed, passes};
 use crate::address::RelayUrl;
 use crate::backoff::Backoff;
 use crate::device::shared::Shared;
-use crate::engine::{End, Engine, Now, Said};
+use crate::engine::{Engine, Now, Said};
 use crate::error::{Error, StoreError};
 use crate::event::Event;
 use crate::store;
@@ -41,6 +42,9 @@ const GATHERED_FRAMES_MAX: usize = 512;
 
 /// How long a connection must have lasted for the next attempt to be a first one.
 const STABLE: Duration = Duration::from_secs(5);
+
+/// How long to leave the device's file alone after it has failed.
+const FILE_PAUSE: Duration = Duration::from_secs(2);
 
 /// How long a connection may take to say goodbye.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
@@ -58,7 +62,7 @@ pub enum Status {
     Waiting(WireError),
     /// It is over. A person, or whoever took its place, has to act first.
     Over(WireError),
-    /// The device's file failed.
+    /// The device's file failed. A disk that is full, or a file that is in use, is tried again.
     Failed(StoreError),
     /// It was told to stop.
     Stopped,
@@ -124,18 +128,6 @@ impl Drop for Connection {
     }
 }
 
-/// What happens after a connection.
-enum After {
-    /// Again, not before this long.
-    Again(WireError, Duration),
-    /// Again, at this time exactly: the relay has spread its devices itself.
-    At(WireError, Duration),
-    /// Not again.
-    Over(WireError),
-    Failed(StoreError),
-    Stopped,
-}
-
 struct Keeper {
     shared: Arc<Shared>,
     relay: RelayUrl,
@@ -145,8 +137,8 @@ struct Keeper {
 
 impl Keeper {
     async fn run(&mut self) -> Status {
-        let _lock = match self.lock().await {
-            Ok(Some(lock)) => lock,
+        let lock = match self.lock().await {
+            Ok(Some(lock)) => Arc::new(lock),
             Ok(None) => return Status::Stopped,
             Err(error) => return Status::Failed(error),
         };
@@ -155,7 +147,7 @@ impl Keeper {
         loop {
             self.report.send_replace(Status::Connecting);
             let began = Instant::now();
-            let after = self.connect_once(&mut token).await;
+            let after = self.connect_once(&lock, &mut token).await;
             if began.elapsed() >= STABLE {
                 backoff.reset();
             }
@@ -165,6 +157,15 @@ impl Keeper {
                 After::Over(reason) => {
                     self.tell_disconnected(&reason, None);
                     return Status::Over(reason);
+                }
+                After::Failed(error) if passes(error) => {
+                    tracing::warn!(%error, "the device's file failed; trying again");
+                    self.report.send_replace(Status::Failed(error));
+                    let wait = backoff.next(FILE_PAUSE);
+                    tokio::select! {
+                        () = wish(&mut self.stopped) => return Status::Stopped,
+                        () = sleep(wait) => continue,
+                    }
                 }
                 After::Failed(error) => return Status::Failed(error),
                 After::Stopped => return Status::Stopped,
@@ -198,7 +199,7 @@ impl Keeper {
     }
 
     /// One connection, from its beginning to its end.
-    async fn connect_once(&mut self, token: &mut Option<Vec<u8>>) -> After {
+    async fn connect_once(&mut self, lock: &Arc<File>, token: &mut Option<Vec<u8>>) -> After {
         let relay = self.relay.clone();
         let pinned = match self.shared.read(move |db| store::relay_key(db, &relay)).await {
             Ok(pinned) => pinned,
@@ -220,6 +221,9 @@ impl Keeper {
             Ok(connected) => connected,
             Err(error) => return after_error(error),
         };
+        if let Err(error) = self.shared.prune().await {
+            return failed(&error);
+        }
         if pinned.is_none() {
             let (relay, key) = (self.relay.clone(), session.relay);
             let pin = self.shared.write(move |db| store::pin_relay(db, &relay, key)).await;
@@ -230,7 +234,7 @@ impl Keeper {
         *token = Some(session.welcome.resume_token.to_vec());
         self.report.send_replace(Status::Connected);
         self.shared.tell(Event::Connected { relay: self.relay.clone() });
-        self.converse(wire, &session, token).await
+        self.converse(wire, &session, lock, token).await
     }
 
     /// Moves frames between the wire and the engine.
@@ -238,12 +242,14 @@ impl Keeper {
         &mut self,
         mut wire: Wire,
         session: &Session,
+        lock: &Arc<File>,
         token: &mut Option<Vec<u8>>,
     ) -> After {
         let mut engine = Engine::new(
             self.shared.identity.clone(),
             self.shared.store.clone(),
             self.relay.clone(),
+            lock.clone(),
         );
         let interval = Duration::from_secs(u64::from(session.welcome.heartbeat_s.max(1)));
         let mut heard = Instant::now();
@@ -355,65 +361,4 @@ async fn gather(wire: &mut Wire) -> Result<Vec<Envelope<RelayFrame>>, WireError>
 async fn wish(stopped: &mut watch::Receiver<bool>) {
     // If the sender is gone, the task is being aborted.
     let _ = stopped.wait_for(|stop| *stop).await;
-}
-
-fn failed(error: &Error) -> After {
-    if let Error::Store(error) = error { After::Failed(*error) } else { After::Stopped }
-}
-
-fn after_end(end: End, come_back: Option<Duration>) -> After {
-    match end {
-        End::Superseded => After::Over(WireError::Closed(Some(CloseReason::Superseded))),
-        End::Drained => After::At(
-            WireError::Closed(Some(CloseReason::GoingAway)),
-            come_back.unwrap_or(Duration::ZERO),
-        ),
-        End::Refused(failure) => after_refusal(*failure),
-        End::Unanswered => After::Again(WireError::Timeout(wire::Step::Answer), Duration::ZERO),
-    }
-}
-
-fn after_refusal(failure: Failure) -> After {
-    let asked = failure.retry_after_ms.map_or(Duration::ZERO, Duration::from_millis);
-    let for_good = matches!(
-        failure.code,
-        ErrorCode::AuthenticationFailed
-            | ErrorCode::VersionUnsupported
-            | ErrorCode::Unsupported
-            | ErrorCode::NotAuthenticated
-            | ErrorCode::Malformed
-    );
-    let reason = WireError::from(failure);
-    if for_good { After::Over(reason) } else { After::Again(reason, asked) }
-}
-
-/// Whether it makes sense to try again after this.
-fn after_error(error: WireError) -> After {
-    match error {
-        WireError::Refused(failure) => after_refusal(*failure),
-        WireError::RelayKeyChanged { .. }
-        | WireError::RelayProof
-        | WireError::Version { .. }
-        | WireError::NoTls
-        | WireError::Closed(Some(
-            CloseReason::Superseded
-            | CloseReason::AuthenticationFailed
-            | CloseReason::Protocol
-            | CloseReason::TooBig
-            | CloseReason::Malformed,
-        )) => After::Over(error),
-        // Most of these are the network's doing, and pass. What is not a relay may be a café's
-        // sign-in page.
-        WireError::NoAddress
-        | WireError::Io(_)
-        | WireError::Timeout(_)
-        | WireError::Upgrade(_)
-        | WireError::Tls
-        | WireError::NotARelay
-        | WireError::Closed(_)
-        | WireError::Frame(_)
-        | WireError::NoRandomness
-        | WireError::Silent
-        | WireError::SetAside => After::Again(error, Duration::ZERO),
-    }
 }

@@ -1,11 +1,14 @@
 //! Reading a log in order: subscriptions, entries, stubs, floors and heads.
 
 use sealwire_protocol::error::ErrorCode;
-use sealwire_protocol::frame::{Appended, Entry, MembershipState, StubReason, Stubs, Unsubscribe};
+use sealwire_protocol::frame::{
+    Append, Appended, Entry, MembershipState, StubReason, Stubs, Unsubscribe,
+};
 use sealwire_protocol::{Digest, Failure, Head, Kind};
 
+use super::Result;
+use super::desk::{Asked, Call};
 use super::log::{Log, Subscription};
-use super::{Asked, Call, Result};
 use crate::chain::{HeadCheck, Step};
 use crate::entry::{Rejection, digest_of, judge};
 use crate::event::Event;
@@ -19,16 +22,13 @@ const RESYNCS_MAX: u32 = 3;
 
 impl Log {
     /// The subscription holds: the relay has taken the cursor.
-    pub(super) fn on_subscribed(&mut self, call: &mut Call<'_>, head: Head) {
+    pub(super) fn on_subscribed(&mut self, call: &mut Call<'_>, head: Head) -> Result<()> {
         if self.subscription != Subscription::Asked {
-            return;
+            return Ok(());
         }
         self.subscription = Subscription::Reading;
         self.begin_incarnation(head.incarnation);
-        if head.seq == 0 {
-            // A log has at least its first entry.
-            self.resync(call);
-        }
+        self.on_head_check(call, &head).map(|_| ())
     }
 
     /// There is no subscription.
@@ -51,7 +51,30 @@ impl Log {
             self.hold_until = Some(call.now.at + numbering::hold(failure));
             return Ok(());
         }
+        if code == ErrorCode::NoSuchLog {
+            self.probe(call)?;
+        }
         self.end(call, code)
+    }
+
+    /// Asks why there is no such log for this device. A subscription is not told; the author of an
+    /// entry is, if it was revoked. An entry that is there already changes nothing.
+    fn probe(&mut self, call: &mut Call<'_>) -> Result<()> {
+        if let Some(id) = outbox::smallest_appended(call.db, self.id)?
+            && call.has_room()
+        {
+            let entry = outbox::bytes(call.db, id)?;
+            call.ask(Asked::Probe(self.log), Append { entry });
+        }
+        Ok(())
+    }
+
+    /// The answer to a probe.
+    pub(super) fn on_probed(&mut self, call: &mut Call<'_>, failure: &Failure) -> Result<()> {
+        if failure.code == ErrorCode::Revoked {
+            return self.removed(call, true, failure.seq.unwrap_or(0));
+        }
+        Ok(())
     }
 
     /// An ack was not taken, or the subscription is over.

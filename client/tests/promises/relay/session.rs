@@ -222,7 +222,6 @@ impl Session {
             let incarnation = state.incarnation;
             let device = self.device;
             match state.logs.get_mut(&subscribe.log) {
-                Some(log) if log.revoked.contains(&device) => Err(Failure::revoked(0)),
                 Some(log) if log.members.contains_key(&device) => {
                     if let Some(acked) = &subscribe.acked
                         && acked.incarnation == incarnation
