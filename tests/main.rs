@@ -13,10 +13,14 @@ mod acks;
 mod members;
 // Nobody is heard before they prove their key; a device may be here several times.
 mod sessions;
+// Whoever has not proved a key holds few places, and none that others need.
+mod strangers;
 // Bytes that no device sends: each is refused with its close code, and nobody else notices.
 mod hostile_bytes;
 // A crowd writes and reads while the relay is killed again and again: what it was told stays true.
 mod histories;
+// When the database fails, senders are told to come back, and everything goes on when it is there.
+mod database_down;
 // When an older copy of the database is put back, devices are told, and nothing is skipped.
 mod restored;
 // Stopping loses nothing, ends on time, and tells the devices when to come back.
@@ -25,6 +29,8 @@ mod shutdown;
 mod memory;
 // Requests that are well-formed and wrong, or too many: a typed answer each, nothing appended.
 mod hostile_requests;
+// The operator sees whether the relay lives and works, and what it is doing, actor by actor.
+mod operator;
 // The program does what is typed.
 mod commands;
 // The documents say what the code does.
