@@ -30,7 +30,6 @@ pub use crate::store::outbox::{Sending, Unsent};
 use crate::address::RelayUrl;
 use crate::backoff::Bounds;
 use crate::content::PAYLOAD_BYTES_MAX;
-use crate::engine::Now;
 use crate::entry::Outline;
 use crate::error::{Error, StoreError};
 use crate::event::{Event, Received};
@@ -45,6 +44,9 @@ use crate::store::{self, Store, inbox, keys, logs, outbox};
 
 const KEY_FILE: &str = "device.key";
 const STORE_FILE: &str = "device.db";
+
+/// Most payloads that one group's outbox holds: months of a person's writing, and at most 2.4 GB.
+const UNSENT_MAX: u64 = 10_000;
 
 /// How a device behaves.
 #[derive(Clone, Copy, Debug)]
@@ -122,7 +124,7 @@ pub struct LogInfo {
     /// Whether this device holds that key.
     pub holds_key: bool,
     /// How many payloads are not in the log: they wait, or were refused.
-    pub unsent: usize,
+    pub unsent: u64,
     /// Whether nothing is sent any more because this device was cloned or restored.
     pub cloned: bool,
 }
@@ -197,11 +199,6 @@ impl Device {
         let open = move || {
             let identity = identity(&directory)?;
             let store = Store::open(&directory.join(STORE_FILE), identity.key())?;
-            let now = Now::read().ms;
-            store.write(|db| {
-                inbox::prune(db, now)?;
-                outbox::prune(db, now)
-            })?;
             let shared = Arc::new(Shared::new(identity, store, directory, options));
             Ok(Self { shared })
         };
@@ -341,7 +338,7 @@ impl Device {
     /// Puts a payload into the outbox: from then on it is on the disk, and is sent when it can be.
     ///
     /// # Errors
-    /// [`Error::TooLong`], [`Error::Recipients`], [`Error::NotAMember`].
+    /// [`Error::TooLong`], [`Error::Recipients`], [`Error::NotAMember`], [`Error::OutboxFull`].
     pub async fn send(&self, log: LogId, outgoing: Outgoing) -> Result<DraftId, Error> {
         let Outgoing { payload, mut recipients, kind } = outgoing;
         if payload.len() > PAYLOAD_BYTES_MAX {
@@ -353,7 +350,15 @@ impl Device {
             return Err(Error::Recipients);
         }
         let draft = Draft::Content { kind: kind.to_u8(), payload: Some(payload), to: recipients };
-        self.put(log, move |_| Ok(draft)).await
+        self.shared
+            .write(move |db| {
+                let row = member_row(db, log)?;
+                if outbox::count_unsent(db, row.id)? >= UNSENT_MAX {
+                    return Err(Error::OutboxFull);
+                }
+                Ok(outbox::insert(db, row.id, &draft)?)
+            })
+            .await
     }
 
     /// What has become of an entry of this device.
@@ -369,17 +374,33 @@ impl Device {
     ///
     /// # Errors
     /// [`Error::Refused`] if the relay refuses it for good, [`Error::Timeout`] if it has not
-    /// answered in time; the entry is still sent later. [`Error::Cloned`] if nothing of this device
-    /// is sent to the group any more.
+    /// answered in time; the entry is still sent later. [`Error::Cloned`], [`Error::Revoked`] or
+    /// [`Error::NotAMember`] if nothing of this device is sent to the group any more.
     pub async fn wait_appended(&self, id: DraftId, deadline: Duration) -> Result<u64, Error> {
         let appended = move |db: &Db| match outbox::sending(db, id)? {
-            Sending::Waiting if outbox::is_blocked(db, id)? => Err(Error::Cloned),
-            Sending::Waiting => Ok(None),
+            Sending::Waiting => match outbox::log_of(db, id)? {
+                Some((_, true)) => Err(Error::Cloned),
+                Some((Phase::Revoked, _)) => Err(Error::Revoked),
+                Some((Phase::Left | Phase::Refused, _)) => Err(Error::NotAMember),
+                Some((Phase::Joining | Phase::Member, _)) | None => Ok(None),
+            },
             Sending::Appended { seq } => Ok(Some(seq)),
             Sending::Refused(code) => Err(Error::Refused(code)),
             Sending::Unknown => Err(Error::Unknown),
         };
         self.shared.wait_for(deadline, appended).await
+    }
+
+    /// Waits until a group was read up to an entry.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchLog`], [`Error::Timeout`].
+    pub async fn wait_read(&self, log: LogId, seq: u64, deadline: Duration) -> Result<(), Error> {
+        let read = move |db: &Db| {
+            let row = logs::find(db, log)?.ok_or(Error::NoSuchLog)?;
+            Ok((row.track.position().seq >= seq).then_some(()))
+        };
+        self.shared.wait_for(deadline, read).await
     }
 
     /// Leaves a group, after all that is still to be sent to it.
@@ -393,8 +414,12 @@ impl Device {
     /// Removes a member for good, makes another join key, and another content key.
     ///
     /// # Errors
-    /// [`Error::NotAMember`], [`Error::Recipients`] if the other one is no member.
+    /// [`Error::NotAMember`], [`Error::Recipients`] if the other one is no member, or is this
+    /// device.
     pub async fn revoke(&self, log: LogId, device: DeviceKey) -> Result<DraftId, Error> {
+        if device == self.key() {
+            return Err(Error::Recipients);
+        }
         self.shared
             .write(move |db| {
                 let row = member_row(db, log)?;
@@ -498,15 +523,16 @@ impl Device {
         self.shared.write(move |db| inbox::take(db, log, seq)).await
     }
 
-    /// Payloads that are not in the log: they wait, or were refused.
+    /// Payloads that are not in the log: they wait, or were refused. The oldest come first, at most
+    /// `limit`.
     ///
     /// # Errors
     /// [`Error::NoSuchLog`].
-    pub async fn unsent(&self, log: LogId) -> Result<Vec<Unsent>, Error> {
+    pub async fn unsent(&self, log: LogId, limit: usize) -> Result<Vec<Unsent>, Error> {
         self.shared
             .read(move |db| {
                 let row = logs::find(db, log)?.ok_or(Error::NoSuchLog)?;
-                Ok::<_, Error>(outbox::unsent(db, row.id)?)
+                Ok::<_, Error>(outbox::unsent(db, row.id, limit)?)
             })
             .await
     }
@@ -576,7 +602,7 @@ fn info(db: &Db, row: LogRow) -> Result<LogInfo, Error> {
         members: row.membership.members().len(),
         epoch: row.holders.epoch(),
         holds_key: holds_key(db, &row)?,
-        unsent: outbox::unsent(db, row.id)?.len(),
+        unsent: outbox::count_unsent(db, row.id)?,
         cloned: row.blocked,
         relay: row.relay,
     })

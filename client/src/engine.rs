@@ -17,6 +17,7 @@ mod sending;
 mod taking;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -67,12 +68,21 @@ impl Now {
 pub(crate) enum End {
     /// A newer connection of this process is there.
     Superseded,
-    /// The relay is shutting down: come back after this long, with this token.
-    Draining(Duration, Vec<u8>),
+    /// The relay is shutting down, and everything is answered: come back as it says.
+    Drained,
     /// The relay has refused the connection as a whole.
     Refused(Box<Failure>),
     /// A request was not answered in time.
     Unanswered,
+}
+
+/// How to come back to a relay that is shutting down.
+#[derive(Clone)]
+pub(crate) struct Return {
+    /// Not before this long.
+    pub(crate) after: Duration,
+    /// With this token in place of a signature.
+    pub(crate) token: Vec<u8>,
 }
 
 /// What one call has to say.
@@ -82,6 +92,8 @@ pub(crate) struct Said {
     pub(crate) frames: Vec<(u32, ClientFrame)>,
     /// Events that are not stored.
     pub(crate) live: Vec<Event>,
+    /// How to come back, if the relay is shutting down.
+    pub(crate) come_back: Option<Return>,
     /// Whether the connection is over.
     pub(crate) end: Option<End>,
 }
@@ -91,7 +103,13 @@ pub(crate) struct Said {
 enum Asked {
     Subscribe(LogId),
     Unsubscribe(LogId),
-    Append { log: LogId, count: u64, bytes: usize },
+    Append {
+        log: LogId,
+        count: u64,
+        bytes: usize,
+    },
+    /// An entry that was appended long ago, sent to hear what the relay says of its author.
+    Probe(LogId),
     Ping,
 }
 
@@ -100,6 +118,8 @@ struct Desk {
     frames: Vec<(u32, ClientFrame)>,
     live: Vec<Event>,
     end: Option<End>,
+    /// Set when the relay is shutting down: nothing new is sent.
+    come_back: Option<Return>,
     requests: HashMap<u32, (Asked, Instant)>,
     last_request: u32,
     bytes_in_flight: usize,
@@ -189,6 +209,9 @@ pub(crate) struct Engine {
     device: Arc<Identity>,
     store: Arc<Store>,
     relay: RelayUrl,
+    /// What makes this process the one that numbers and sends: it must outlive the last call, even
+    /// if nobody waits for that any more.
+    _lock: Arc<File>,
     logs: BTreeMap<LogId, Log>,
     desk: Desk,
     /// The log with which the next round of sending begins, so that a busy one leaves room.
@@ -197,18 +220,24 @@ pub(crate) struct Engine {
 
 impl Engine {
     /// The engine of a connection that has just been made.
-    pub(crate) fn new(device: Arc<Identity>, store: Arc<Store>, relay: RelayUrl) -> Self {
+    pub(crate) fn new(
+        device: Arc<Identity>,
+        store: Arc<Store>,
+        relay: RelayUrl,
+        lock: Arc<File>,
+    ) -> Self {
         let desk = Desk {
             frames: Vec::new(),
             live: Vec::new(),
             end: None,
+            come_back: None,
             requests: HashMap::new(),
             // The handshake has used the first ones.
             last_request: 16,
             bytes_in_flight: 0,
             pinged_at: None,
         };
-        Self { device, store, relay, logs: BTreeMap::new(), desk, turn: None }
+        Self { device, store, relay, _lock: lock, logs: BTreeMap::new(), desk, turn: None }
     }
 
     /// Subscribes to the logs of this relay, and sends what waits. Also when another part of the
@@ -230,7 +259,9 @@ impl Engine {
     /// Sends a sign of life.
     pub(crate) fn ping(&mut self, now: Now) -> Result<Said> {
         self.call(now, |_, call| {
-            call.hurry();
+            if call.desk.come_back.is_none() {
+                call.hurry();
+            }
             Ok(())
         })
     }
@@ -256,7 +287,7 @@ impl Engine {
             let mut call = Call { db, device: &device, desk: &mut self.desk, now };
             load_new(logs, &call, &self.relay)?;
             work(logs, &mut call)?;
-            if call.desk.end.is_none() {
+            if call.desk.end.is_none() && call.desk.come_back.is_none() {
                 for log in logs.values_mut() {
                     log.subscribe_if_due(&mut call);
                     log.run_timers(&mut call)?;
@@ -270,11 +301,15 @@ impl Engine {
             if call.desk.end.is_none() && call.desk.requests.values().any(overdue) {
                 call.desk.end = Some(End::Unanswered);
             }
+            if call.desk.come_back.is_some() && call.desk.requests.is_empty() {
+                call.desk.end = Some(End::Drained);
+            }
             Ok::<_, StoreError>(())
         })?;
         Ok(Said {
             frames: std::mem::take(&mut self.desk.frames),
             live: std::mem::take(&mut self.desk.live),
+            come_back: self.desk.come_back.clone(),
             end: self.desk.end.take(),
         })
     }
@@ -332,10 +367,9 @@ fn on_frame(
             log.on_floor(&floor.head);
             Ok(())
         }),
-        RelayFrame::Subscribed(subscribed) => with(logs, call, subscribed.log, |log, call| {
-            log.on_subscribed(call, subscribed.head);
-            Ok(())
-        }),
+        RelayFrame::Subscribed(subscribed) => {
+            with(logs, call, subscribed.log, |log, call| log.on_subscribed(call, subscribed.head))
+        }
         RelayFrame::Appended(appended) => {
             let Some(Asked::Append { log, count, .. }) = asked else { return Ok(()) };
             with(logs, call, log, |log, call| log.on_appended(call, count, &appended))
@@ -347,7 +381,7 @@ fn on_frame(
                 Ok(())
             })
         }
-        RelayFrame::Error(error) => on_error(logs, call, asked, &error),
+        RelayFrame::Error(error) => on_error(logs, call, envelope.request, asked, &error),
         RelayFrame::Heartbeat(heartbeat) => {
             for summary in heartbeat.heads.iter() {
                 with(logs, call, summary.log, |log, call| log.on_head(call, &summary.head))?;
@@ -367,7 +401,8 @@ fn on_frame(
         }
         RelayFrame::Draining(draining) => {
             let after = Duration::from_millis(draining.reconnect_after_ms);
-            call.desk.end = Some(End::Draining(after, draining.resume_token.to_vec()));
+            let token = draining.resume_token.to_vec();
+            call.desk.come_back = Some(Return { after, token });
             Ok(())
         }
         // Answers to what this engine does not ask.
@@ -386,6 +421,7 @@ fn on_frame(
 fn on_error(
     logs: &mut BTreeMap<LogId, Log>,
     call: &mut Call<'_>,
+    request: u32,
     asked: Option<Asked>,
     error: &frame::Error,
 ) -> Result<()> {
@@ -401,16 +437,17 @@ fn on_error(
             log.subscription = Subscription::Off;
             Ok(())
         }),
+        Some(Asked::Probe(log)) => with(logs, call, log, |log, call| log.on_probed(call, &failure)),
         Some(Asked::Ping) => Ok(()),
-        // What nobody asked for: an ack past the head names its log, the rest is the connection's.
+        // What is answered to an ack, or said of a subscription that held, names its log.
         None => {
             if let Some(log) = error.log {
-                with(logs, call, log, |log, call| {
-                    log.resync(call);
-                    Ok(())
-                })
-            } else {
+                with(logs, call, log, |log, call| log.on_trouble(call, &failure))
+            } else if request == 0 {
                 call.desk.end = Some(End::Refused(Box::new(failure)));
+                Ok(())
+            } else {
+                // The answer to an entry that was taken back meanwhile.
                 Ok(())
             }
         }

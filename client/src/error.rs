@@ -60,6 +60,10 @@ pub enum Error {
     /// The payload is longer than [`PAYLOAD_BYTES_MAX`](crate::content::PAYLOAD_BYTES_MAX).
     #[error("the payload is too long")]
     TooLong,
+    /// The group's outbox holds as much as it may: the relay was not reached for very long, or
+    /// entries were refused and not discarded.
+    #[error("the outbox is full")]
+    OutboxFull,
     /// Too many recipients, or one who is not a member.
     #[error("a recipient is not a member, or there are too many")]
     Recipients,

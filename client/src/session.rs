@@ -42,6 +42,9 @@ const GATHERED_FRAMES_MAX: usize = 512;
 /// How long a connection must have lasted for the next attempt to be a first one.
 const STABLE: Duration = Duration::from_secs(5);
 
+/// How long to leave the device's file alone after it has failed.
+const FILE_PAUSE: Duration = Duration::from_secs(2);
+
 /// How long a connection may take to say goodbye.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -58,7 +61,7 @@ pub enum Status {
     Waiting(WireError),
     /// It is over. A person, or whoever took its place, has to act first.
     Over(WireError),
-    /// The device's file failed.
+    /// The device's file failed. A disk that is full, or a file that is in use, is tried again.
     Failed(StoreError),
     /// It was told to stop.
     Stopped,
@@ -145,8 +148,8 @@ struct Keeper {
 
 impl Keeper {
     async fn run(&mut self) -> Status {
-        let _lock = match self.lock().await {
-            Ok(Some(lock)) => lock,
+        let lock = match self.lock().await {
+            Ok(Some(lock)) => Arc::new(lock),
             Ok(None) => return Status::Stopped,
             Err(error) => return Status::Failed(error),
         };
@@ -155,7 +158,7 @@ impl Keeper {
         loop {
             self.report.send_replace(Status::Connecting);
             let began = Instant::now();
-            let after = self.connect_once(&mut token).await;
+            let after = self.connect_once(&lock, &mut token).await;
             if began.elapsed() >= STABLE {
                 backoff.reset();
             }
@@ -165,6 +168,15 @@ impl Keeper {
                 After::Over(reason) => {
                     self.tell_disconnected(&reason, None);
                     return Status::Over(reason);
+                }
+                After::Failed(error) if passes(error) => {
+                    tracing::warn!(%error, "the device's file failed; trying again");
+                    self.report.send_replace(Status::Failed(error));
+                    let wait = backoff.next(FILE_PAUSE);
+                    tokio::select! {
+                        () = wish(&mut self.stopped) => return Status::Stopped,
+                        () = sleep(wait) => continue,
+                    }
                 }
                 After::Failed(error) => return Status::Failed(error),
                 After::Stopped => return Status::Stopped,
@@ -198,7 +210,7 @@ impl Keeper {
     }
 
     /// One connection, from its beginning to its end.
-    async fn connect_once(&mut self, token: &mut Option<Vec<u8>>) -> After {
+    async fn connect_once(&mut self, lock: &Arc<File>, token: &mut Option<Vec<u8>>) -> After {
         let relay = self.relay.clone();
         let pinned = match self.shared.read(move |db| store::relay_key(db, &relay)).await {
             Ok(pinned) => pinned,
@@ -220,6 +232,9 @@ impl Keeper {
             Ok(connected) => connected,
             Err(error) => return after_error(error),
         };
+        if let Err(error) = self.shared.prune().await {
+            return failed(&error);
+        }
         if pinned.is_none() {
             let (relay, key) = (self.relay.clone(), session.relay);
             let pin = self.shared.write(move |db| store::pin_relay(db, &relay, key)).await;
@@ -230,7 +245,7 @@ impl Keeper {
         *token = Some(session.welcome.resume_token.to_vec());
         self.report.send_replace(Status::Connected);
         self.shared.tell(Event::Connected { relay: self.relay.clone() });
-        self.converse(wire, &session, token).await
+        self.converse(wire, &session, lock, token).await
     }
 
     /// Moves frames between the wire and the engine.
@@ -238,12 +253,14 @@ impl Keeper {
         &mut self,
         mut wire: Wire,
         session: &Session,
+        lock: &Arc<File>,
         token: &mut Option<Vec<u8>>,
     ) -> After {
         let mut engine = Engine::new(
             self.shared.identity.clone(),
             self.shared.store.clone(),
             self.relay.clone(),
+            lock.clone(),
         );
         let interval = Duration::from_secs(u64::from(session.welcome.heartbeat_s.max(1)));
         let mut heard = Instant::now();
@@ -266,8 +283,12 @@ impl Keeper {
             }
             self.shared.tell_all(said.live);
             self.shared.changed();
+            if let Some(back) = &said.come_back {
+                *token = Some(back.token.clone());
+            }
+            let come_back = said.come_back.map(|back| back.after);
             if let Some(end) = said.end {
-                return after_end(end, token);
+                return after_end(end, come_back);
             }
             let silent_at = heard + interval * 2;
             let due = engine.deadline().unwrap_or(ping_at);
@@ -283,7 +304,10 @@ impl Keeper {
                         heard = Instant::now();
                         Step::Frames(frames)
                     }
-                    Err(error) => return after_error(error),
+                    Err(error) => return match come_back {
+                        Some(wait) => After::At(error, wait),
+                        None => after_error(error),
+                    },
                 },
                 // The sender lives in what this task holds.
                 _ = outgoing.changed() => Step::Wake,
@@ -350,17 +374,22 @@ async fn wish(stopped: &mut watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stop| *stop).await;
 }
 
+/// Whether the device's file may work again by itself.
+fn passes(error: StoreError) -> bool {
+    matches!(error, StoreError::Busy | StoreError::Full | StoreError::Io)
+}
+
 fn failed(error: &Error) -> After {
     if let Error::Store(error) = error { After::Failed(*error) } else { After::Stopped }
 }
 
-fn after_end(end: End, token: &mut Option<Vec<u8>>) -> After {
+fn after_end(end: End, come_back: Option<Duration>) -> After {
     match end {
         End::Superseded => After::Over(WireError::Closed(Some(CloseReason::Superseded))),
-        End::Draining(wait, fresh) => {
-            *token = Some(fresh);
-            After::At(WireError::Closed(Some(CloseReason::GoingAway)), wait)
-        }
+        End::Drained => After::At(
+            WireError::Closed(Some(CloseReason::GoingAway)),
+            come_back.unwrap_or(Duration::ZERO),
+        ),
         End::Refused(failure) => after_refusal(*failure),
         End::Unanswered => After::Again(WireError::Timeout(wire::Step::Answer), Duration::ZERO),
     }

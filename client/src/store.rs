@@ -128,6 +128,14 @@ impl Store {
         work(&transaction)
     }
 
+    /// Forgets what was kept for long enough.
+    pub(crate) fn prune(&self, now: u64) -> Result<(), StoreError> {
+        self.write(|db| {
+            inbox::prune(db, now)?;
+            outbox::prune(db, now)
+        })
+    }
+
     /// A number that changes when another process has written.
     pub(crate) fn others(&self) -> Result<i64, StoreError> {
         Ok(self.connection.lock().pragma_query_value(None, "data_version", |row| row.get(0))?)

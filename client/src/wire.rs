@@ -31,6 +31,7 @@ mod dial;
 mod handshake;
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
@@ -57,8 +58,8 @@ use crate::limits::{
     WRITE_DEADLINE,
 };
 
-/// How a connection is to be made.
-#[derive(Clone, Debug)]
+/// How a connection is to be made. `Debug` says neither the token nor an address.
+#[derive(Clone)]
 pub struct Options {
     /// The running process; random by default. The same device and instance supersedes.
     pub instance: Instance,
@@ -94,6 +95,19 @@ impl Default for Options {
             connect_deadline: CONNECT_DEADLINE,
             step_deadline: HANDSHAKE_STEP_DEADLINE,
         }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("instance", &self.instance)
+            .field("relay", &self.relay)
+            .field("has_resume_token", &self.resume_token.is_some())
+            .field("window", &self.window)
+            .field("heartbeat", &self.heartbeat)
+            .field("has_source", &self.source.is_some())
+            .finish_non_exhaustive()
     }
 }
 
@@ -201,8 +215,8 @@ pub enum Step {
     Answer,
 }
 
-impl std::fmt::Display for Step {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Connect => "connecting",
             Self::Greeting => "the relay's greeting",

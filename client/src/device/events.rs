@@ -24,6 +24,8 @@ pub struct Events {
     /// The newest event that was read from the file.
     after: i64,
     page: VecDeque<Event>,
+    /// An event of a connection, which is told after what was stored before it.
+    waiting: Option<Event>,
     stored: watch::Receiver<u64>,
     live: broadcast::Receiver<Event>,
     seen_others: Option<i64>,
@@ -33,7 +35,15 @@ impl Events {
     pub(crate) async fn begin(shared: Arc<Shared>) -> Result<Self, Error> {
         let (stored, live) = (shared.stored(), shared.live());
         let after = shared.read(inbox::newest_event).await?;
-        Ok(Self { shared, after, page: VecDeque::new(), stored, live, seen_others: None })
+        Ok(Self {
+            shared,
+            after,
+            page: VecDeque::new(),
+            waiting: None,
+            stored,
+            live,
+            seen_others: None,
+        })
     }
 
     /// The next event. Cancel-safe.
@@ -53,10 +63,13 @@ impl Events {
                 self.page = page.into_iter().map(|told| told.event).collect();
                 continue;
             }
+            if let Some(event) = self.waiting.take() {
+                return Ok(event);
+            }
             tokio::select! {
                 biased;
                 live = self.live.recv() => match live {
-                    Ok(event) => return Ok(event),
+                    Ok(event) => self.waiting = Some(event),
                     // What was missed spoke of a connection that has changed since.
                     Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return Err(Error::Stopped),

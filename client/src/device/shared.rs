@@ -10,6 +10,7 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Options;
+use crate::engine::Now;
 use crate::error::{Error, StoreError};
 use crate::event::Event;
 use crate::identity::Identity;
@@ -86,6 +87,16 @@ impl Shared {
             result
         };
         tokio::task::spawn_blocking(write).await.map_err(|_| Error::Stopped)?.map_err(Into::into)
+    }
+
+    /// Forgets what was kept for long enough.
+    pub(crate) async fn prune(&self) -> Result<(), Error> {
+        let now = Now::read().ms;
+        let store = self.store.clone();
+        tokio::task::spawn_blocking(move || store.prune(now))
+            .await
+            .map_err(|_| Error::Stopped)??;
+        Ok(())
     }
 
     /// The file has changed.

@@ -1,7 +1,9 @@
 //! Reading a log in order: subscriptions, entries, stubs, floors and heads.
 
 use sealwire_protocol::error::ErrorCode;
-use sealwire_protocol::frame::{Appended, Entry, MembershipState, StubReason, Stubs, Unsubscribe};
+use sealwire_protocol::frame::{
+    Append, Appended, Entry, MembershipState, StubReason, Stubs, Unsubscribe,
+};
 use sealwire_protocol::{Digest, Failure, Head, Kind};
 
 use super::log::{Log, Subscription};
@@ -19,16 +21,13 @@ const RESYNCS_MAX: u32 = 3;
 
 impl Log {
     /// The subscription holds: the relay has taken the cursor.
-    pub(super) fn on_subscribed(&mut self, call: &mut Call<'_>, head: Head) {
+    pub(super) fn on_subscribed(&mut self, call: &mut Call<'_>, head: Head) -> Result<()> {
         if self.subscription != Subscription::Asked {
-            return;
+            return Ok(());
         }
         self.subscription = Subscription::Reading;
         self.begin_incarnation(head.incarnation);
-        if head.seq == 0 {
-            // A log has at least its first entry.
-            self.resync(call);
-        }
+        self.on_head_check(call, &head).map(|_| ())
     }
 
     /// There is no subscription.
@@ -51,7 +50,42 @@ impl Log {
             self.hold_until = Some(call.now.at + numbering::hold(failure));
             return Ok(());
         }
+        if code == ErrorCode::NoSuchLog {
+            self.probe(call)?;
+        }
         self.end(call, code)
+    }
+
+    /// Asks why there is no such log for this device. A subscription is not told; the author of an
+    /// entry is, if it was revoked. An entry that is there already changes nothing.
+    fn probe(&mut self, call: &mut Call<'_>) -> Result<()> {
+        if let Some(id) = outbox::smallest_appended(call.db, self.id)?
+            && call.has_room()
+        {
+            let entry = outbox::bytes(call.db, id)?;
+            call.ask(Asked::Probe(self.log), Append { entry });
+        }
+        Ok(())
+    }
+
+    /// The answer to a probe.
+    pub(super) fn on_probed(&mut self, call: &mut Call<'_>, failure: &Failure) -> Result<()> {
+        if failure.code == ErrorCode::Revoked {
+            return self.removed(call, true, failure.seq.unwrap_or(0));
+        }
+        Ok(())
+    }
+
+    /// An ack was not taken, or the subscription is over.
+    pub(super) fn on_trouble(&mut self, call: &mut Call<'_>, failure: &Failure) -> Result<()> {
+        if !self.phase.is_open() || !self.subscription.reads() {
+            return Ok(());
+        }
+        if failure.code == ErrorCode::AckPastHead {
+            self.resync(call);
+            return Ok(());
+        }
+        self.on_not_subscribed(call, failure)
     }
 
     /// The relay does not serve this log, and nothing is deleted here: the next connection asks

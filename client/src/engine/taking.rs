@@ -193,7 +193,8 @@ impl Log {
         entry: &Entry,
         header: &Header,
     ) -> Result<Taken> {
-        let Ok(control) = Control::decode(entry.body.as_ref()) else {
+        let control = Control::decode(entry.body.as_ref());
+        let (Ok(control), true) = (control, entry.recipients.is_empty()) else {
             return Ok(Err(Rejection::Control));
         };
         match self.membership.apply(self.log, entry.seq, entry.at, header, &control) {
@@ -211,6 +212,8 @@ impl Log {
                 | Refusal::Member
                 | Refusal::Revoked
                 | Refusal::JoinKey
+                | Refusal::Key
+                | Refusal::Target
                 | Refusal::Full
                 | Refusal::NotForGroups,
             ) => Ok(Err(Rejection::Control)),

@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row};
 use sealwire_protocol::{AckSet, Digest, Head, LogId};
+use zeroize::Zeroizing;
 
 use super::{StoreError, decode, encode, from_sql, to_sql};
 use crate::address::RelayUrl;
@@ -37,7 +38,7 @@ impl Phase {
         }
     }
 
-    fn from_sql(value: i64) -> Result<Self, StoreError> {
+    pub(crate) fn from_sql(value: i64) -> Result<Self, StoreError> {
         match value {
             0 => Ok(Self::Joining),
             1 => Ok(Self::Member),
@@ -289,5 +290,6 @@ fn digest(bytes: &[u8]) -> Result<Digest, StoreError> {
 }
 
 fn seed_from(bytes: Vec<u8>) -> Result<JoinSeed, StoreError> {
-    bytes.try_into().map(JoinSeed::from_bytes).map_err(|_| StoreError::Damaged)
+    let bytes = Zeroizing::new(bytes);
+    bytes.as_slice().try_into().map(JoinSeed::from_bytes).map_err(|_| StoreError::Damaged)
 }

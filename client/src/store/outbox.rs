@@ -16,6 +16,7 @@ use super::{StoreError, decode, encode, from_sql, to_sql};
 use crate::entry::Signed;
 use crate::numbering::DraftId;
 use crate::seal::EpochKey;
+use crate::store::logs::Phase;
 
 /// How long the signed bytes of own entries are kept after they were appended, in milliseconds.
 pub(crate) const SIGNED_KEPT_MS: u64 = 30 * 24 * 60 * 60 * 1000;
@@ -102,11 +103,9 @@ pub(crate) struct Own {
 
 /// Keeps a draft.
 pub(crate) fn insert(db: &Connection, log: i64, draft: &Draft) -> Result<DraftId, StoreError> {
-    db.prepare_cached("insert into outbox (log, urgent, draft) values (?1, ?2, ?3)")?.execute((
-        log,
-        draft.urgency(),
-        encode(draft)?,
-    ))?;
+    let content = matches!(draft, Draft::Content { payload: Some(_), .. });
+    db.prepare_cached("insert into outbox (log, urgent, content, draft) values (?1, ?2, ?3, ?4)")?
+        .execute((log, draft.urgency(), content, encode(draft)?))?;
     Ok(db.last_insert_rowid())
 }
 
@@ -208,6 +207,16 @@ pub(crate) fn bytes(db: &Connection, id: DraftId) -> Result<EntryIn, StoreError>
         recipients: Recipients::new(split_keys(&recipients)?).ok_or(StoreError::Damaged)?,
         totals_kind: None,
     })
+}
+
+/// The smallest own entry that was appended.
+pub(crate) fn smallest_appended(db: &Connection, log: i64) -> Result<Option<DraftId>, StoreError> {
+    Ok(db
+        .prepare_cached(
+            "select id from outbox where log = ?1 and state = 2 order by length(body) limit 1",
+        )?
+        .query_row([log], |row| row.get(0))
+        .optional()?)
 }
 
 /// Takes numbers away again. Says no if one of them has no draft any more, because it was appended
@@ -377,15 +386,15 @@ pub(crate) fn newest_refusal(db: &Connection, log: i64) -> Result<Option<ErrorCo
     Ok(name.map(|name| ErrorCode::from_name(&name)))
 }
 
-/// Whether the log of a draft is sent nothing any more.
-pub(crate) fn is_blocked(db: &Connection, id: DraftId) -> Result<bool, StoreError> {
-    Ok(db
-        .prepare_cached(
-            "select blocked from logs join outbox on outbox.log = logs.id where outbox.id = ?1",
-        )?
-        .query_row([id], |row| row.get(0))
-        .optional()?
-        .unwrap_or(false))
+/// What the log of a draft is to this device, and whether it is sent nothing any more.
+pub(crate) fn log_of(db: &Connection, id: DraftId) -> Result<Option<(Phase, bool)>, StoreError> {
+    db.prepare_cached(
+        "select phase, blocked from logs join outbox on outbox.log = logs.id where outbox.id = ?1",
+    )?
+    .query_row([id], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, bool>(1)?)))
+    .optional()?
+    .map(|(phase, blocked)| Ok((Phase::from_sql(phase)?, blocked)))
+    .transpose()
 }
 
 /// A payload that is not in the log: it waits, or was refused.
@@ -401,13 +410,13 @@ pub struct Unsent {
     pub refused: Option<ErrorCode>,
 }
 
-/// Payloads that are not in the log, oldest first.
-pub(crate) fn unsent(db: &Connection, log: i64) -> Result<Vec<Unsent>, StoreError> {
+/// Payloads that are not in the log, oldest first, at most `limit`.
+pub(crate) fn unsent(db: &Connection, log: i64, limit: usize) -> Result<Vec<Unsent>, StoreError> {
     let mut statement = db.prepare_cached(
-        "select id, draft, refusal from outbox where log = ?1 and state <> 2 and draft is not null
-         order by id",
+        "select id, draft, refusal from outbox
+         where log = ?1 and content = 1 and draft is not null order by id limit ?2",
     )?;
-    let mut rows = statement.query([log])?;
+    let mut rows = statement.query((log, i64::try_from(limit).unwrap_or(i64::MAX)))?;
     let mut unsent = Vec::new();
     while let Some(row) = rows.next()? {
         let draft: Draft = decode(&row.get::<_, Vec<u8>>(1)?)?;
@@ -421,6 +430,16 @@ pub(crate) fn unsent(db: &Connection, log: i64) -> Result<Vec<Unsent>, StoreErro
         }
     }
     Ok(unsent)
+}
+
+/// How many payloads are not in the log.
+pub(crate) fn count_unsent(db: &Connection, log: i64) -> Result<u64, StoreError> {
+    from_sql(
+        db.prepare_cached(
+            "select count(*) from outbox where log = ?1 and content = 1 and draft is not null",
+        )?
+        .query_row([log], |row| row.get(0))?,
+    )
 }
 
 /// Drops a draft that waits without a number, or was refused. Says whether there was one.

@@ -96,6 +96,8 @@ create table outbox (
     state integer not null default 0,
     -- The higher goes first.
     urgent integer not null,
+    -- 1 if it is a payload of the app.
+    content integer not null,
     -- What is to be sent; none once it is appended.
     draft blob,
     -- Not to be numbered before the log was read up to here.
@@ -119,6 +121,7 @@ create table outbox (
 );
 create index outbox_of_log on outbox (log, state, urgent desc, id);
 create index outbox_by_digest on outbox (log, digest);
+create index outbox_unsent on outbox (log, id) where content = 1 and draft is not null;
 
 -- The newest count of an own entry that names each recipient.
 create table addressed (

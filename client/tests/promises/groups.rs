@@ -62,10 +62,10 @@ async fn everything_works_offline_and_is_sent_when_the_relay_is_reached() {
     ben.join(&invite).await;
     ben.disconnect().await;
     ben.say(log, "said on a mountain").await;
-    assert_eq!(ben.device.unsent(log).await.expect("unsent").len(), 1);
+    assert_eq!(ben.device.unsent(log, 100).await.expect("unsent").len(), 1);
     ben.connect().await;
     assert_eq!(anna.hears().await, "said on a mountain");
-    assert!(ben.device.unsent(log).await.expect("unsent").is_empty());
+    assert!(ben.device.unsent(log, 100).await.expect("unsent").is_empty());
 }
 
 #[tokio::test]
@@ -190,6 +190,21 @@ async fn a_revoked_device_is_out_for_good_and_old_invites_are_void() {
 }
 
 #[tokio::test]
+async fn a_device_that_was_revoked_while_it_was_away_learns_of_it() {
+    let world = World::start().await;
+    let (mut anna, mut ben) = (world.online("anna").await, world.online("ben").await);
+    let log = world.group(&mut [&mut anna, &mut ben]).await;
+    ben.disconnect().await;
+    let late = ben.say(log, "said on the way out").await;
+    let revoked = anna.device.revoke(log, ben.key()).await.expect("revoking");
+    anna.appended(revoked).await;
+    ben.connect().await;
+    assert_eq!(ben.device.wait_appended(late, SOON).await, Err(Error::Revoked));
+    let unsent = ben.device.unsent(log, 10).await.expect("unsent");
+    assert_eq!(unsent[0].payload, b"said on the way out", "it stays visible");
+}
+
+#[tokio::test]
 async fn what_cannot_be_sent_is_refused_before_it_is_kept() {
     let world = World::start().await;
     let anna = world.online("anna").await;
@@ -200,7 +215,7 @@ async fn what_cannot_be_sent_is_refused_before_it_is_kept() {
     assert_eq!(anna.device.send(log, oneself).await, Err(Error::Recipients));
     let stranger = sealwire_protocol::LogId([9; 16]);
     assert_eq!(anna.device.send(stranger, Outgoing::to_all("x")).await, Err(Error::NoSuchLog));
-    assert!(anna.device.unsent(log).await.expect("unsent").is_empty());
+    assert!(anna.device.unsent(log, 100).await.expect("unsent").is_empty());
 }
 
 #[tokio::test]

@@ -191,7 +191,7 @@ async fn content_waits_in_the_outbox_until_there_is_a_key_to_seal_it() {
     let said = ben.say(log, "written before the key came").await;
     ben.event("joining", |event| matches!(event, Event::Joined { .. }).then_some(())).await;
     ben.catches_up(&world.relay, log).await;
-    assert_eq!(ben.device.unsent(log).await.expect("unsent").len(), 1);
+    assert_eq!(ben.device.unsent(log, 100).await.expect("unsent").len(), 1);
     anna.connect().await;
     ben.appended(said).await;
     assert_eq!(anna.hears().await, "written before the key came");

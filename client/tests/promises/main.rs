@@ -11,8 +11,10 @@
 //! | `keys.rs` | who is given which content key, and when another one is made |
 //! | `sending.rs` | refusals, lost answers, reconnects: each entry once |
 //! | `hostile.rs` | relays and members that lie, lose or withhold |
+//! | `command_line.rs` | the program, also when it is killed |
 //! | `processes.rs` | several processes of one device, and clones |
 
+mod command_line;
 mod groups;
 mod hostile;
 mod keys;

@@ -41,6 +41,32 @@ async fn when_the_first_process_ends_the_second_takes_over() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_dropped_at_any_moment_loses_and_doubles_nothing() {
+    let world = World::start().await;
+    let (mut anna, mut ben) = (world.online("anna").await, world.online("ben").await);
+    let log = world.group(&mut [&mut anna, &mut ben]).await;
+    anna.disconnect().await;
+    for turn in 0..40u64 {
+        anna.say(log, &turn.to_string()).await;
+        let connection = anna.device.connect(&world.relay.url);
+        tokio::time::sleep(std::time::Duration::from_millis(turn % 13)).await;
+        drop(connection);
+    }
+    anna.connect().await;
+    for turn in 0..40 {
+        assert_eq!(ben.hears().await, turn.to_string());
+    }
+    let counts: Vec<u64> = world
+        .relay
+        .entries(log)
+        .iter()
+        .filter(|stored| stored.header.sender == anna.key())
+        .map(|stored| stored.header.count)
+        .collect();
+    assert_eq!(counts, (1..=counts.len() as u64).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn a_device_that_was_set_back_to_a_backup_says_so_and_overwrites_nothing() {
     let world = World::start().await;
     let (mut anna, mut ben) = (world.online("anna").await, world.online("ben").await);

@@ -97,11 +97,12 @@ async fn a_refused_entry_holds_up_none_behind_it_and_stays_visible() {
     let refused = anna.device.wait_appended(id, SOON).await;
     assert_eq!(refused, Err(Error::Refused(ErrorCode::BadAudience)));
     // The answer to the last one may come after the other one has heard it.
-    until("one unsent", async || anna.device.unsent(log).await.expect("unsent").len() == 1).await;
-    let unsent = anna.device.unsent(log).await.expect("unsent");
+    until("one unsent", async || anna.device.unsent(log, 100).await.expect("unsent").len() == 1)
+        .await;
+    let unsent = anna.device.unsent(log, 100).await.expect("unsent");
     assert_eq!(unsent[0].payload, b"2");
     assert!(anna.device.discard(id).await.expect("discarded"));
-    assert!(anna.device.unsent(log).await.expect("unsent").is_empty());
+    assert!(anna.device.unsent(log, 100).await.expect("unsent").is_empty());
 }
 
 #[tokio::test]

@@ -1,0 +1,206 @@
+//! The program, as it is typed.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::relay::Relay;
+use crate::world::until;
+
+/// A terminal with a device of its own.
+struct Terminal {
+    directory: PathBuf,
+    relay: String,
+}
+
+impl Terminal {
+    fn new(directories: &TempDir, name: &str, relay: &Relay) -> Self {
+        let directory = directories.path().join(name);
+        Self { directory, relay: relay.url.to_string() }
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sealwire-device"));
+        command
+            .env_remove("RUST_LOG")
+            .env("SEALWIRE_DEVICE_DIR", &self.directory)
+            .env("SEALWIRE_RELAY", &self.relay)
+            .args(["--wait", "20"])
+            .args(words);
+        command
+    }
+
+    async fn run(&self, words: &[&str]) -> Output {
+        let mut command = self.command(words);
+        tokio::task::spawn_blocking(move || command.output())
+            .await
+            .expect("a thread")
+            .expect("the program")
+    }
+
+    /// What a command prints that must succeed.
+    async fn types(&self, words: &[&str]) -> String {
+        let output = self.run(words).await;
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{words:?}: {complaint}");
+        String::from_utf8(output.stdout).expect("text").trim().to_owned()
+    }
+
+    /// What a command complains that must fail.
+    async fn fails(&self, words: &[&str]) -> String {
+        let output = self.run(words).await;
+        assert!(!output.status.success(), "{words:?} succeeded");
+        String::from_utf8(output.stderr).expect("text")
+    }
+
+    fn spawn(&self, words: &[&str], out: &Path) -> Child {
+        let out = std::fs::File::options().append(true).create(true).open(out).expect("a file");
+        self.command(words)
+            .stdin(Stdio::piped())
+            .stdout(out)
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the program")
+    }
+}
+
+/// The texts of the entries in what was printed.
+fn texts(path: &Path) -> Vec<String> {
+    let printed = std::fs::read_to_string(path).unwrap_or_default();
+    printed
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|value| value["event"] == "entry")
+        .map(|value| value["text"].as_str().expect("a text").to_owned())
+        .collect()
+}
+
+#[tokio::test]
+async fn two_terminals_meet_in_a_handful_of_commands() {
+    let relay = Relay::start().await;
+    let directories = tempfile::tempdir().expect("a directory");
+    let anna = Terminal::new(&directories, "anna", &relay);
+    let ben = Terminal::new(&directories, "ben", &relay);
+    let key = anna.types(&["init"]).await;
+    assert_eq!(anna.types(&["id"]).await, key);
+    assert!(anna.fails(&["init"]).await.contains("already"));
+    ben.types(&["init"]).await;
+
+    let group = anna.types(&["found"]).await;
+    let link = anna.types(&["invite", &group[..8]]).await;
+    let out = directories.path().join("anna.out");
+    let mut listening = anna.spawn(&["--json", "listen"], &out);
+    assert_eq!(ben.types(&["join", &link]).await, group);
+    ben.types(&["send", &group, "hello from ben"]).await;
+    until("hearing it", async || texts(&out) == ["hello from ben"]).await;
+
+    // Another process of the same device, while the first one listens.
+    anna.types(&["send", &group, "hello from anna"]).await;
+    let heard = ben.types(&["--json", "listen", "--once"]).await;
+    assert!(heard.contains("hello from anna"), "{heard}");
+    let again = ben.types(&["--json", "listen", "--once"]).await;
+    assert!(!again.contains("hello from anna"), "it was taken");
+
+    let members = ben.types(&["members", &group]).await;
+    assert_eq!(members.lines().count(), 2);
+    assert!(members.contains(&key));
+    let ben_key = ben.types(&["id"]).await;
+    anna.types(&["revoke", &group, &ben_key[..8]]).await;
+    assert!(ben.fails(&["send", &group, "still here?"]).await.contains("revoked"));
+    anna.types(&["leave", &group]).await;
+    assert!(anna.types(&["logs"]).await.contains("left"));
+    listening.kill().expect("killed");
+    listening.wait().expect("ended");
+}
+
+#[tokio::test]
+async fn a_passphrase_is_asked_for_when_there_is_one() {
+    let relay = Relay::start().await;
+    let directories = tempfile::tempdir().expect("a directory");
+    let anna = Terminal::new(&directories, "anna", &relay);
+    let with = |phrase: &str, words: &[&str]| {
+        let mut command = anna.command(words);
+        command.env("SEALWIRE_PASSPHRASE", phrase);
+        command.output().expect("the program")
+    };
+    assert!(with("open sesame", &["init", "--passphrase"]).status.success());
+    assert!(with("open sesame", &["id"]).status.success());
+    let wrong = with("open says me", &["id"]);
+    assert!(!wrong.status.success());
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("passphrase"));
+}
+
+#[tokio::test]
+async fn what_is_mistyped_is_explained() {
+    let relay = Relay::start().await;
+    let directories = tempfile::tempdir().expect("a directory");
+    let anna = Terminal::new(&directories, "anna", &relay);
+    assert!(anna.fails(&["id"]).await.contains("init"));
+    anna.types(&["init"]).await;
+    assert!(anna.fails(&["send", "12345678", "x"]).await.contains("no group begins with"));
+    assert!(anna.fails(&["join", "sealwire://join#nonsense"]).await.contains("invite"));
+    let plain = anna.fails(&["--relay", "ws://192.0.2.1:4000", "found"]).await;
+    assert!(plain.contains("without TLS"), "{plain}");
+}
+
+#[tokio::test]
+async fn a_device_that_is_killed_while_it_talks_loses_and_doubles_nothing() {
+    let relay = Relay::start().await;
+    let directories = tempfile::tempdir().expect("a directory");
+    let anna = Terminal::new(&directories, "anna", &relay);
+    let ben = Terminal::new(&directories, "ben", &relay);
+    anna.types(&["init"]).await;
+    ben.types(&["init"]).await;
+    let group = anna.types(&["found"]).await;
+    let link = anna.types(&["invite", &group]).await;
+    let out = directories.path().join("ben.out");
+    let silence = directories.path().join("anna.out");
+    let mut answering = anna.spawn(&["listen"], &silence);
+    ben.types(&["join", &link]).await;
+    answering.kill().expect("killed");
+    answering.wait().expect("ended");
+
+    let mut listening = ben.spawn(&["--json", "listen"], &out);
+    let mut typed = 0;
+    for _ in 0..6 {
+        let mut chat = anna.spawn(&["chat", &group], &silence);
+        let stdin = chat.stdin.as_mut().expect("a pipe");
+        for _ in 0..20 {
+            writeln!(stdin, "{typed}").expect("typed");
+            typed += 1;
+        }
+        stdin.flush().expect("flushed");
+        // At whatever point it is by then: some of what was typed is not even in the outbox.
+        tokio::time::sleep(std::time::Duration::from_millis(120)).await;
+        chat.kill().expect("killed");
+        chat.wait().expect("ended");
+        // So is the other one, which prints before it takes: it may print one twice.
+        listening.kill().expect("killed");
+        listening.wait().expect("ended");
+        listening = ben.spawn(&["--json", "listen"], &out);
+    }
+    anna.types(&["send", &group, "the end"]).await;
+    until("the end", async || texts(&out).last().is_some_and(|text| text == "the end")).await;
+    listening.kill().expect("killed");
+    listening.wait().expect("ended");
+
+    let log = sealwire_protocol::LogId::from_uuid_text(&group).expect("a group");
+    let key = anna.types(&["id"]).await;
+    let counts: Vec<u64> = relay
+        .entries(log)
+        .iter()
+        .filter(|stored| stored.header.sender.to_hex() == key)
+        .map(|stored| stored.header.count)
+        .collect();
+    assert_eq!(counts, (1..=counts.len() as u64).collect::<Vec<_>>(), "no number is used twice");
+    let mut heard = texts(&out);
+    heard.pop();
+    heard.dedup();
+    let numbers: Vec<u64> = heard.iter().map(|text| text.parse().expect("a number")).collect();
+    assert!(numbers.is_sorted(), "in the order in which it was typed: {numbers:?}");
+    assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "each once: {numbers:?}");
+    assert!(!numbers.is_empty());
+}
