@@ -5,6 +5,8 @@
 
 mod support;
 
+// People with the real SDK found, invite, join, talk, leave and remove each other.
+mod people;
 // Entries arrive live, in one order, and what was missed is there on return.
 mod delivery;
 // A body is kept until all whom it is for have acked it, and no longer.
@@ -21,6 +23,8 @@ mod hostile_bytes;
 mod histories;
 // When the database fails, senders are told to come back, and everything goes on when it is there.
 mod database_down;
+// What the relay must not know it does not keep, does not log and does not count.
+mod secrecy;
 // When an older copy of the database is put back, devices are told, and nothing is skipped.
 mod restored;
 // Stopping loses nothing, ends on time, and tells the devices when to come back.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use sqlx::{Connection, Executor, PgConnection};
@@ -111,7 +111,13 @@ impl Cluster {
         self.directory.path().join("data")
     }
 
-    fn program(&self, name: &str) -> Command {
+    /// Its files, and what it says.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// One of PostgreSQL's programs, run as the server is.
+    pub(crate) fn program(&self, name: &str) -> Command {
         let mut command = Command::new(self.programs.join(name));
         command.current_dir(self.directory.path());
         if let Some((user, group)) = self.owner {
