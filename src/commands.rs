@@ -34,8 +34,10 @@ pub enum CommandError {
     /// The relay could not be started.
     #[error(transparent)]
     Relay(#[from] RelayError),
-    /// Another relay serves the store now, and this one must be started anew.
-    #[error("another relay has served this store: this one has to start anew")]
+    /// Another relay has served the store, or the actors have ended: this one must be started anew.
+    #[error(
+        "another relay has served this store, or an actor failed for good: start this one anew"
+    )]
     Superseded,
     /// There are no secrets.
     #[error(transparent)]

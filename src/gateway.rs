@@ -237,6 +237,6 @@ mod tests {
         headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("x, sealwire.v1"));
         // The example of RFC 6455 §1.3.
         let accept = check_upgrade(&headers).expect("an upgrade");
-        assert_eq!(accept, "s3pPLMBiTxaQ9kYzRbK+xOo=");
+        assert_eq!(accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 }

@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("sealwire: {error:#}");
+            eprintln!("sealwire: {error}");
             ExitCode::FAILURE
         }
     }

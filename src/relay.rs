@@ -128,14 +128,22 @@ impl Relay {
         &self.system
     }
 
-    /// Resolves when the relay must end because another one has served its store: what it remembers
-    /// is another past. The process is to be started anew.
+    /// Resolves when the relay must end and be started anew: another one has served its store, so
+    /// that what it remembers is another past; or its actors have ended, which only a bug makes them
+    /// do.
     pub fn superseded(&self) -> impl Future<Output = ()> + use<> {
         let mut standing = self.store.standing();
+        let ended = self.system.ended();
         async move {
-            // If the store has closed, nobody has taken it over.
-            if standing.wait_for(|now| *now == Standing::Superseded).await.is_err() {
-                std::future::pending::<()>().await;
+            let taken_over = async {
+                // If the store has closed, nobody has taken it over.
+                if standing.wait_for(|now| *now == Standing::Superseded).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                () = taken_over => {}
+                () = ended => {}
             }
         }
     }
@@ -175,7 +183,7 @@ struct View {
 impl Observed for View {
     async fn ready(&self) -> bool {
         match self.system.get() {
-            Some(system) => system.store().ready().await.is_ok(),
+            Some(system) => system.is_alive() && system.store().ready().await.is_ok(),
             None => false,
         }
     }

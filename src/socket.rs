@@ -9,9 +9,11 @@
 //! A slow reader stops its own outbox and nothing else: while the socket takes no bytes the loop goes
 //! on reading, and what does not fit in the outbox is read from the store later.
 
+mod framing;
 mod reader;
 mod writer;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,13 +24,17 @@ use sealwire_actors::{Greeter, Rejected, Session, Step, System};
 use sealwire_protocol::close::CloseReason;
 use sealwire_protocol::limits::{AUTHENTICATION_DEADLINE, UNAUTHENTICATED_FRAME_BYTES_MAX};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep, timeout};
 
 use reader::{Heard, Reader};
 use writer::Writer;
 
 /// Most frames that are taken from the outbox at once: what one system call can write.
 const FRAMES_PER_WRITE: usize = 64;
+
+/// Most bytes that are taken from the outbox at once, but for the last frame: what is taken has left
+/// the outbox's bound, so it must be little.
+const BYTES_PER_WRITE: usize = 256 * 1024;
 
 /// How long a socket that is being closed may take to swallow what is queued and say goodbye.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
@@ -119,20 +125,31 @@ async fn run(session: Session, mut reader: Reader, mut writer: Writer, mut endin
     let outbox = session.outbox().clone();
     let mut pending = None;
     let mut taken = Vec::new();
+    let mut last_words: Option<Pin<Box<Sleep>>> = None;
     let reason = loop {
         if writer.is_empty() {
-            outbox.take(FRAMES_PER_WRITE, &mut taken);
+            // Only now: pongs that wait for the writer are bounded where they wait.
+            writer.queue_raw(reader.take_replies());
+            outbox.take(FRAMES_PER_WRITE, BYTES_PER_WRITE, &mut taken);
             for frame in taken.drain(..) {
                 writer.queue(frame);
             }
+            session.writing(!writer.is_empty());
             session.catch_up();
+        }
+        if let Some(reason) = outbox.closing() {
+            if writer.is_empty() {
+                break Some(reason);
+            }
+            // What is queued goes out first, if the peer takes it in time.
+            last_words.get_or_insert_with(|| Box::pin(sleep(CLOSE_DEADLINE)));
         }
         if writer.is_empty() {
             taken = Vec::new();
-            if let Some(reason) = outbox.closing() {
-                break Some(reason);
-            }
         }
+        // A device that asks and does not listen is heard no further: its requests wait in its own
+        // socket.
+        let listening = pending.is_none() && !outbox.answers_are_full();
         tokio::select! {
             written = writer.flush(), if !writer.is_empty() => {
                 if written.is_err() {
@@ -140,7 +157,7 @@ async fn run(session: Session, mut reader: Reader, mut writer: Writer, mut endin
                 }
             }
             // A request that asks the store holds back those behind it, so that order is kept.
-            heard = reader.next(), if pending.is_none() => match heard {
+            heard = reader.next(), if listening => match heard {
                 Heard::Message(bytes) => {
                     let step = session.receive(&bytes);
                     drop(bytes);
@@ -151,10 +168,7 @@ async fn run(session: Session, mut reader: Reader, mut writer: Writer, mut endin
                         Step::Close(reason) => outbox.close(reason),
                     }
                 }
-                Heard::Control => {
-                    session.heard();
-                    writer.queue_raw(reader.take_replies());
-                }
+                Heard::Control => session.heard(),
                 Heard::Bad(reason) => outbox.close(reason),
                 Heard::Gone => {
                     writer.queue_raw(reader.take_replies());
@@ -163,6 +177,7 @@ async fn run(session: Session, mut reader: Reader, mut writer: Writer, mut endin
                 }
             },
             () = finish(&mut pending), if pending.is_some() => pending = None,
+            () = finish(&mut last_words), if last_words.is_some() => break outbox.closing(),
             () = outbox.woken() => {}
         }
         if reader.is_over()
@@ -175,7 +190,7 @@ async fn run(session: Session, mut reader: Reader, mut writer: Writer, mut endin
     drop(session);
     if let Some(reason) = reason {
         // What was queued before the reason goes out first, as far as the peer takes it.
-        outbox.take(usize::MAX, &mut taken);
+        outbox.take(usize::MAX, usize::MAX, &mut taken);
         for frame in taken.drain(..) {
             writer.queue(frame);
         }
@@ -183,7 +198,8 @@ async fn run(session: Session, mut reader: Reader, mut writer: Writer, mut endin
     }
 }
 
-async fn finish(pending: &mut Option<std::pin::Pin<Box<dyn Future<Output = ()> + Send>>>) {
+/// Waits for work that is under way; dropping the wait leaves it under way.
+async fn finish<F: Future<Output = ()> + ?Sized>(pending: &mut Option<Pin<Box<F>>>) {
     if let Some(work) = pending {
         work.await;
     }

@@ -218,8 +218,10 @@ pub async fn migrate(options: &StoreOptions) -> Result<(), OpenError> {
         }
         Scheme::Postgres => {
             let connect = postgres::options(&options.url)?;
-            let _lock = advisory::lock(&connect, options.lock, &judge).await?;
-            postgres::migrate(&options.url, &judge).await
+            let lock = advisory::lock(&connect, options.lock, &judge).await?;
+            let migrated = postgres::migrate(&options.url, &judge).await;
+            lock.release().await;
+            migrated
         }
     }
 }

@@ -78,9 +78,12 @@ async fn from_store(store: &dyn Store, outbox: &Outbox, page: &CatchUp) -> Resul
         entries_max: PAGE_ENTRIES_MAX,
         bytes_max: PAGE_BYTES_MAX,
     };
-    let entries = if page.after < up_to { store.read_page(&request).await? } else { Vec::new() };
-    if entries.first().is_some_and(|entry| entry.seq != page.after + 1) {
-        // Retention has raised the floor over the place where this reader stands: begin again.
+    let mut entries =
+        if page.after < up_to { store.read_page(&request).await? } else { Vec::new() };
+    // A hole is where retention has raised the floor: a control entry may stand alone before it.
+    let whole = entries.iter().zip(page.after + 1..).take_while(|(e, seq)| e.seq == *seq).count();
+    entries.truncate(whole);
+    if page.after < up_to && entries.is_empty() {
         return restart_at_floor(store, outbox, page).await;
     }
     let acked =
@@ -120,6 +123,10 @@ async fn restart_at_floor(
     let Some(record) = store.subscription(page.key, outbox.device).await? else {
         return Err(StoreError::Unavailable);
     };
+    if record.floor.seq <= page.after {
+        // Nothing to go on with, and no floor that would say why: look again after a pause.
+        return Err(StoreError::Unavailable);
+    }
     outbox.restart_at_floor(page.key, page.generation, page.after, record.floor);
     Ok(())
 }

@@ -27,7 +27,7 @@ use crate::limits::{
     COMMIT_BYTES_MAX, COMMIT_ENTRIES_MAX, COMMITTER_MAILBOX_MAX, LOAD_LOGS_MAX, STORE_DEADLINE,
 };
 use crate::log::{LogMessage, LogRef};
-use crate::mailbox::{Mailbox, Posted};
+use crate::mailbox::{Mailbox, Place, Posted};
 use crate::metrics::{
     ActorKind, Alive, COMMIT_ENTRIES, COMMIT_TIME, COMMITS_FAILED, COMMITS_STALE, LOGS_LOADED,
 };
@@ -148,12 +148,18 @@ struct State {
     store: Arc<dyn Store>,
     /// A clone of the mailbox for the tasks' `Done`, which is never refused.
     mailbox: Mailbox<Message>,
-    parts: VecDeque<Part>,
-    loads: VecDeque<Load>,
-    jobs: VecDeque<Job>,
+    parts: VecDeque<Queued<Part>>,
+    loads: VecDeque<Queued<Load>>,
+    jobs: VecDeque<Queued<Job>>,
     turn: Turn,
     busy: bool,
     _alive: Alive,
+}
+
+/// Something that waits, with its place in the mailbox's count: the mailbox's bound is theirs.
+struct Queued<T> {
+    item: T,
+    _place: Place,
 }
 
 /// Whose turn it is when several kinds of work wait: none of them can keep the others out.
@@ -194,11 +200,11 @@ impl Actor for Committer {
         posted: Self::Msg,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        let (message, _handling) = posted.open(ActorKind::Committer);
+        let (message, _handling, place) = posted.open_keeping(ActorKind::Committer);
         match message {
-            Message::Part(part) => state.parts.push_back(*part),
-            Message::Load(load) => state.loads.push_back(load),
-            Message::Job(job) => state.jobs.push_back(job),
+            Message::Part(part) => state.parts.push_back(Queued { item: *part, _place: place }),
+            Message::Load(load) => state.loads.push_back(Queued { item: load, _place: place }),
+            Message::Job(job) => state.jobs.push_back(Queued { item: job, _place: place }),
             Message::Done => state.busy = false,
         }
         state.start_next();
@@ -231,7 +237,7 @@ impl State {
                 },
                 Turn::Jobs => match self.jobs.pop_front() {
                     None => continue,
-                    Some(job) => job(store),
+                    Some(job) => (job.item)(store),
                 },
             };
             self.busy = true;
@@ -259,10 +265,10 @@ impl Drop for WorkDone {
 }
 
 /// Takes parts from the front, up to a transaction's bounds; at least one if there is any.
-fn take_batch(parts: &mut VecDeque<Part>) -> Vec<Part> {
+fn take_batch(parts: &mut VecDeque<Queued<Part>>) -> Vec<Part> {
     let (mut entries, mut bytes) = (0, 0);
     let mut batch = Vec::new();
-    while let Some(part) = parts.front() {
+    while let Some(Queued { item: part, .. }) = parts.front() {
         entries += part.commit.entries.len().max(1);
         bytes += part.commit.entries.iter().map(|entry| entry.body.len()).sum::<usize>();
         let full = entries > COMMIT_ENTRIES_MAX || bytes > COMMIT_BYTES_MAX;
@@ -271,7 +277,7 @@ fn take_batch(parts: &mut VecDeque<Part>) -> Vec<Part> {
         if !batch.is_empty() && (full || ends) {
             break;
         }
-        batch.extend(parts.pop_front());
+        batch.extend(parts.pop_front().map(|queued| queued.item));
         if ends {
             break;
         }
@@ -280,22 +286,27 @@ fn take_batch(parts: &mut VecDeque<Part>) -> Vec<Part> {
 }
 
 /// Takes loads of logs that have no part waiting: a load must see what its log asked for before.
-fn take_loads(loads: &mut VecDeque<Load>, parts: &VecDeque<Part>) -> Vec<Load> {
+fn take_loads(loads: &mut VecDeque<Queued<Load>>, parts: &VecDeque<Queued<Part>>) -> Vec<Load> {
     if loads.is_empty() {
         return Vec::new();
     }
-    let pending: HashSet<LogKey> = parts.iter().map(|part| part.commit.key).collect();
+    let pending: HashSet<LogKey> = parts.iter().map(|part| part.item.commit.key).collect();
     let mut taken: Vec<Load> = Vec::new();
-    let mut rest = VecDeque::new();
-    for load in loads.drain(..) {
-        let twice = taken.iter().any(|other| other.key == load.key);
-        if taken.len() < LOAD_LOGS_MAX && !pending.contains(&load.key) && !twice {
-            taken.push(load);
+    let mut passed = Vec::new();
+    while taken.len() < LOAD_LOGS_MAX
+        && let Some(load) = loads.pop_front()
+    {
+        let twice = taken.iter().any(|other| other.key == load.item.key);
+        if pending.contains(&load.item.key) || twice {
+            passed.push(load);
         } else {
-            rest.push_back(load);
+            taken.push(load.item);
         }
     }
-    *loads = rest;
+    // What was passed over keeps its turn.
+    for load in passed.into_iter().rev() {
+        loads.push_front(load);
+    }
     taken
 }
 
@@ -391,7 +402,7 @@ fn merge(batch: &[Part]) -> Vec<LogCommit> {
     merged
 }
 
-/// Loads logs in one read.
+/// Loads logs in one read, and one by one if one of them cannot be read.
 async fn load(store: Arc<dyn Store>, loads: Vec<Load>) {
     let keys: Vec<LogKey> = loads.iter().map(|load| load.key).collect();
     let result = timeout(STORE_DEADLINE, store.load(&keys)).await;
@@ -400,6 +411,11 @@ async fn load(store: Arc<dyn Store>, loads: Vec<Load>) {
             counter!(LOGS_LOADED).increment(keys.len() as u64);
             for (load, record) in loads.into_iter().zip(records) {
                 load.deliver(Ok(record));
+            }
+        }
+        Err(StoreError::Corrupt) if loads.len() > 1 => {
+            for one in loads {
+                Box::pin(load(store.clone(), vec![one])).await;
             }
         }
         Err(error) => {

@@ -249,6 +249,10 @@ impl Store for MemoryStore {
         self.read(|state| state.find_log(id))
     }
 
+    async fn revoked_at(&self, id: LogId, device: DeviceKey) -> Result<Option<u64>, StoreError> {
+        self.read(|state| state.revoked_at(id, device))
+    }
+
     async fn memberships(&self, device: DeviceKey) -> Result<Vec<LogBrief>, StoreError> {
         self.read(|state| state.memberships(device))
     }

@@ -12,7 +12,7 @@ use sealwire_protocol::close::CloseReason;
 use sealwire_protocol::limits::HEARTBEAT_MAX;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::limits::SILENT_INTERVALS_MAX;
+use crate::limits::{SILENT_INTERVALS_MAX, STALLED_MAX};
 use crate::outbox::Outbox;
 use crate::system::Shared;
 
@@ -51,6 +51,10 @@ impl Wheel {
             let silent_s = now_s.saturating_sub(outbox.last_heard());
             if silent_s > SILENT_INTERVALS_MAX * u64::from(place.interval_s) {
                 outbox.close(CloseReason::Silent);
+                continue;
+            }
+            if outbox.stalled_for(now_s) > STALLED_MAX.as_secs() {
+                outbox.close(CloseReason::SlowConsumer);
                 continue;
             }
             outbox.heartbeat(0, now_ms);
@@ -96,7 +100,7 @@ mod tests {
         let mut frames = Vec::new();
         for second in 1..=50 {
             wheel.turn(second, 0);
-            outbox.take(usize::MAX, &mut frames);
+            outbox.take(usize::MAX, usize::MAX, &mut frames);
             assert_eq!(frames.len() as u64, second / 25, "at second {second}");
         }
         assert_eq!(outbox.closing(), None);

@@ -94,6 +94,21 @@ pub const BODY_OVERHEAD_BYTES: u64 = 256;
 /// kinds that the Totals app never sends twice.
 pub const GROUP_RESERVE_BYTES: u64 = 1024 * 1024;
 
+/// Bodies that one flush of a log deletes: the rest goes with the next ones, so that a deletion never
+/// holds a transaction for long.
+pub const FREED_BODIES_MAX: usize = 2048;
+
+/// Acks that wait while a log is loaded; others come again with the next `Subscribe`.
+pub const WAITING_ACKS_MAX: usize = 1024;
+
+/// Most bytes of answers that wait in an outbox before its session reads no more requests: a device
+/// that asks and does not listen fills its own socket, not our memory.
+pub const ANSWER_BYTES_MAX: usize = 128 * 1024;
+
+/// How long a socket may take nothing of what is being written to it. Far longer than a minute in a
+/// tunnel; shorter than for ever.
+pub const STALLED_MAX: Duration = Duration::from_secs(300);
+
 /// Silent heartbeat intervals after which a session is over.
 pub const SILENT_INTERVALS_MAX: u64 = 2;
 
@@ -115,6 +130,10 @@ pub const RETENTION_PAUSE: Duration = Duration::from_secs(60);
 
 /// Logs that one step of retention looks at.
 pub const RETENTION_LOGS_MAX: usize = 256;
+
+/// Entries of one log that one step of retention may take away: the rest is for the next ones, so
+/// that nobody's commit waits for long.
+pub const EXPIRED_ENTRIES_MAX: u64 = 2048;
 
 /// Rows that one step of retention deletes in a sweep.
 pub const RETENTION_ROWS_MAX: usize = 1000;

@@ -41,9 +41,10 @@ use crate::committer::{Part, PartResult};
 use crate::entry::{CheckedEntry, Published};
 use crate::limits::{
     ACK_FLUSH, LOAD_RETRY, LOG_IDLE, LOG_MAILBOX_MAX, QUOTA_MARKER_PAUSE, STORE_DEADLINE,
+    WAITING_ACKS_MAX,
 };
 use crate::mailbox::{Mailbox, Posted};
-use crate::metrics::{ActorKind, Alive, ENTRIES, LOGS_PASSIVATED, Outcome, Outcomes};
+use crate::metrics::{ActorKind, Alive, ENTRIES, GROUPS_ENDED, LOGS_PASSIVATED, Outcome, Outcomes};
 use crate::outbox::Outbox;
 use crate::ports::{LogKey, LogRecord, Position, StoreError};
 use crate::registry::Presence;
@@ -169,7 +170,10 @@ impl Actor for Log {
         myself: ActorRef<Self::Msg>,
         (key, shared, depth): Self::Arguments,
     ) -> Result<LogActor, ActorProcessingErr> {
+        let id = myself.get_id();
         let myself = Mailbox::new(myself, ActorKind::Log, LOG_MAILBOX_MAX, depth);
+        // Before anything can go wrong: its supervisor must know which log it was.
+        shared.started_logs.insert(id, (key, myself.clone()));
         let mut log = LogActor {
             key,
             presence: shared.registry.presence(key),
@@ -226,6 +230,8 @@ impl LogActor {
             (_, LogMessage::Panic) => panic!("a log was told to panic"),
             // What does not fit is dropped: requests are answered by that, acks come again.
             (Memory::Loading(waiting), _) if waiting.len() >= LOG_MAILBOX_MAX => {}
+            (Memory::Loading(waiting), LogMessage::Ack(_)) if waiting.len() >= WAITING_ACKS_MAX => {
+            }
             (Memory::Loading(waiting), message) => waiting.push_back(message),
             (Memory::Lost(_), message) => {
                 self.load();
@@ -323,6 +329,8 @@ impl LogActor {
         let (shared, key, log) = (self.shared.clone(), self.key, state.id);
         // Off the actor: the store is asked, and the order of other requests does not depend on it.
         tokio::spawn(async move {
+            // A crowd that resends takes its turn like one that catches up.
+            let _turn = shared.page_reads.acquire().await;
             let find = |count| timeout(STORE_DEADLINE, shared.store.find_entry(key, sender, count));
             // Each entry names the one before it, so the last digest stands for all of them.
             let last = match find(last_count).await {
@@ -349,7 +357,9 @@ impl LogActor {
     }
 
     fn ack(&mut self, request: &AckRequest) {
+        // A reader may know of a commit before this log does: it has read it from the store.
         let committed = self.committed.map_or(0, |position| position.seq);
+        let committed = committed.max(self.presence.head().seq);
         let Memory::Ready(state) = &mut self.memory else {
             return;
         };
@@ -414,8 +424,13 @@ impl LogActor {
 
     fn finished(&mut self, id: u64, result: PartResult) {
         // A part of a memory that was dropped since is nobody's any more.
-        if self.in_flight.front().is_none_or(|part| part.id != id) {
+        let Some(place) = self.in_flight.iter().position(|part| part.id == id) else {
             return;
+        };
+        if place > 0 {
+            // A later part has ended before an earlier one, as when its committer did: what became
+            // of the earlier one is not known here any more.
+            return self.drop_memory();
         }
         let Some(part) = self.in_flight.pop_front() else {
             return;
@@ -472,7 +487,10 @@ impl LogActor {
         for done in part.flushes {
             let _ = done.send(());
         }
-        self.ended = part.ends_log;
+        if part.ends_log {
+            counter!(GROUPS_ENDED).increment(1);
+            self.ended = true;
+        }
     }
 
     /// Forgets everything that is not known to be committed, and loads anew.
@@ -507,6 +525,7 @@ impl LogActor {
                 self.memory = Memory::Ready(Box::new(state));
                 self.committed = Some(position);
                 self.shared.registry.publish_loaded(self.key, &self.presence, position);
+                self.reconcile(position);
                 for message in waiting {
                     self.receive(message);
                 }
@@ -517,6 +536,11 @@ impl LogActor {
                         request.reply.refuse(Failure::new(ErrorCode::NoSuchLog));
                     }
                 }
+                let seq = self.presence.head().seq;
+                for device in self.presence.devices() {
+                    let left = MembershipState::Left;
+                    self.shared.registry.member_gone(device, self.key, left, seq);
+                }
                 self.ended = true;
             }
             Err(_) => {
@@ -524,6 +548,32 @@ impl LogActor {
                 drop(waiting);
                 self.memory = Memory::Lost(Instant::now());
             }
+        }
+    }
+
+    /// Brings sessions up to what the store holds. A commit whose outcome was unknown may have
+    /// admitted a device or removed one, and nobody has told its sessions.
+    fn reconcile(&mut self, position: Position) {
+        let Memory::Ready(state) = &mut self.memory else {
+            return;
+        };
+        let registry = &self.shared.registry;
+        for device in self.presence.devices() {
+            if state.member_since(device).is_none() {
+                let (how, seq) =
+                    state.revoked_at(device).map_or((MembershipState::Left, position.seq), |seq| {
+                        (MembershipState::Revoked, seq)
+                    });
+                registry.member_gone(device, self.key, how, seq);
+            }
+        }
+        for (device, seq) in state.members() {
+            registry.member_joined(device, state.id, self.key, seq);
+        }
+        if state.is_deserted() {
+            // The last member has left, and the end that was to follow has not.
+            let end = state.end();
+            self.submit(end, Vec::new(), None, None);
         }
     }
 

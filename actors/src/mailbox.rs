@@ -18,11 +18,11 @@ use crate::metrics::{ActorKind, MAILBOX_DEPTH, MAILBOX_REFUSALS, handled};
 pub(crate) struct Posted<M> {
     pub(crate) message: M,
     posted_at: Instant,
-    _place: Place,
+    place: Place,
 }
 
-/// One place in a mailbox's count.
-struct Place {
+/// One place in a mailbox's count. An actor that queues its messages keeps it with them.
+pub(crate) struct Place {
     kind: ActorKind,
     depth: Arc<AtomicUsize>,
 }
@@ -86,7 +86,7 @@ impl<M: Send + 'static> Mailbox<M> {
         self.depth.fetch_add(1, Ordering::Relaxed);
         gauge!(MAILBOX_DEPTH, "actor" => self.kind.name()).increment(1.0);
         let place = Place { kind: self.kind, depth: self.depth.clone() };
-        let posted = Posted { message, posted_at: Instant::now(), _place: place };
+        let posted = Posted { message, posted_at: Instant::now(), place };
         self.actor.send_message(posted).map_err(|error| match error {
             MessagingErr::SendErr(posted) => Refused::Gone(posted.message),
             // The mailbox was made from this very actor's reference, so its type fits; and a cast
@@ -114,8 +114,14 @@ impl<M: Send + 'static> Mailbox<M> {
 impl<M> Posted<M> {
     /// Takes the message out for handling; the [`Handling`] measures until it is dropped.
     pub(crate) fn open(self, kind: ActorKind) -> (M, Handling) {
+        let (message, handling, _) = self.open_keeping(kind);
+        (message, handling)
+    }
+
+    /// The same, with the message's place: it counts as waiting for as long as the place is kept.
+    pub(crate) fn open_keeping(self, kind: ActorKind) -> (M, Handling, Place) {
         let handling = Handling { kind, waited: self.posted_at.elapsed(), started: Instant::now() };
-        (self.message, handling)
+        (self.message, handling, self.place)
     }
 }
 

@@ -94,9 +94,9 @@ metrics_table! {
     counter LOGS_LOADED = "sealwire_logs_loaded_total", Count;
     /// Log actors that were passivated.
     counter LOGS_PASSIVATED = "sealwire_logs_passivated_total", Count;
-    /// Rows or bodies that retention removed, by `what`.
-    counter RETAINED_REMOVED = "sealwire_retention_removed_total", Count;
-    /// Memberships that ended because a group had no entry for a year.
+    /// Rows that retention swept: reservations, devices and challenges whose time was over.
+    counter SWEPT = "sealwire_retention_swept_total", Count;
+    /// Groups that ended: the last member left, or there was no entry for a year.
     counter GROUPS_ENDED = "sealwire_groups_ended_total", Count;
 }
 

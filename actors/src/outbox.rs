@@ -9,8 +9,8 @@
 //! - for each subscribed log, everything up to `next - 1` has been queued, as entry or stub, in
 //!   order and once;
 //! - stubs that wait are older than `next`, and are queued before any later frame of their log;
-//! - frames of entries wait up to [`OUTBOX_BYTES_MAX`]; answers are bounded by the credit of the
-//!   requests that they answer.
+//! - frames of entries wait up to [`OUTBOX_BYTES_MAX`]; answers up to [`ANSWER_BYTES_MAX`] and what
+//!   the credit of the requests in flight allows, since beyond it no further request is read.
 //!
 //! Lock order: a log's subscribers, then an outbox, then a log's head. See [`crate::registry`].
 
@@ -33,7 +33,7 @@ use tokio::sync::Notify;
 
 use crate::catch_up::floor_frame;
 use crate::entry::{Published, Read};
-use crate::limits::{OUTBOX_BYTES_LOW, OUTBOX_BYTES_MAX, OUTBOX_FRAMES_MAX};
+use crate::limits::{ANSWER_BYTES_MAX, OUTBOX_BYTES_LOW, OUTBOX_BYTES_MAX, OUTBOX_FRAMES_MAX};
 use crate::metrics::{BEHIND, COPIES_OFFERED, ERRORS_SENT, OUTBOX_BYTES};
 use crate::ports::{LogKey, Position};
 use crate::reply::InFlight;
@@ -51,13 +51,19 @@ pub struct Outbox {
     in_flight: InFlight,
     /// Seconds of the relay's uptime at which the device was last heard.
     last_heard: AtomicU64,
+    /// Seconds of the relay's uptime since which the socket is being written to; 0 while it is not.
+    writing_since: AtomicU64,
     wake: Notify,
     inner: Mutex<Inner>,
 }
 
 struct Inner {
-    queue: VecDeque<Bytes>,
+    queue: VecDeque<Queued>,
     queued_bytes: usize,
+    /// Of those, bytes of answers.
+    answer_bytes: usize,
+    /// Raised when a membership begins or ends: what was begun before it is begun on old ground.
+    membership_changes: u64,
     /// Bytes of entries that the device still grants; none without a window.
     window: Option<u64>,
     /// The logs that the device is a member of, sorted by key.
@@ -65,6 +71,13 @@ struct Inner {
     /// Subscribed logs that are behind and wait for a page, first come, first served.
     waiting: VecDeque<LogKey>,
     closing: Option<CloseReason>,
+}
+
+/// A frame that waits.
+struct Queued {
+    frame: Bytes,
+    /// Whether it answers the device, rather than carrying what others have sent.
+    answer: bool,
 }
 
 impl Outbox {
@@ -82,10 +95,13 @@ impl Outbox {
             incarnation,
             in_flight: InFlight::default(),
             last_heard: AtomicU64::new(0),
+            writing_since: AtomicU64::new(0),
             wake: Notify::new(),
             inner: Mutex::new(Inner {
                 queue: VecDeque::new(),
                 queued_bytes: 0,
+                answer_bytes: 0,
+                membership_changes: 0,
                 window,
                 logs: Vec::new(),
                 waiting: VecDeque::new(),
@@ -114,19 +130,48 @@ impl Outbox {
         self.inner.lock().queued_bytes
     }
 
-    /// Takes queued frames, at most `frames_max`, in order.
-    pub fn take(&self, frames_max: usize, into: &mut Vec<Bytes>) {
+    /// Takes queued frames in order: at most `frames_max`, and no more once `bytes_max` is reached.
+    pub fn take(&self, frames_max: usize, bytes_max: usize, into: &mut Vec<Bytes>) {
         let mut inner = self.inner.lock();
-        let count = inner.queue.len().min(frames_max);
         let mut bytes = 0;
-        for frame in inner.queue.drain(..count) {
+        for _ in 0..frames_max {
+            let Some(Queued { frame, answer }) = inner.queue.pop_front() else {
+                break;
+            };
             bytes += frame.len();
+            if answer {
+                inner.answer_bytes -= frame.len();
+            }
             into.push(frame);
+            if bytes >= bytes_max {
+                break;
+            }
         }
         inner.release(bytes);
         if inner.queue.is_empty() {
             // An idle session keeps no queue: thousands of them are idle.
             inner.queue.shrink_to(0);
+        }
+    }
+
+    /// Whether so many answers wait that the device should be heard no further.
+    #[must_use]
+    pub fn answers_are_full(&self) -> bool {
+        self.inner.lock().answer_bytes >= ANSWER_BYTES_MAX
+    }
+
+    /// Notes that the socket is being written to, at this many seconds of the relay's uptime, or
+    /// that all was written.
+    pub fn writing(&self, since_uptime_s: Option<u64>) {
+        let since = since_uptime_s.map_or(0, |uptime_s| uptime_s.max(1));
+        self.writing_since.store(since, Ordering::Relaxed);
+    }
+
+    /// For how many seconds the socket has not taken what is being written to it.
+    pub(crate) fn stalled_for(&self, uptime_s: u64) -> u64 {
+        match self.writing_since.load(Ordering::Relaxed) {
+            0 => 0,
+            since => uptime_s.saturating_sub(since),
         }
     }
 
@@ -148,7 +193,7 @@ impl Outbox {
             counter!(ERRORS_SENT, "code" => error.code.name()).increment(1);
         }
         let mut inner = self.inner.lock();
-        inner.push(Bytes::from(encode_relay(request, frame)));
+        inner.push_answer(Bytes::from(encode_relay(request, frame)));
         drop(inner);
         self.wake.notify_one();
     }
@@ -180,7 +225,7 @@ impl Outbox {
         }
         debug_assert!(heads.len() <= SUBSCRIPTIONS_MAX);
         let frame = Heartbeat { now: now_ms, heads: Bounded::new(heads).unwrap_or_default() };
-        inner.push(Bytes::from(encode_relay(request, &frame.into())));
+        inner.push_answer(Bytes::from(encode_relay(request, &frame.into())));
         drop(inner);
         self.wake.notify_one();
     }
@@ -199,6 +244,7 @@ impl Outbox {
     pub(crate) fn add_log(&self, id: LogId, key: LogKey) {
         let mut inner = self.inner.lock();
         if let Err(index) = inner.find(key) {
+            inner.membership_changes += 1;
             inner.logs.insert(index, Membered { key, id, subscription: None });
         }
     }
@@ -208,12 +254,19 @@ impl Outbox {
         self.inner.lock().logs.iter().find(|log| log.id == id).map(|log| log.key)
     }
 
+    /// A number that changes with the device's memberships and with the history of its logs.
+    pub(crate) fn membership_changes(&self) -> u64 {
+        self.inner.lock().membership_changes
+    }
+
     /// Subscribes, or begins an existing subscription anew: queues the answer, then what belongs
     /// before the first entry. Gives false if the device is not a member of the log, as far as this
-    /// outbox knows.
+    /// outbox knows, or if memberships have changed since `changes`: the subscription was begun on
+    /// old ground.
     pub(crate) fn subscribe(
         &self,
         request: u32,
+        changes: u64,
         key: LogKey,
         head: Position,
         floor: Option<Position>,
@@ -223,6 +276,9 @@ impl Outbox {
         let Ok(index) = inner.find(key) else {
             return false;
         };
+        if inner.membership_changes != changes || inner.closing.is_some() {
+            return false;
+        }
         let log = inner.logs[index].id;
         let subscribed = frame::Subscribed { log, head: self.head(head) };
         inner.push(Bytes::from(encode_relay(request, &subscribed.into())));
@@ -268,6 +324,7 @@ impl Outbox {
             return;
         };
         inner.flush_stubs(index);
+        inner.membership_changes += 1;
         let log = inner.logs.remove(index).id;
         let frame = Membership { log, state, seq };
         inner.push(Bytes::from(encode_relay(0, &frame.into())));
@@ -281,6 +338,7 @@ impl Outbox {
         let Ok(index) = inner.find(key) else {
             return;
         };
+        inner.membership_changes += 1;
         if inner.logs[index].subscription.take().is_none() {
             return;
         }
@@ -351,7 +409,8 @@ impl Outbox {
     /// The next log to read a page for, if one is behind and there is room for a page.
     pub(crate) fn next_catch_up(&self) -> Option<CatchUp> {
         let mut inner = self.inner.lock();
-        if inner.queued_bytes > OUTBOX_BYTES_LOW || inner.window == Some(0) {
+        let wanted = inner.closing.is_none() && inner.window != Some(0);
+        if inner.queued_bytes > OUTBOX_BYTES_LOW || !wanted {
             return None;
         }
         while let Some(key) = inner.waiting.pop_front() {
@@ -502,9 +561,18 @@ impl Inner {
     }
 
     fn push(&mut self, frame: Bytes) {
-        gauge!(OUTBOX_BYTES).increment(frame.len() as f64);
-        self.queued_bytes += frame.len();
-        self.queue.push_back(frame);
+        self.enqueue(Queued { frame, answer: false });
+    }
+
+    fn push_answer(&mut self, frame: Bytes) {
+        self.answer_bytes += frame.len();
+        self.enqueue(Queued { frame, answer: true });
+    }
+
+    fn enqueue(&mut self, queued: Queued) {
+        gauge!(OUTBOX_BYTES).increment(queued.frame.len() as f64);
+        self.queued_bytes += queued.frame.len();
+        self.queue.push_back(queued);
     }
 
     /// Pushes a frame with an entry, and takes it from the device's window.

@@ -416,6 +416,13 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::Unavailable`].
     async fn find_log(&self, id: LogId) -> Result<Option<LogBrief>, StoreError>;
 
+    /// The seq at which a device was revoked in a log, if there is such a log and it was: one
+    /// question, whatever there is.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn revoked_at(&self, id: LogId, device: DeviceKey) -> Result<Option<u64>, StoreError>;
+
     /// The logs that a device is a member of, ordered by key.
     ///
     /// # Errors
@@ -474,7 +481,8 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Vec<StoredEntry>, StoreError>;
 
     /// Logs after `after` (by key) whose oldest entry above the floor was ordered before `before`:
-    /// at most `limit` logs are looked at. Gives the due ones and the last key looked at; `None`
+    /// at most `limit` logs are looked at, and in each at most
+    /// [`EXPIRED_ENTRIES_MAX`](crate::limits::EXPIRED_ENTRIES_MAX) entries above the floor. Gives the due ones and the last key looked at; `None`
     /// when there are no more logs.
     ///
     /// # Errors

@@ -83,6 +83,15 @@ impl Presence {
         }
     }
 
+    /// The devices that listen.
+    pub(crate) fn devices(&self) -> Vec<DeviceKey> {
+        let mut devices: Vec<DeviceKey> =
+            self.subscribers.lock().iter().map(|outbox| outbox.device).collect();
+        devices.sort_unstable();
+        devices.dedup();
+        devices
+    }
+
     /// Whether anybody listens.
     pub(crate) fn is_wanted(&self) -> bool {
         !self.subscribers.lock().is_empty()
@@ -159,6 +168,10 @@ impl Registry {
         if let Some(older) = superseded {
             older.answer(0, &Superseded {}.into());
             older.close(CloseReason::Superseded);
+            // Its socket may take long to close; what it would be offered is the newer one's.
+            for key in older.subscribed() {
+                self.unsubscribe(key, &older);
+            }
         }
         gauge!(SESSIONS).increment(1.0);
         Some(SessionGuard {
@@ -223,8 +236,8 @@ impl Registry {
         self.presences.entry(key).or_insert_with(|| Arc::new(Presence::new())).value().clone()
     }
 
-    /// Drops a presence that nobody needs: no subscriber, and no actor that holds it.
-    fn forget_presence(&self, key: LogKey) {
+    /// Drops a presence that nobody needs: no subscriber, and nobody who holds it.
+    pub(crate) fn forget_presence(&self, key: LogKey) {
         self.presences.remove_if(&key, |_, presence| {
             presence.subscribers.lock().is_empty() && Arc::strong_count(presence) == 1
         });
@@ -279,10 +292,12 @@ impl Registry {
         }
     }
 
-    /// Tells the sessions of a device that it is a member of a log.
+    /// Tells the sessions of a device that it is a member of a log, those that do not know.
     pub(crate) fn member_joined(&self, device: DeviceKey, id: LogId, key: LogKey, seq: u64) {
         for outbox in self.sessions_of(device) {
-            outbox.member_joined(id, key, seq);
+            if outbox.log_key(id).is_none() {
+                outbox.member_joined(id, key, seq);
+            }
         }
     }
 
@@ -297,9 +312,16 @@ impl Registry {
     ) {
         for outbox in self.sessions_of(device) {
             outbox.member_gone(key, state, seq);
-            if let Some(presence) = self.presences.get(&key) {
-                presence.subscribers.lock().retain(|other| other.id != outbox.id);
-            }
+        }
+        let presence = self.presences.get(&key).map(|presence| presence.value().clone());
+        if let Some(presence) = presence {
+            // Also one that is no session any more and has not gone yet.
+            presence.subscribers.lock().retain(|other| {
+                if other.device == device {
+                    other.member_gone(key, state, seq);
+                }
+                other.device != device
+            });
         }
     }
 

@@ -21,7 +21,7 @@ use crate::limits::{
 };
 use crate::log::LogMessage;
 use crate::mailbox::{Mailbox, Posted};
-use crate::metrics::{ActorKind, Alive, GROUPS_ENDED, RETAINED_REMOVED};
+use crate::metrics::{ActorKind, Alive, SWEPT};
 use crate::ports::{LogKey, StoreError};
 use crate::system::Shared;
 
@@ -117,8 +117,6 @@ impl State {
         for log in &due {
             self.shared.cast_log(log.key, LogMessage::Expire(log.up_to, before));
         }
-        counter!(RETAINED_REMOVED, "what" => "logs_with_expired_entries")
-            .increment(due.len() as u64);
         // At the end it begins again with the first log.
         self.after = last.unwrap_or(LogKey(0));
         Ok(())
@@ -126,7 +124,6 @@ impl State {
 
     async fn end_groups(&self, before: u64) -> Result<(), StoreError> {
         let idle = deadline(self.shared.store.idle_groups(before, RETENTION_LOGS_MAX)).await?;
-        counter!(GROUPS_ENDED).increment(idle.len() as u64);
         for key in idle {
             self.shared.cast_log(key, LogMessage::EndIfIdle(before));
         }
@@ -148,7 +145,8 @@ impl State {
             })
         }));
         if queued {
-            let _ = noted.await;
+            // What is not noted in time is noted all the same; retention only goes on.
+            let _ = timeout(STORE_DEADLINE, noted).await;
         }
     }
 
@@ -162,8 +160,8 @@ impl State {
                 let _ = done.send(deadline(rows).await.unwrap_or(0));
             })
         }));
-        if queued && let Ok(rows) = swept.await {
-            counter!(RETAINED_REMOVED, "what" => "rows").increment(rows);
+        if queued && let Ok(Ok(rows)) = timeout(STORE_DEADLINE, swept).await {
+            counter!(SWEPT).increment(rows);
         }
     }
 }

@@ -35,7 +35,7 @@ use crate::catch_up;
 use crate::limits::STORE_DEADLINE;
 use crate::metrics::FRAMES_IN;
 use crate::outbox::Outbox;
-use crate::ports::{LogBrief, StoreError};
+use crate::ports::{LogBrief, LogKey, StoreError};
 use crate::registry::SessionGuard;
 use crate::reply::unavailable;
 use crate::system::{Shared, System};
@@ -132,11 +132,16 @@ impl Greeter {
 
     async fn open(self, request: u32, frame: &Authenticate) -> Result<Session, Rejected> {
         let shared = self.shared;
+        let draining = || rejected(request, ErrorCode::Draining, CloseReason::GoingAway);
         let Some(guard) = shared.registry.open_session(frame.device, frame.instance, frame.window)
         else {
             let reason = CloseReason::TooManyInstances;
             return Err(rejected(request, ErrorCode::TooManyInstances, reason));
         };
+        // Looked at when the session is registered: whoever drains has either seen it or is seen.
+        if shared.draining.load(Ordering::SeqCst) {
+            return Err(draining());
+        }
         // The outbox is registered first and what the store knows is added after: a membership that
         // begins in between is in both, one that ends in between is refused by its log.
         let Ok(logs) = briefs(&shared, frame.device).await else {
@@ -252,20 +257,31 @@ impl Session {
             self.core.reading.store(false, Ordering::Release);
             return;
         };
-        let reading = Reading(self.core.clone());
+        let reading = Reading { core: self.core.clone(), key: page.key };
         tokio::spawn(async move {
-            catch_up::run(&reading.0.shared, &reading.0.outbox, page).await;
+            catch_up::run(&reading.core.shared, &reading.core.outbox, page).await;
         });
+    }
+
+    /// Notes that the socket is being written to, or that all was written.
+    pub fn writing(&self, is: bool) {
+        self.core.outbox.writing(is.then(|| self.core.shared.uptime_s()));
     }
 }
 
 /// A page that is being read; dropping it lets the next one begin.
-struct Reading(Arc<Core>);
+struct Reading {
+    core: Arc<Core>,
+    key: LogKey,
+}
 
 impl Drop for Reading {
     fn drop(&mut self) {
-        self.0.reading.store(false, Ordering::Release);
-        self.0.outbox.nudge();
+        self.core.reading.store(false, Ordering::Release);
+        self.core.outbox.nudge();
+        // The session may have ended meanwhile, and this page may have been the last to hold the
+        // log's presence.
+        self.core.shared.registry.forget_presence(self.key);
     }
 }
 
@@ -311,6 +327,6 @@ pub(crate) fn summaries<const MAX: usize>(
 }
 
 /// The log that a request is about, among the device's own.
-pub(crate) fn known(core: &Core, log: LogId) -> Option<crate::ports::LogKey> {
+pub(crate) fn known(core: &Core, log: LogId) -> Option<LogKey> {
     core.outbox.log_key(log)
 }

@@ -28,7 +28,17 @@ struct Root;
 struct RootState {
     shared: Arc<Shared>,
     retention: RetentionRef,
+    _ended: Ended,
     _alive: Alive,
+}
+
+/// Says that the tree has ended, however it did.
+struct Ended(Arc<Shared>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.ended.send_replace(true);
+    }
 }
 
 impl Actor for Root {
@@ -49,7 +59,8 @@ impl Actor for Root {
         let (logs, _) = Actor::spawn_linked(None, Logs, shared.clone(), myself.get_cell()).await?;
         *shared.logs_supervisor.write() = Some(logs.get_cell());
         let retention = RetentionRef::spawn(shared.clone(), myself.get_cell()).await?;
-        Ok(RootState { shared, retention, _alive: Alive::new(ActorKind::Supervisor) })
+        let (ended, alive) = (Ended(shared.clone()), Alive::new(ActorKind::Supervisor));
+        Ok(RootState { shared, retention, _ended: ended, _alive: alive })
     }
 
     async fn handle_supervisor_evt(
@@ -58,8 +69,12 @@ impl Actor for Root {
         event: SupervisionEvent,
         state: &mut RootState,
     ) -> Result<(), ActorProcessingErr> {
-        let SupervisionEvent::ActorFailed(failed, _) = event else {
-            return Ok(());
+        let failed = match event {
+            SupervisionEvent::ActorFailed(failed, _)
+            | SupervisionEvent::ActorTerminated(failed, ..) => failed,
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {
+                return Ok(());
+            }
         };
         let index = state
             .shared

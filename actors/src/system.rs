@@ -21,7 +21,7 @@ use sealwire_protocol::frame::Draining;
 use sealwire_protocol::limits::{PROTOCOL_VERSION, TOKEN_LIFETIME};
 use sealwire_protocol::token::{Claims, Purpose, TOKEN_BYTES, TokenKey};
 use sealwire_protocol::{DeviceKey, LogId, signing};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::committer::CommitterRef;
@@ -79,7 +79,11 @@ pub(crate) struct Shared {
     pub(crate) started_logs: DashMap<ActorId, (LogKey, LogRef)>,
     pub(crate) committers: RwLock<Vec<CommitterRef>>,
     pub(crate) logs_supervisor: RwLock<Option<ActorCell>>,
+    /// No new sessions from now on.
+    pub(crate) draining: AtomicBool,
     pub(crate) stopping: AtomicBool,
+    /// Becomes true when the supervision tree has ended.
+    pub(crate) ended: watch::Sender<bool>,
     started: Instant,
     me: Weak<Self>,
 }
@@ -146,9 +150,7 @@ impl StartLog for Shared {
             return None;
         }
         let supervisor = self.logs_supervisor.read().clone()?;
-        let log = log::start(key, self.me.upgrade()?, supervisor)?;
-        self.started_logs.insert(log.cell().get_id(), (key, log.clone()));
-        Some(log)
+        log::start(key, self.me.upgrade()?, supervisor)
     }
 }
 
@@ -189,7 +191,9 @@ impl System {
             started_logs: DashMap::new(),
             committers: RwLock::new(Vec::new()),
             logs_supervisor: RwLock::new(None),
+            draining: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            ended: watch::Sender::new(false),
             started: Instant::now(),
             me: me.clone(),
         });
@@ -210,6 +214,21 @@ impl System {
         &self.shared.store
     }
 
+    /// Whether the actors are alive. If not, the process must be started anew.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        !*self.shared.ended.borrow()
+    }
+
+    /// Resolves when the actors have ended, which only a bug or [`System::stop`] makes them do.
+    pub fn ended(&self) -> impl Future<Output = ()> + use<> {
+        let mut ended = self.shared.ended.subscribe();
+        async move {
+            // An error means that the system is gone altogether.
+            let _ = ended.wait_for(|ended| *ended).await;
+        }
+    }
+
     /// Lowest and highest protocol version that is spoken.
     #[must_use]
     pub fn versions(&self) -> (u16, u16) {
@@ -219,6 +238,7 @@ impl System {
     /// Asks every session to leave: each is given a jittered time to come back after, and a token
     /// to come back with, and is closed once its requests are answered.
     pub async fn drain_sessions(&self, deadline: Instant) {
+        self.shared.draining.store(true, Ordering::SeqCst);
         for outbox in self.shared.registry.sessions() {
             let draining = Draining {
                 reconnect_after_ms: jitter(RECONNECT_AFTER_MS_MIN, RECONNECT_AFTER_MS_MAX),

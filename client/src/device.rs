@@ -121,6 +121,8 @@ pub struct LogInfo {
     pub epoch: u32,
     /// Whether this device holds that key.
     pub holds_key: bool,
+    /// How many payloads are not in the log: they wait, or were refused.
+    pub unsent: usize,
     /// Whether nothing is sent any more because this device was cloned or restored.
     pub cloned: bool,
 }
@@ -391,8 +393,12 @@ impl Device {
     /// Removes a member for good, makes another join key, and another content key.
     ///
     /// # Errors
-    /// [`Error::NotAMember`], [`Error::Recipients`] if the other one is no member.
+    /// [`Error::NotAMember`], [`Error::Recipients`] if the other one is no member, or is this
+    /// device.
     pub async fn revoke(&self, log: LogId, device: DeviceKey) -> Result<DraftId, Error> {
+        if device == self.key() {
+            return Err(Error::Recipients);
+        }
         self.shared
             .write(move |db| {
                 let row = member_row(db, log)?;
@@ -574,6 +580,7 @@ fn info(db: &Db, row: LogRow) -> Result<LogInfo, Error> {
         members: row.membership.members().len(),
         epoch: row.holders.epoch(),
         holds_key: holds_key(db, &row)?,
+        unsent: outbox::unsent(db, row.id)?.len(),
         cloned: row.blocked,
         relay: row.relay,
     })

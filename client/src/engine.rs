@@ -67,12 +67,21 @@ impl Now {
 pub(crate) enum End {
     /// A newer connection of this process is there.
     Superseded,
-    /// The relay is shutting down: come back after this long, with this token.
-    Draining(Duration, Vec<u8>),
+    /// The relay is shutting down, and everything is answered: come back as it says.
+    Drained,
     /// The relay has refused the connection as a whole.
     Refused(Box<Failure>),
     /// A request was not answered in time.
     Unanswered,
+}
+
+/// How to come back to a relay that is shutting down.
+#[derive(Clone, Debug)]
+pub(crate) struct Return {
+    /// Not before this long.
+    pub(crate) after: Duration,
+    /// With this token in place of a signature.
+    pub(crate) token: Vec<u8>,
 }
 
 /// What one call has to say.
@@ -82,6 +91,8 @@ pub(crate) struct Said {
     pub(crate) frames: Vec<(u32, ClientFrame)>,
     /// Events that are not stored.
     pub(crate) live: Vec<Event>,
+    /// How to come back, if the relay is shutting down.
+    pub(crate) come_back: Option<Return>,
     /// Whether the connection is over.
     pub(crate) end: Option<End>,
 }
@@ -100,6 +111,8 @@ struct Desk {
     frames: Vec<(u32, ClientFrame)>,
     live: Vec<Event>,
     end: Option<End>,
+    /// Set when the relay is shutting down: nothing new is sent.
+    come_back: Option<Return>,
     requests: HashMap<u32, (Asked, Instant)>,
     last_request: u32,
     bytes_in_flight: usize,
@@ -202,6 +215,7 @@ impl Engine {
             frames: Vec::new(),
             live: Vec::new(),
             end: None,
+            come_back: None,
             requests: HashMap::new(),
             // The handshake has used the first ones.
             last_request: 16,
@@ -230,7 +244,9 @@ impl Engine {
     /// Sends a sign of life.
     pub(crate) fn ping(&mut self, now: Now) -> Result<Said> {
         self.call(now, |_, call| {
-            call.hurry();
+            if call.desk.come_back.is_none() {
+                call.hurry();
+            }
             Ok(())
         })
     }
@@ -256,7 +272,7 @@ impl Engine {
             let mut call = Call { db, device: &device, desk: &mut self.desk, now };
             load_new(logs, &call, &self.relay)?;
             work(logs, &mut call)?;
-            if call.desk.end.is_none() {
+            if call.desk.end.is_none() && call.desk.come_back.is_none() {
                 for log in logs.values_mut() {
                     log.subscribe_if_due(&mut call);
                     log.run_timers(&mut call)?;
@@ -270,11 +286,15 @@ impl Engine {
             if call.desk.end.is_none() && call.desk.requests.values().any(overdue) {
                 call.desk.end = Some(End::Unanswered);
             }
+            if call.desk.come_back.is_some() && call.desk.requests.is_empty() {
+                call.desk.end = Some(End::Drained);
+            }
             Ok::<_, StoreError>(())
         })?;
         Ok(Said {
             frames: std::mem::take(&mut self.desk.frames),
             live: std::mem::take(&mut self.desk.live),
+            come_back: self.desk.come_back.clone(),
             end: self.desk.end.take(),
         })
     }
@@ -347,7 +367,7 @@ fn on_frame(
                 Ok(())
             })
         }
-        RelayFrame::Error(error) => on_error(logs, call, asked, &error),
+        RelayFrame::Error(error) => on_error(logs, call, envelope.request, asked, &error),
         RelayFrame::Heartbeat(heartbeat) => {
             for summary in heartbeat.heads.iter() {
                 with(logs, call, summary.log, |log, call| log.on_head(call, &summary.head))?;
@@ -367,7 +387,8 @@ fn on_frame(
         }
         RelayFrame::Draining(draining) => {
             let after = Duration::from_millis(draining.reconnect_after_ms);
-            call.desk.end = Some(End::Draining(after, draining.resume_token.to_vec()));
+            let token = draining.resume_token.to_vec();
+            call.desk.come_back = Some(Return { after, token });
             Ok(())
         }
         // Answers to what this engine does not ask.
@@ -386,6 +407,7 @@ fn on_frame(
 fn on_error(
     logs: &mut BTreeMap<LogId, Log>,
     call: &mut Call<'_>,
+    request: u32,
     asked: Option<Asked>,
     error: &frame::Error,
 ) -> Result<()> {
@@ -402,15 +424,15 @@ fn on_error(
             Ok(())
         }),
         Some(Asked::Ping) => Ok(()),
-        // What nobody asked for: an ack past the head names its log, the rest is the connection's.
+        // What is answered to an ack, or said of a subscription that held, names its log.
         None => {
             if let Some(log) = error.log {
-                with(logs, call, log, |log, call| {
-                    log.resync(call);
-                    Ok(())
-                })
-            } else {
+                with(logs, call, log, |log, call| log.on_trouble(call, &failure))
+            } else if request == 0 {
                 call.desk.end = Some(End::Refused(Box::new(failure)));
+                Ok(())
+            } else {
+                // The answer to an entry that was taken back meanwhile.
                 Ok(())
             }
         }

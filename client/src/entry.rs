@@ -168,6 +168,7 @@ pub fn judge(log: LogId, entry: &Entry) -> Result<Judged, Rejection> {
     if entry.seq == 1 {
         // The log's name is the hash of this entry: there is no other founder.
         let first = header.log.is_zero()
+            && header.kind == Kind::Control
             && header.count == 1
             && header.prev.is_zero()
             && header.seen == Head::NONE;

@@ -123,7 +123,8 @@ pub enum Event {
         /// Which group.
         log: LogId,
     },
-    /// The relay does not know this device as a member any more. Everything is kept.
+    /// The relay does not serve this group to this device, which believes to be a member: it may have
+    /// forgotten. Everything is kept, and the next connection asks again.
     Ended {
         /// Which group.
         log: LogId,

@@ -62,6 +62,12 @@ pub enum Refusal {
     /// The join key's signature does not verify, or there is no join key now.
     #[error("the join key did not sign")]
     JoinKey,
+    /// The key of the founder, the joiner or the join key may not speak at all.
+    #[error("a key is not admissible")]
+    Key,
+    /// The one who is to be revoked is the author, or was revoked before.
+    #[error("that device cannot be revoked by this one")]
+    Target,
     /// As many members as allowed.
     #[error("the group is full")]
     Full,
@@ -211,6 +217,9 @@ impl Membership {
         }
         if let Control::Join { signature } = control {
             let join_key = self.may_join(author)?;
+            // Signatures by a key of mixed order verify here and not there.
+            admissible(author)?;
+            admissible(join_key)?;
             signing::verify(join_key, &signing::join_message(log, author), signature)
                 .map_err(|_| Refusal::JoinKey)?;
             self.members.insert(author, Since { seq, at });
@@ -225,8 +234,11 @@ impl Membership {
                 Ok(Change::Left(author))
             }
             Control::Revoke { device, join_key } => {
+                if *device == author || self.revoked.contains_key(device) {
+                    return Err(Refusal::Target);
+                }
                 self.remove(*device, seq);
-                self.revoked.entry(*device).or_insert(seq);
+                self.revoked.insert(*device, seq);
                 self.join_key = *join_key;
                 Ok(Change::Revoked(*device))
             }
@@ -262,6 +274,7 @@ impl Membership {
         if log_type != LogType::Group {
             return Err(Refusal::NotForGroups);
         }
+        admissible(founder)?;
         let mut scope = Scope::ZERO;
         scope.0.copy_from_slice(&random[..Scope::LEN]);
         self.scope = Some(scope);
@@ -289,6 +302,10 @@ impl Membership {
         self.guard = seq;
         self.removal = seq;
     }
+}
+
+fn admissible(key: DeviceKey) -> Result<(), Refusal> {
+    signing::admissible(key).map_err(|_| Refusal::Key)
 }
 
 #[cfg(test)]

@@ -266,8 +266,12 @@ impl Keeper {
             }
             self.shared.tell_all(said.live);
             self.shared.changed();
+            if let Some(back) = &said.come_back {
+                *token = Some(back.token.clone());
+            }
+            let come_back = said.come_back.map(|back| back.after);
             if let Some(end) = said.end {
-                return after_end(end, token);
+                return after_end(end, come_back);
             }
             let silent_at = heard + interval * 2;
             let due = engine.deadline().unwrap_or(ping_at);
@@ -283,7 +287,10 @@ impl Keeper {
                         heard = Instant::now();
                         Step::Frames(frames)
                     }
-                    Err(error) => return after_error(error),
+                    Err(error) => return match come_back {
+                        Some(wait) => After::At(error, wait),
+                        None => after_error(error),
+                    },
                 },
                 // The sender lives in what this task holds.
                 _ = outgoing.changed() => Step::Wake,
@@ -354,13 +361,13 @@ fn failed(error: &Error) -> After {
     if let Error::Store(error) = error { After::Failed(*error) } else { After::Stopped }
 }
 
-fn after_end(end: End, token: &mut Option<Vec<u8>>) -> After {
+fn after_end(end: End, come_back: Option<Duration>) -> After {
     match end {
         End::Superseded => After::Over(WireError::Closed(Some(CloseReason::Superseded))),
-        End::Draining(wait, fresh) => {
-            *token = Some(fresh);
-            After::At(WireError::Closed(Some(CloseReason::GoingAway)), wait)
-        }
+        End::Drained => After::At(
+            WireError::Closed(Some(CloseReason::GoingAway)),
+            come_back.unwrap_or(Duration::ZERO),
+        ),
         End::Refused(failure) => after_refusal(*failure),
         End::Unanswered => After::Again(WireError::Timeout(wire::Step::Answer), Duration::ZERO),
     }

@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use futures_util::StreamExt;
+use futures_util::{SinkExt, StreamExt};
 use sealwire_protocol::close::CloseReason;
 use sealwire_protocol::limits::{FRAME_BYTES_MAX, MESSAGE_DEADLINE};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -21,6 +21,8 @@ use tokio::time::{Sleep, sleep};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
+
+use super::framing::Framing;
 
 /// Size of the read buffer, in bytes: most frames of an idle session are heartbeats.
 const READ_BUFFER_BYTES: usize = 1024;
@@ -51,21 +53,22 @@ pub(super) enum Heard {
 /// Reads messages from one socket.
 pub(super) struct Reader {
     stream: Option<WebSocketStream<Lender>>,
-    /// Bytes of frames that were given out, headers and all.
-    consumed: u64,
+    /// Messages that were given out, pings and pongs among them.
+    given: u64,
     large: bool,
     over: bool,
-    /// Runs while a message is begun and not finished.
-    deadline: Option<Pin<Box<Sleep>>>,
+    /// Runs while a message is begun and not finished; for which one, by [`Framing::mark`].
+    deadline: Option<(u64, Pin<Box<Sleep>>)>,
 }
 
 impl Reader {
     /// Reads at most `allowance` bytes until [`Reader::allow_all`].
     pub(super) async fn new(half: OwnedReadHalf, leftover: Bytes, allowance: usize) -> Self {
-        let lender = Lender { half, leftover, allowance, fed: 0, replies: Vec::new() };
+        let framing = Framing::default();
+        let lender = Lender { half, leftover, allowance, framing, replies: Vec::new() };
         Self {
             stream: Some(websocket(lender).await),
-            consumed: 0,
+            given: 0,
             large: false,
             over: false,
             deadline: None,
@@ -98,34 +101,38 @@ impl Reader {
         let Some(stream) = &mut self.stream else {
             return Poll::Ready(Heard::Gone);
         };
-        let fed_before = stream.get_ref().fed;
-        match stream.poll_next_unpin(context) {
-            Poll::Ready(message) => {
-                self.deadline = None;
-                Poll::Ready(self.heard(message))
-            }
-            Poll::Pending => {
-                if stream.get_ref().fed > fed_before && self.deadline.is_none() {
-                    self.deadline = Some(Box::pin(sleep(MESSAGE_DEADLINE)));
-                }
-                let Some(deadline) = &mut self.deadline else {
-                    return Poll::Pending;
-                };
+        let polled = stream.poll_next_unpin(context);
+        if let Poll::Ready(Some(Ok(Message::Ping(_) | Message::Close(_)))) = polled {
+            // The reply is due now, not when the peer speaks again. It is written into memory, which
+            // cannot block; an error only says that a close was the last thing to be written.
+            let _ = stream.poll_flush_unpin(context);
+        }
+        let framing = &stream.get_ref().framing;
+        let (is_within, mark) = (framing.is_within(), framing.mark());
+        if !is_within || self.deadline.as_ref().is_some_and(|(of, _)| *of != mark) {
+            self.deadline = None;
+        }
+        match polled {
+            Poll::Ready(message) => Poll::Ready(self.heard(message)),
+            Poll::Pending if is_within => {
+                let new = || (mark, Box::pin(sleep(MESSAGE_DEADLINE)));
+                let (_, deadline) = self.deadline.get_or_insert_with(new);
                 ready!(deadline.as_mut().poll(context));
                 Poll::Ready(Heard::Bad(CloseReason::MessageTimeout))
             }
+            Poll::Pending => Poll::Pending,
         }
     }
 
     fn heard(&mut self, message: Option<Result<Message, Error>>) -> Heard {
         match message {
             Some(Ok(Message::Binary(bytes))) => {
-                self.consumed += frame_bytes(bytes.len());
+                self.given += 1;
                 self.large |= bytes.len() > SHED_ABOVE_BYTES;
                 Heard::Message(bytes)
             }
-            Some(Ok(Message::Ping(bytes) | Message::Pong(bytes))) => {
-                self.consumed += frame_bytes(bytes.len());
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => {
+                self.given += 1;
                 let replies = self.stream.as_ref().map_or(0, |s| s.get_ref().replies.len());
                 if replies > REPLIES_BYTES_MAX {
                     return Heard::Bad(CloseReason::SlowConsumer);
@@ -148,7 +155,10 @@ impl Reader {
 
     /// Gives back the memory of a large message, if the buffer holds nothing that is still needed.
     pub(super) async fn shed(&mut self) {
-        let empty = |stream: &WebSocketStream<Lender>| stream.get_ref().fed == self.consumed;
+        let empty = |stream: &WebSocketStream<Lender>| {
+            let framing = &stream.get_ref().framing;
+            !framing.is_within() && framing.finished() == self.given
+        };
         if self.large && self.stream.as_ref().is_some_and(empty) {
             self.large = false;
             if let Some(stream) = self.stream.take() {
@@ -178,17 +188,6 @@ impl Reader {
     }
 }
 
-/// Length on the wire of a masked frame with this much payload, written as RFC 6455 wants it. A peer
-/// that writes it longer, or in fragments, only keeps its buffer.
-fn frame_bytes(payload: usize) -> u64 {
-    let header = match payload {
-        0..=125 => 6,
-        126..=65_535 => 8,
-        _ => 14,
-    };
-    header + payload as u64
-}
-
 async fn websocket(lender: Lender) -> WebSocketStream<Lender> {
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
@@ -205,8 +204,8 @@ struct Lender {
     leftover: Bytes,
     /// How many more bytes may be lent.
     allowance: usize,
-    /// How many were lent.
-    fed: u64,
+    /// Where what was lent ends.
+    framing: Framing,
     replies: Vec<u8>,
 }
 
@@ -228,11 +227,13 @@ impl AsyncRead for Lender {
             ready!(Pin::new(&mut this.half).poll_read(context, &mut chunk))?;
             let (now, later) = chunk.filled().split_at(room.min(chunk.filled().len()));
             into.put_slice(now);
+            this.framing.pass(now);
             this.leftover = Bytes::copy_from_slice(later);
             return this.lent(now.len());
         }
         let read = room.min(this.leftover.len());
         into.put_slice(&this.leftover[..read]);
+        this.framing.pass(&this.leftover[..read]);
         this.leftover.advance(read);
         this.lent(read)
     }
@@ -240,7 +241,6 @@ impl AsyncRead for Lender {
 
 impl Lender {
     fn lent(&mut self, read: usize) -> Poll<io::Result<()>> {
-        self.fed += read as u64;
         if self.allowance != usize::MAX {
             self.allowance -= read;
         }

@@ -101,6 +101,18 @@ impl AdvisoryLock {
         &mut self.connection
     }
 
+    /// Gives up the lock. The end of its session would too, but only some time after the connection
+    /// was closed: whoever comes next would still find it taken.
+    pub(super) async fn release(mut self) {
+        let unlocked = async {
+            let unlock = sqlx::query("select pg_advisory_unlock($1)").bind(LOCK_KEY);
+            unlock.execute(&mut self.connection).await?;
+            self.connection.close().await
+        };
+        // What cannot be reached has no session left to hold it.
+        let _ = timeout(ASK_DEADLINE, unlocked).await;
+    }
+
     /// Returns when the connection has stopped answering.
     async fn until_lost(&mut self) {
         loop {
@@ -155,7 +167,6 @@ impl Aside<Postgres> for AdvisoryLock {
     }
 
     async fn end(self: Box<Self>) {
-        // Closing the session gives up the lock.
-        let _ = self.connection.close().await;
+        self.release().await;
     }
 }

@@ -4,6 +4,7 @@
 //! Nothing here writes, and nothing that was read is kept in memory.
 
 use bytes::Bytes;
+use sealwire_actors::limits::EXPIRED_ENTRIES_MAX;
 use sealwire_actors::ports::{
     DueLog, LogBrief, LogKey, PageRequest, Position, StoreError, StoredEntry, SubscriptionRecord,
 };
@@ -19,6 +20,9 @@ use super::failure::corrupt;
 use super::lanes::Lanes;
 
 const FIND_LOG: &str = "select key, id, log_type, join_key, seq, chain from logs where id = $1";
+
+const REVOKED_AT: &str = "select r.seq from logs l join revoked r on r.log = l.key \
+     where l.id = $1 and r.device = $2";
 
 const MEMBERSHIPS: &str = "select l.key, l.id, l.log_type, l.join_key, l.seq, l.chain \
      from members m join logs l on l.key = m.log \
@@ -64,16 +68,17 @@ const READ_CONTROLS: &str = "select seq, at, header, signature, recipients, chai
      from entries where log = $1 and seq > $2 and seq <= $3 and control_body is not null \
      order by seq limit $4";
 
-/// Up to the entry before the first that is too young, or to the head.
+/// Up to the entry before the first that is too young, or as far as is looked, or to the head.
 const DUE_FOR_EXPIRY: &str = "with looked as ( \
-        select key, seq, floor_seq from logs \
-        where key > $1 and log_type = 1 order by key limit $3) \
+        select key, floor_seq, \
+            case when seq < floor_seq + $4 then seq else floor_seq + $4 end as last \
+        from logs where key > $1 and log_type = 1 order by key limit $3) \
      select l.key, e.seq, e.chain from looked l left join entries e \
         on e.log = l.key and e.seq > l.floor_seq and e.seq = coalesce( \
             (select n.seq from entries n \
-             where n.log = l.key and n.seq > l.floor_seq and n.at >= $2 \
+             where n.log = l.key and n.seq > l.floor_seq and n.seq <= l.last and n.at >= $2 \
              order by n.seq limit 1) - 1, \
-            l.seq) \
+            l.last) \
      order by l.key";
 
 const IDLE_GROUPS: &str =
@@ -170,6 +175,15 @@ where
         self.query(FIND_LOG, &[Value::bytes(&id.0)]).await?.first().map(brief).transpose()
     }
 
+    pub(super) async fn revoked_at(
+        &self,
+        id: LogId,
+        device: DeviceKey,
+    ) -> Result<Option<u64>, StoreError> {
+        let values = [Value::bytes(&id.0), Value::bytes(&device.0)];
+        self.query(REVOKED_AT, &values).await?.first().map(|row| row.number(0)).transpose()
+    }
+
     pub(super) async fn memberships(&self, device: DeviceKey) -> Result<Vec<LogBrief>, StoreError> {
         self.query(MEMBERSHIPS, &[Value::bytes(&device.0)]).await?.iter().map(brief).collect()
     }
@@ -264,7 +278,8 @@ where
         before: u64,
         limit: usize,
     ) -> Result<(Vec<DueLog>, Option<LogKey>), StoreError> {
-        let values = [Value::Int(after.0), seq(before), bound(limit)];
+        let entries_max = Value::number(EXPIRED_ENTRIES_MAX)?;
+        let values = [Value::Int(after.0), seq(before), bound(limit), entries_max];
         let rows = self.query(DUE_FOR_EXPIRY, &values).await?;
         let mut due = Vec::new();
         for row in &rows {

@@ -130,6 +130,10 @@ where
         self.lanes.find_log(id).await
     }
 
+    async fn revoked_at(&self, id: LogId, device: DeviceKey) -> Result<Option<u64>, StoreError> {
+        self.lanes.revoked_at(id, device).await
+    }
+
     async fn memberships(&self, device: DeviceKey) -> Result<Vec<LogBrief>, StoreError> {
         self.lanes.memberships(device).await
     }

@@ -144,3 +144,22 @@ impl Database {
         server.as_ref().clone().database(name).connect().await.expect("the test server answers")
     }
 }
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let Backend::Postgres { server, name } = &self.backend else { return };
+        let (server, sql) =
+            (server.clone(), format!("drop database if exists {name} with (force)"));
+        // A runtime cannot be entered from within another one, so this has a thread of its own.
+        let dropped = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let mut connection = server.connect().await?;
+                connection.execute(AssertSqlSafe(sql)).await?;
+                connection.close().await
+            })
+        });
+        // It only takes room; the server is thrown away after the tests.
+        let _ = dropped.join();
+    }
+}

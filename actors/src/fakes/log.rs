@@ -9,6 +9,7 @@ use std::ops::Bound;
 use sealwire_protocol::frame::Member;
 use sealwire_protocol::{AckSet, DeviceKey, Digest, LogId, LogType};
 
+use crate::limits::EXPIRED_ENTRIES_MAX;
 use crate::ports::{
     LiveRecord, LogBrief, LogCommit, LogKey, LogRecord, MemberChange, MemberRecord, NewEntry,
     PageRequest, Position, SenderRecord, StoreError, StoredEntry,
@@ -248,6 +249,7 @@ impl Log {
     pub(super) fn old_up_to(&self, before: u64) -> Option<Position> {
         self.entries
             .range((Bound::Excluded(self.floor.seq), Bound::Unbounded))
+            .take_while(|(seq, _)| **seq <= self.floor.seq + EXPIRED_ENTRIES_MAX)
             .take_while(|(_, entry)| entry.new.at < before)
             .last()
             .map(|(seq, entry)| Position { seq: *seq, chain: entry.new.chain })

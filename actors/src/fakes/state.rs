@@ -222,6 +222,10 @@ impl State {
         self.logs.get(key).map(|log| log.brief(*key))
     }
 
+    pub(super) fn revoked_at(&self, id: LogId, device: DeviceKey) -> Option<u64> {
+        self.logs.get(self.ids.get(&id)?)?.revoked.get(&device).copied()
+    }
+
     pub(super) fn memberships(&self, device: DeviceKey) -> Vec<LogBrief> {
         self.logs
             .iter()

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 
 use sealwire_protocol::{AckSet, DeviceKey};
 
-use crate::limits::{BODY_OVERHEAD_BYTES, GROUP_RESERVE_BYTES, GROUP_UNDELIVERED_BYTES_MAX};
+use crate::limits::{
+    BODY_OVERHEAD_BYTES, FREED_BODIES_MAX, GROUP_RESERVE_BYTES, GROUP_UNDELIVERED_BYTES_MAX,
+};
 use crate::metrics::{Outcome, Outcomes};
 
 /// A body that is left.
@@ -50,8 +52,14 @@ pub(super) struct NewBody {
     pub(super) seq: u64,
     pub(super) sender: DeviceKey,
     pub(super) recipients: Box<[DeviceKey]>,
+    /// Length of the body; what it costs beside that is added here.
     pub(super) bytes: usize,
     pub(super) at: u64,
+}
+
+/// What a body counts for: itself, the names that it carries, and what every body costs.
+pub(super) fn cost(body_bytes: usize, recipients: usize) -> u64 {
+    (body_bytes + recipients * DeviceKey::LEN) as u64 + BODY_OVERHEAD_BYTES
 }
 
 impl Queue {
@@ -59,9 +67,9 @@ impl Queue {
     pub(super) fn add<'a>(&mut self, body: NewBody, readers: impl Iterator<Item = Reader<'a>>) {
         let mut waiting = Waiting {
             sender: body.sender,
-            recipients: body.recipients,
             left: 0,
-            bytes: body.bytes as u64 + BODY_OVERHEAD_BYTES,
+            bytes: cost(body.bytes, body.recipients.len()),
+            recipients: body.recipients,
             at: body.at,
         };
         for reader in readers {
@@ -80,15 +88,15 @@ impl Queue {
         }
     }
 
-    /// Whether so many more bytes in so many bodies may be kept. Control entries, keys and the kinds
-    /// that are never sent twice may use the reserve.
-    pub(super) fn has_room(&self, bytes: usize, bodies: usize, may_use_reserve: bool) -> bool {
+    /// Whether bodies of this [`cost`] in all may be kept. Keys and the kinds that are never sent
+    /// twice may use the reserve.
+    pub(super) fn has_room(&self, cost: u64, may_use_reserve: bool) -> bool {
         let max = if may_use_reserve {
             GROUP_UNDELIVERED_BYTES_MAX
         } else {
             GROUP_UNDELIVERED_BYTES_MAX - GROUP_RESERVE_BYTES
         };
-        self.bytes + bytes as u64 + bodies as u64 * BODY_OVERHEAD_BYTES <= max
+        self.bytes + cost <= max
     }
 
     /// A member has newly acked these seqs.
@@ -176,9 +184,10 @@ impl Queue {
         !self.freed.is_empty()
     }
 
-    /// The bodies to delete now, as inclusive ranges.
+    /// The bodies to delete now, as inclusive ranges: at most [`FREED_BODIES_MAX`], the others later.
     pub(super) fn take_freed(&mut self) -> Vec<(u64, u64)> {
-        let mut freed = std::mem::take(&mut self.freed);
+        let rest = self.freed.len().saturating_sub(FREED_BODIES_MAX);
+        let mut freed = self.freed.split_off(rest);
         freed.sort_unstable();
         let mut ranges: Vec<(u64, u64)> = Vec::new();
         for seq in freed {

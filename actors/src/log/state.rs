@@ -15,7 +15,7 @@ use sealwire_protocol::{
     AckSet, Audience, Control, DeviceKey, Digest, ErrorCode, Failure, Head, Kind, LogId, LogType,
 };
 
-use super::queue::{NewBody, Queue, Reader};
+use super::queue::{NewBody, Queue, Reader, cost};
 use crate::entry::{Addressed, CheckedEntry, Content, EntryParts, Published, encode_entry};
 use crate::limits::QUOTA_RETRY_MS;
 use crate::metrics::{Outcome, Outcomes};
@@ -173,10 +173,15 @@ impl State {
             entries.first().map(|entry| &entry.content),
             Some(Content::Control(Control::Join { .. }))
         );
-        if !joins && !self.members.contains_key(&sender) {
+        let member = self.members.contains_key(&sender);
+        if !joins && !member {
             return refused(ErrorCode::NoSuchLog);
         }
-        self.check_counts(sender, &entries)?;
+        match self.check_counts(sender, &entries) {
+            // Whoever has left learns nothing more of the log, not even by sending an old entry.
+            Err(NotAppended::Known) if !member => return refused(ErrorCode::NoSuchLog),
+            checked => checked?,
+        }
         self.check_contents(sender, &entries)?;
         Ok(self.apply(sender, entries, now))
     }
@@ -212,7 +217,7 @@ impl State {
         entries: &[CheckedEntry],
     ) -> Result<(), NotAppended> {
         let single = entries.len() == 1;
-        let mut bytes = 0;
+        let mut kept = 0;
         let mut only_small = true;
         for entry in entries {
             match &entry.content {
@@ -238,11 +243,11 @@ impl State {
                 }
             }
             if !matches!(entry.content, Content::Control(_)) {
-                bytes += entry.body.len();
+                kept += cost(entry.body.len(), entry.recipients.len());
                 only_small &= entry.header.kind == Kind::Key;
             }
         }
-        if bytes > 0 && !self.queue.has_room(bytes, entries.len(), only_small) {
+        if kept > 0 && !self.queue.has_room(kept, only_small) {
             return Err(Failure::after_ms(ErrorCode::Quota, QUOTA_RETRY_MS).into());
         }
         Ok(())
@@ -367,10 +372,6 @@ impl State {
         }
         self.senders.insert(sender, record);
         commit.senders.push(record);
-        if !changes.is_empty() {
-            // Who leaves waits for nothing more, and what only they waited for goes with them.
-            commit.freed = self.queue.take_freed();
-        }
         let ended = self.members.is_empty();
         self.take_acks(&mut commit);
         Decided {
@@ -479,6 +480,26 @@ impl State {
             self.queue.acked(device, joined_seq, &new, outcome, &mut self.outcomes);
         }
         Ok(())
+    }
+
+    /// Since which entry a device is a member, if it is one.
+    pub(super) fn member_since(&self, device: DeviceKey) -> Option<u64> {
+        self.members.get(&device).map(|member| member.member.joined_seq)
+    }
+
+    /// By which entry a device was revoked, if it was.
+    pub(super) fn revoked_at(&self, device: DeviceKey) -> Option<u64> {
+        self.revoked.get(&device).copied()
+    }
+
+    /// The members, each since which entry.
+    pub(super) fn members(&self) -> impl Iterator<Item = (DeviceKey, u64)> {
+        self.members.values().map(|member| (member.member.device, member.member.joined_seq))
+    }
+
+    /// Whether nobody is a member any more: the log only waits to be deleted.
+    pub(super) fn is_deserted(&self) -> bool {
+        self.members.is_empty()
     }
 
     /// Whether acks or deletions wait to be flushed.

@@ -8,7 +8,9 @@ use sealwire_protocol::digest::{chain_next, chain_start, native_log_id};
 use sealwire_protocol::frame::{self, Appended, Done, Logs, Members};
 use sealwire_protocol::limits::{BATCH_BYTES_MAX, SUBSCRIPTIONS_MAX};
 use sealwire_protocol::signing::{admissible, join_message, verify};
-use sealwire_protocol::{ClientFrame, Control, EntryIn, ErrorCode, Failure, Head, LogId, LogType};
+use sealwire_protocol::{
+    Audience, ClientFrame, Control, EntryIn, ErrorCode, Failure, Head, Kind, LogId, LogType,
+};
 use tokio::sync::oneshot;
 
 use super::{Core, Step, ask, briefs, known, summaries};
@@ -73,6 +75,10 @@ fn append(core: &Arc<Core>, request: u32, entries: Vec<EntryIn>) -> Step {
     if bytes > BATCH_BYTES_MAX {
         return refuse(core, request, ErrorCode::TooLarge);
     }
+    // Before anything is verified: these are refused in any case, and each would cost a signature.
+    if entries.len() > 1 && entries.iter().any(stands_alone) {
+        return refuse(core, request, ErrorCode::BadControl);
+    }
     let reply = match Reply::begin(&core.outbox, &core.shared.budget, request, bytes) {
         Ok(reply) => reply,
         Err(failure) => {
@@ -105,9 +111,18 @@ fn append(core: &Arc<Core>, request: u32, entries: Vec<EntryIn>) -> Step {
                 cast_append(core, key, entries, reply);
                 Step::Done
             }
-            None => later(append_to_unknown(core.clone(), log, entries, reply)),
+            None => later(append_to_unknown(core.clone(), log, reply)),
         },
     }
+}
+
+/// Whether an entry cannot be part of a batch: it may change who may do what.
+fn stands_alone(entry: &EntryIn) -> bool {
+    entry.header.decode().is_ok_and(|header| match header.kind {
+        Kind::Control => true,
+        Kind::Key => header.audience == Audience::All,
+        Kind::Ring | Kind::Quiet | Kind::Bulk | Kind::Totals => false,
+    })
 }
 
 fn cast_append(core: &Core, key: LogKey, entries: Vec<CheckedEntry>, reply: Reply) {
@@ -115,11 +130,11 @@ fn cast_append(core: &Core, key: LogKey, entries: Vec<CheckedEntry>, reply: Repl
     core.shared.cast_log(key, LogMessage::Append(Box::new(request)));
 }
 
-/// The device is no member, as far as its session knows. A device that was revoked is told so by the
-/// log; everybody else is told what is told of a log that does not exist.
-async fn append_to_unknown(core: Arc<Core>, log: LogId, entries: Vec<CheckedEntry>, reply: Reply) {
-    match ask(core.shared.store.find_log(log)).await {
-        Ok(Some(brief)) => cast_append(&core, brief.key, entries, reply),
+/// The device is no member, as far as its session knows. One that was revoked is told so; everybody
+/// else is told what is told of a log that does not exist, after the same one question.
+async fn append_to_unknown(core: Arc<Core>, log: LogId, reply: Reply) {
+    match ask(core.shared.store.revoked_at(log, core.outbox.device)).await {
+        Ok(Some(seq)) => reply.refuse(Failure::revoked(seq)),
         Ok(None) => reply.refuse(Failure::new(ErrorCode::NoSuchLog)),
         // Dropped: answered as unavailable.
         Err(_) => drop(reply),
@@ -178,14 +193,7 @@ async fn found(core: Arc<Core>, mut entries: Vec<CheckedEntry>, reply: Reply) {
             let head = head(&core, Position { seq: 1, chain });
             reply.appended(Appended { log: id, seq: 1, duplicate: false, head });
         }
-        Ok(FoundResult::Exists(_)) => match ask(core.shared.store.find_log(id)).await {
-            Ok(Some(brief)) => {
-                let head = head(&core, brief.head);
-                reply.appended(Appended { log: id, seq: 1, duplicate: true, head });
-            }
-            Ok(None) => reply.refuse(Failure::new(ErrorCode::NoSuchLog)),
-            Err(_) => drop(reply),
-        },
+        Ok(FoundResult::Exists(key)) => founded_before(&core, id, key, reply).await,
         Ok(FoundResult::LimitReached) => {
             let limit = u64::from(groups_max);
             reply.refuse(Failure::limit(ErrorCode::GroupLimitReached, limit));
@@ -194,6 +202,21 @@ async fn found(core: Arc<Core>, mut entries: Vec<CheckedEntry>, reply: Reply) {
             tracing::error!("the store refused the data of a first entry");
             reply.refuse(Failure::new(ErrorCode::Internal));
         }
+        Err(_) => drop(reply),
+    }
+}
+
+/// The same first entry again, as after a lost answer. Only a founder who is still a member is told
+/// where the log stands.
+async fn founded_before(core: &Core, id: LogId, key: LogKey, reply: Reply) {
+    let device = core.outbox.device;
+    match ask(core.shared.store.subscription(key, device)).await {
+        Ok(Some(record)) => {
+            core.shared.registry.member_joined(device, id, key, 1);
+            let head = head(core, record.head);
+            reply.appended(Appended { log: id, seq: 1, duplicate: true, head });
+        }
+        Ok(None) => reply.refuse(Failure::new(ErrorCode::NoSuchLog)),
         Err(_) => drop(reply),
     }
 }
@@ -207,16 +230,18 @@ async fn join(core: Arc<Core>, entries: Vec<CheckedEntry>, reply: Reply) {
         return reply.refuse(Failure::new(ErrorCode::BadControl));
     };
     let (log, signature) = (header.log, *signature);
-    let brief = match ask(core.shared.store.find_log(log)).await {
-        Ok(Some(brief)) => brief,
-        // One answer for a log that does not exist and for an invitation that is not valid: an
-        // outsider learns nothing of what exists.
-        Ok(None) => return reply.refuse(Failure::new(ErrorCode::InviteInvalid)),
-        Err(_) => return drop(reply),
+    let Ok(brief) = ask(core.shared.store.find_log(log)).await else {
+        return drop(reply);
     };
+    // One answer, after the same work, for a log that does not exist and for an invitation that is
+    // not valid: an outsider learns nothing of what exists.
     let message = join_message(log, device);
-    let invited = brief.log_type == LogType::Group
-        && brief.join_key.is_some_and(|key| verify(key, &message, &signature).is_ok());
+    let join_key = brief.filter(|brief| brief.log_type == LogType::Group).and_then(|b| b.join_key);
+    let checked = verify(join_key.unwrap_or(core.shared.relay_device()), &message, &signature);
+    let invited = join_key.is_some() && checked.is_ok();
+    let Some(brief) = brief else {
+        return reply.refuse(Failure::new(ErrorCode::InviteInvalid));
+    };
     if known(&core, log).is_some() {
         // Perhaps the same entry again, after a lost answer: the log knows.
         return cast_append(&core, brief.key, entries, reply);
@@ -254,12 +279,16 @@ async fn run_job<T: Send + 'static>(
     + Send
     + 'static,
 ) -> Result<T, StoreError> {
-    let (done, result) = oneshot::channel();
+    let (done, result) = oneshot::channel::<Result<T, StoreError>>();
     let queued = core.shared.committer(LogKey(0)).job(Box::new(move |store| {
-        let work = work(store);
+        // Nobody waits for it any more: the device was told to come back, and doing it now would
+        // only keep others waiting.
+        let work = (!done.is_closed()).then(|| work(store));
         Box::pin(async move {
-            // The session may have gone; the write stands all the same.
-            let _ = done.send(work.await);
+            if let Some(work) = work {
+                // The session may go meanwhile; the write stands all the same.
+                let _ = done.send(work.await);
+            }
         })
     }));
     if !queued {
@@ -299,8 +328,9 @@ async fn subscribe(core: Arc<Core>, request: u32, frame: frame::Subscribe) {
     }
     // First a subscriber, then the question where the log stands: what is published in between is
     // offered, refused as behind, and found by the first page.
-    let presence = core.shared.registry.subscribe(key, &core.outbox);
+    let changes = core.outbox.membership_changes();
     let unfinished = Unfinished { core: &core, key };
+    let presence = core.shared.registry.subscribe(key, &core.outbox);
     let (record, from, phase, floor) = match begin(&core, key, &frame).await {
         Ok(start) => start,
         Err(failure) => return core.refuse(request, failure),
@@ -313,11 +343,11 @@ async fn subscribe(core: Arc<Core>, request: u32, frame: frame::Subscribe) {
         cast_ack(&core, request, key, state);
     }
     let subscription = Subscription::new(presence, from, phase, record.joined_seq);
-    if core.outbox.subscribe(request, key, record.head, floor, subscription) {
+    if core.outbox.subscribe(request, changes, key, record.head, floor, subscription) {
         std::mem::forget(unfinished);
     } else {
-        // The membership ended while the store was asked.
-        core.refuse(request, Failure::new(ErrorCode::NoSuchLog));
+        // Memberships changed while the store was asked: what it said may be wrong by now.
+        core.refuse(request, unavailable());
     }
 }
 

@@ -199,7 +199,7 @@ impl Device {
 
     fn pump(&mut self) {
         let mut frames: Vec<Bytes> = Vec::new();
-        self.session().outbox().take(usize::MAX, &mut frames);
+        self.session().outbox().take(usize::MAX, usize::MAX, &mut frames);
         self.session().catch_up();
         for bytes in frames {
             let envelope = decode_relay(&bytes).expect("an envelope");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use sealwire_protocol::frame::{Ack, AckState, Subscribe};
-use sealwire_protocol::{AckSet, DeviceKey, LogId};
+use sealwire_protocol::{AckSet, DeviceKey, Digest, LogId};
 
 use super::{Asked, Call, Result};
 use crate::chain::Track;
@@ -184,12 +184,16 @@ impl Log {
         self.changed_senders.insert(device);
     }
 
-    /// Forgets what was read, to read it anew.
+    /// Forgets what was read, to read it anew. The old history stays remembered until the new one
+    /// has taken its place: as far as they agree, nothing is news.
     pub(super) fn forget_history(&mut self, db: &Connection) -> Result<()> {
         history::reset(db, self.id)?;
+        outbox::forget_order(db, self.id)?;
         self.senders.clear();
         self.changed_senders.clear();
-        self.read_before = self.read_before.max(self.track.position().seq);
+        self.read_before = self.track.position().seq;
+        self.read_first = 0;
+        self.pruned_at = 0;
         self.track = Track::new(self.log);
         self.membership = Membership::new();
         self.holders.doubt();
@@ -197,6 +201,21 @@ impl Log {
         self.progress_changed = true;
         self.acked = AckSet::new();
         self.acked_incarnation = 0;
+        Ok(())
+    }
+
+    /// While a log is read anew: notes where the new history leaves the old one.
+    pub(super) fn compare_old(&mut self, db: &Connection, seq: u64, digest: Digest) -> Result<()> {
+        if seq > self.read_before {
+            return Ok(());
+        }
+        if let Some(old) = history::digest_at(db, self.id, seq)?
+            && old != digest
+        {
+            self.read_before = seq - 1;
+            self.progress_changed = true;
+            history::forget_from(db, self.id, seq)?;
+        }
         Ok(())
     }
 

@@ -51,15 +51,26 @@ impl Log {
             self.hold_until = Some(call.now.at + numbering::hold(failure));
             return Ok(());
         }
-        self.subscription = Subscription::Denied;
-        if code == ErrorCode::NoSuchLog {
-            // It may be the relay that has forgotten: nothing is deleted, and the next connection
-            // asks again.
-            call.tell(self.id, &Event::Ended { log: self.log, code })?;
-        } else {
-            tracing::warn!(log = ?self.log, code = code.name(), "the relay refuses a subscription");
+        self.end(call, code)
+    }
+
+    /// An ack was not taken, or the subscription is over.
+    pub(super) fn on_trouble(&mut self, call: &mut Call<'_>, failure: &Failure) -> Result<()> {
+        if !self.phase.is_open() || !self.subscription.reads() {
+            return Ok(());
         }
-        Ok(())
+        if failure.code == ErrorCode::AckPastHead {
+            self.resync(call);
+            return Ok(());
+        }
+        self.on_not_subscribed(call, failure)
+    }
+
+    /// The relay does not serve this log, and nothing is deleted here: the next connection asks
+    /// again.
+    pub(super) fn end(&mut self, call: &mut Call<'_>, code: ErrorCode) -> Result<()> {
+        self.subscription = Subscription::Denied;
+        call.tell(self.id, &Event::Ended { log: self.log, code })
     }
 
     /// An entry.
@@ -79,6 +90,7 @@ impl Log {
         }
         let digest = digest_of(&entry.header);
         let below = step == Step::Below;
+        self.compare_old(call.db, entry.seq, digest)?;
         let taken = match judge(self.log, entry) {
             Ok(judged) => self.take(call, entry, &judged, below)?,
             Err(rejection) => Err(rejection),
@@ -109,6 +121,7 @@ impl Log {
                     return Ok(());
                 }
             }
+            self.compare_old(call.db, seq, stub.digest)?;
             match stub.reason {
                 StubReason::Own => self.on_own(call, seq, stub.digest)?,
                 StubReason::NotAddressed => {}
@@ -169,7 +182,14 @@ impl Log {
                 }
                 Ok(())
             }
-            MembershipState::Left => self.removed(call, false, seq),
+            MembershipState::Left => {
+                // What this device did itself it knows from its own entry. If it did nothing, the
+                // relay may have forgotten: nothing is given up, and the next connection asks again.
+                if self.phase == Phase::Member && seq > self.joined_seq {
+                    self.end(call, ErrorCode::NoSuchLog)?;
+                }
+                Ok(())
+            }
             MembershipState::Revoked => self.removed(call, true, seq),
         }
     }
@@ -254,7 +274,12 @@ impl Log {
 
     /// Takes the next position.
     fn advance(&mut self, call: &mut Call<'_>, digest: Digest) -> Result<()> {
+        let before = self.track.position().seq;
         let position = self.track.advance(digest);
+        if position.seq > before + 1 {
+            // A floor was passed: what is remembered from below it may be of another history.
+            history::forget_up_to(call.db, self.id, position.seq - 1)?;
+        }
         history::remember(call.db, self.id, position, digest)?;
         self.progressed();
         Ok(())

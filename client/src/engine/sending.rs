@@ -358,11 +358,7 @@ impl Log {
             }
             Kind::Control => {
                 self.read_first = self.read_first.max(seq);
-                if let Ok(Control::Join { .. } | Control::Found { .. }) = Control::decode(&own.body)
-                {
-                    self.joined_seq = self.joined_seq.max(seq);
-                    logs::set_joined(call.db, self.id, seq)?;
-                }
+                self.on_own_control(call, seq, &own.body)?;
             }
             Kind::Totals => {}
         }
@@ -407,10 +403,22 @@ impl Log {
                 if self.phase == Phase::Joining {
                     return self.on_refused_for_good(call, &ids[..1], code);
                 }
-                self.subscription = Subscription::Denied;
-                call.tell(self.id, &Event::Ended { log: self.log, code })
+                self.end(call, code)
             }
         }
+    }
+
+    /// An own control entry stands: what it makes of this device is so from now on.
+    fn on_own_control(&mut self, call: &mut Call<'_>, seq: u64, body: &[u8]) -> Result<()> {
+        let control = Control::decode(body);
+        if let Ok(Control::Join { .. } | Control::Found { .. }) = control {
+            self.joined_seq = seq;
+            return logs::set_joined(call.db, self.id, seq);
+        }
+        if control == Ok(Control::Leave) && seq > self.joined_seq {
+            return self.removed(call, false, seq);
+        }
+        Ok(())
     }
 
     fn on_refused_for_good(

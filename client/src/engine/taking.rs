@@ -153,7 +153,8 @@ impl Log {
         // Those between came as stubs: there must have been room for them, and the one before this
         // one must be among them.
         let room = seq - sender.seq >= header.count - sender.count;
-        let known = history::stands_after(call.db, self.id, sender.seq, header.prev)?;
+        let last = seq - 1;
+        let known = history::stands_between(call.db, self.id, sender.seq, last, header.prev)?;
         Ok(if room && known != Some(false) { Ok(()) } else { Err(Rejection::OutOfOrder) })
     }
 
@@ -192,7 +193,8 @@ impl Log {
         entry: &Entry,
         header: &Header,
     ) -> Result<Taken> {
-        let Ok(control) = Control::decode(entry.body.as_ref()) else {
+        let control = Control::decode(entry.body.as_ref());
+        let (Ok(control), true) = (control, entry.recipients.is_empty()) else {
             return Ok(Err(Rejection::Control));
         };
         match self.membership.apply(self.log, entry.seq, entry.at, header, &control) {
@@ -210,6 +212,8 @@ impl Log {
                 | Refusal::Member
                 | Refusal::Revoked
                 | Refusal::JoinKey
+                | Refusal::Key
+                | Refusal::Target
                 | Refusal::Full
                 | Refusal::NotForGroups,
             ) => Ok(Err(Rejection::Control)),

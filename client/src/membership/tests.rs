@@ -113,7 +113,8 @@ impl Model {
                 allowed
             }
             Act::Revoke(by, whom, seed) => {
-                let allowed = self.members.contains(&by);
+                let allowed =
+                    self.members.contains(&by) && by != whom && !self.revoked.contains(&whom);
                 if allowed {
                     self.members.remove(&whom);
                     self.revoked.insert(whom);
@@ -236,6 +237,28 @@ fn a_revoked_device_joins_no_more_not_even_with_the_new_join_key() {
     let old_key = membership.apply(LOG, 4, 0, &header(2, 0), &join(2, 0));
     assert_eq!(old_key, Err(Refusal::JoinKey));
     assert!(apply(&mut membership, 4, &Act::Join(2, 1)));
+}
+
+#[test]
+fn nobody_revokes_itself_and_nobody_is_revoked_twice() {
+    let mut membership = founded();
+    let revoke = |whom| Control::Revoke { device: key(whom), join_key: None };
+    let oneself = membership.apply(LOG, 2, 0, &header(0, 0), &revoke(0));
+    assert_eq!(oneself, Err(Refusal::Target));
+    assert!(apply(&mut membership, 2, &Act::Revoke(0, 3, Some(1))), "it need not be a member");
+    let again = membership.apply(LOG, 3, 0, &header(0, 0), &revoke(3));
+    assert_eq!(again, Err(Refusal::Target));
+}
+
+#[test]
+fn a_key_that_may_not_speak_is_not_admitted() {
+    let mut membership = Membership::new();
+    let small = Header { sender: DeviceKey::ZERO, ..header(0, 0) };
+    let founded_by_nobody = membership.apply(LOG, 1, 0, &small, &found(None));
+    assert_eq!(founded_by_nobody, Err(Refusal::Key));
+    let small_join_key = found(Some(DeviceKey::ZERO));
+    assert!(membership.apply(LOG, 1, 0, &header(0, 0), &small_join_key).is_ok());
+    assert_eq!(membership.apply(LOG, 2, 0, &header(1, 0), &join(1, 0)), Err(Refusal::Key));
 }
 
 #[test]

@@ -54,11 +54,13 @@ pub(crate) fn chain_at(db: &Connection, log: i64, seq: u64) -> Result<Option<Dig
     chain.map(|chain| Digest::from_slice(&chain).ok_or(StoreError::Damaged)).transpose()
 }
 
-/// Whether `digest` stands at a seq above `after`. `None` if not all of these are remembered.
-pub(crate) fn stands_after(
+/// Whether `digest` stands at a seq above `after` and up to `last`. `None` if not all of these are
+/// remembered.
+pub(crate) fn stands_between(
     db: &Connection,
     log: i64,
     after: u64,
+    last: u64,
     digest: Digest,
 ) -> Result<Option<bool>, StoreError> {
     let oldest: Option<i64> = db
@@ -69,16 +71,16 @@ pub(crate) fn stands_after(
         return Ok(None);
     }
     let found = db
-        .prepare_cached("select 1 from chain where log = ?1 and seq > ?2 and digest = ?3")?
-        .exists((log, to_sql(after)?, &digest.0[..]))?;
+        .prepare_cached(
+            "select 1 from chain where log = ?1 and seq > ?2 and seq <= ?3 and digest = ?4",
+        )?
+        .exists((log, to_sql(after)?, to_sql(last)?, &digest.0[..]))?;
     Ok(Some(found))
 }
 
 /// Forgets what is further back than [`HISTORY_MAX`].
 pub(crate) fn prune(db: &Connection, log: i64, seq: u64) -> Result<(), StoreError> {
-    db.prepare_cached("delete from chain where log = ?1 and seq <= ?2")?
-        .execute((log, to_sql(seq.saturating_sub(HISTORY_MAX))?))?;
-    Ok(())
+    forget_up_to(db, log, seq.saturating_sub(HISTORY_MAX))
 }
 
 /// What was read of a sender.
@@ -131,9 +133,31 @@ pub(crate) fn save_sender(
     Ok(())
 }
 
-/// Forgets the history, to read it anew; what was given to the app stays known.
+/// The digest of the entry at `seq`, if it is remembered.
+pub(crate) fn digest_at(db: &Connection, log: i64, seq: u64) -> Result<Option<Digest>, StoreError> {
+    let digest: Option<Vec<u8>> = db
+        .prepare_cached("select digest from chain where log = ?1 and seq = ?2")?
+        .query_row((log, to_sql(seq)?), |row| row.get(0))
+        .optional()?;
+    digest.map(|digest| Digest::from_slice(&digest).ok_or(StoreError::Damaged)).transpose()
+}
+
+/// Forgets the history from `seq` on.
+pub(crate) fn forget_from(db: &Connection, log: i64, seq: u64) -> Result<(), StoreError> {
+    db.prepare_cached("delete from chain where log = ?1 and seq >= ?2")?
+        .execute((log, to_sql(seq)?))?;
+    Ok(())
+}
+
+/// Forgets the history up to `seq`.
+pub(crate) fn forget_up_to(db: &Connection, log: i64, seq: u64) -> Result<(), StoreError> {
+    db.prepare_cached("delete from chain where log = ?1 and seq <= ?2")?
+        .execute((log, to_sql(seq)?))?;
+    Ok(())
+}
+
+/// Forgets what was read of senders, to read the log anew; what was given to the app stays known.
 pub(crate) fn reset(db: &Connection, log: i64) -> Result<(), StoreError> {
-    db.execute("delete from chain where log = ?1", [log])?;
     db.execute(
         "update senders set count = 0, digest = ?2, seq = 0 where log = ?1",
         (log, &Digest::ZERO.0[..]),

@@ -48,8 +48,9 @@ impl Phase {
         }
     }
 
-    /// Whether entries of this device may be sent.
-    pub(crate) fn is_open(self) -> bool {
+    /// Whether this device is a member, or about to be one.
+    #[must_use]
+    pub fn is_open(self) -> bool {
         matches!(self, Self::Joining | Self::Member)
     }
 }
@@ -206,7 +207,7 @@ pub(crate) fn set_phase(db: &Connection, id: i64, phase: Phase) -> Result<(), St
 
 /// Keeps that this device is a member since `seq`.
 pub(crate) fn set_joined(db: &Connection, id: i64, seq: u64) -> Result<(), StoreError> {
-    db.prepare_cached("update logs set joined_seq = max(joined_seq, ?2) where id = ?1")?
+    db.prepare_cached("update logs set joined_seq = ?2 where id = ?1")?
         .execute((id, to_sql(seq)?))?;
     Ok(())
 }

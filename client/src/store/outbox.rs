@@ -237,6 +237,13 @@ pub(crate) fn unnumber(
     Ok(true)
 }
 
+/// The log is read anew: nothing waits for a seq of the old history.
+pub(crate) fn forget_order(db: &Connection, log: i64) -> Result<(), StoreError> {
+    db.prepare_cached("update outbox set after_seq = 0 where log = ?1 and state = 0")?
+        .execute([log])?;
+    Ok(())
+}
+
 /// The relay, or this device itself, has refused a draft for good.
 pub(crate) fn refuse(db: &Connection, id: DraftId, code: ErrorCode) -> Result<(), StoreError> {
     db.prepare_cached(

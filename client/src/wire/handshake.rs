@@ -9,7 +9,7 @@ use sealwire_protocol::close::CloseReason;
 use sealwire_protocol::error::ErrorCode;
 use sealwire_protocol::frame::{Authenticate, Greeting, Names, Welcome};
 use sealwire_protocol::limits::PROTOCOL_VERSION;
-use sealwire_protocol::{ClientFrame, DeviceKey, Digest, RelayFrame, codec, handshake};
+use sealwire_protocol::{ClientFrame, DeviceKey, Digest, RelayFrame, codec, handshake, signing};
 
 use super::{Options, Step, Wire, WireError};
 use crate::address::RelayUrl;
@@ -143,6 +143,8 @@ fn check_greeting(greeting: &Greeting, options: &Options) -> Result<(), WireErro
     {
         return Err(WireError::RelayKeyChanged { pinned, presented: greeting.relay });
     }
+    // Signatures by a key of mixed order verify here and not there.
+    signing::admissible(greeting.relay).map_err(|_| WireError::RelayProof)?;
     let (lowest, highest) = greeting.versions;
     if !(lowest..=highest).contains(&PROTOCOL_VERSION) {
         return Err(WireError::Version { lowest, highest });

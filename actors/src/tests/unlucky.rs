@@ -1,0 +1,206 @@
+//! What holds when an answer is lost at the worst moment, and for devices that ask more than they
+//! should.
+
+use super::*;
+use bytes::Bytes;
+use sealwire_protocol::codec::{decode_relay, encode_client};
+
+fn queued(device: &Device) -> Vec<RelayFrame> {
+    let mut frames: Vec<Bytes> = Vec::new();
+    device.session().outbox().take(usize::MAX, usize::MAX, &mut frames);
+    frames.iter().map(|b| decode_relay(b).expect("frame").frame.expect("known")).collect()
+}
+
+fn bodies(device: &Device) -> usize {
+    queued(device)
+        .iter()
+        .filter(|f| matches!(f, RelayFrame::Entry(e) if e.body.as_ref() == b"without bob"))
+        .count()
+}
+
+#[tokio::test]
+async fn a_superseded_session_hears_nothing_after_its_device_was_revoked() {
+    let world = World::new().await;
+    let (mut alice, mut bob, group) = two_in_a_group(&world).await;
+    bob.subscribe(group.id, None).await.expect("subscribed");
+    bob.drain(&mut Reading::new(group.id)).await;
+    // The older socket is stuck, so its session cannot end yet.
+    let _newer = Device::connected(2, &world).await;
+    let revoke = Control::Revoke { device: bob.id(), join_key: None };
+    let entry = alice.control(group.id, &revoke, Head::NONE);
+    alice.append(entry).await.expect("revoked");
+    alice.say(group.id, b"without bob").await;
+    assert_eq!(bodies(&bob), 0);
+}
+
+#[tokio::test]
+async fn a_revocation_whose_answer_was_lost_cuts_off_all_the_same() {
+    let world = World::new().await;
+    let (mut alice, mut bob, group) = two_in_a_group(&world).await;
+    bob.subscribe(group.id, None).await.expect("subscribed");
+    bob.drain(&mut Reading::new(group.id)).await;
+    let revoke = Control::Revoke { device: bob.id(), join_key: None };
+    let entry = alice.control(group.id, &revoke, Head::NONE);
+    world.store.next_commits(1, Mishap::AnswerLost);
+    assert_eq!(code(alice.append(entry.clone()).await), ErrorCode::Unavailable);
+    assert!(alice.append(entry).await.expect("revoked").duplicate);
+    alice.say(group.id, b"without bob").await;
+    loop {
+        match bob.next().await {
+            RelayFrame::Membership(membership) if membership.state == MembershipState::Revoked => {
+                break;
+            }
+            RelayFrame::Entry(entry) => assert_ne!(entry.body.as_ref(), b"without bob"),
+            _ => {}
+        }
+    }
+    assert_eq!(bodies(&bob), 0);
+}
+
+#[tokio::test]
+async fn a_join_whose_answer_was_lost_can_be_used_after_the_resend() {
+    let world = World::new().await;
+    let mut alice = Device::connected(1, &world).await;
+    let group = alice.found().await;
+    let mut bob = Device::connected(2, &world).await;
+    let entry = bob.join_entry(&group);
+    world.store.next_commits(1, Mishap::AnswerLost);
+    assert_eq!(code(bob.append(entry.clone()).await), ErrorCode::Unavailable);
+    assert!(bob.append(entry).await.expect("joined").duplicate);
+    bob.subscribe(group.id, None).await.expect("subscribed");
+}
+
+#[tokio::test]
+async fn a_founding_whose_answer_was_lost_can_be_used_after_the_resend() {
+    let world = World::new().await;
+    let mut alice = Device::connected(1, &world).await;
+    let control = Control::Found {
+        log_type: sealwire_protocol::LogType::Group,
+        random: [3; 32],
+        join_key: Some(device_key(&ed25519_dalek::SigningKey::from_bytes(&[200; 32]))),
+    };
+    let entry = alice.control(LogId::ZERO, &control, Head::NONE);
+    let id = sealwire_protocol::digest::native_log_id(&entry.header);
+    world.store.next_commits(1, Mishap::AnswerLost);
+    assert_eq!(code(alice.append(entry.clone()).await), ErrorCode::Unavailable);
+    assert!(alice.append(entry).await.expect("founded").duplicate);
+    alice.subscribe(id, None).await.expect("subscribed");
+}
+
+#[tokio::test]
+async fn empty_bodies_count_towards_the_quota() {
+    let world = World::new().await;
+    let (mut alice, _bob, group) = two_in_a_group(&world).await;
+    let body = vec![7; 256 * 1024];
+    loop {
+        let (count, prev) = (alice.count, alice.prev);
+        let entry = alice.entry(group.id, Kind::Bulk, &body, &[], Head::NONE);
+        if let Err(failure) = alice.append(entry).await {
+            assert_eq!(failure.code, ErrorCode::Quota);
+            (alice.count, alice.prev) = (count, prev);
+            break;
+        }
+    }
+    // 8,192 of them are 2 MiB at 256 bytes each: more than was left, reserve included.
+    for _ in 0..32 {
+        let entries = (0..256)
+            .map(|_| alice.entry(group.id, Kind::Ring, b"", &[], Head::NONE))
+            .collect::<Vec<_>>();
+        let batch = frame::AppendBatch {
+            entries: sealwire_protocol::bounded::Bounded::new(entries).expect("few"),
+        };
+        let request = alice.send(batch).await;
+        if let Err(failure) = alice.appended(request).await {
+            assert_eq!(failure.code, ErrorCode::Quota);
+            return;
+        }
+    }
+    panic!("8,192 more entries were taken by a full group");
+}
+
+#[tokio::test]
+async fn a_reader_whose_missing_entries_have_all_gone_is_told_of_the_floor() {
+    let world = World::new().await;
+    let (mut alice, mut bob, group) = two_in_a_group(&world).await;
+    let cursor = alice.say(group.id, b"read").await.head;
+    alice.say(group.id, b"missed").await;
+    let key = world.store.find_log(group.id).await.expect("a store").expect("a log").key;
+    // Bob's page is wanted, but not read before retention has been there.
+    bob.send(frame::Subscribe { log: group.id, cursor: Some(cursor), acked: None }).await;
+    world.clock.turn(31 * 24 * 3600 * 1000);
+    world.until_async(|| async { world.bodies(key).await.is_empty() }).await;
+    loop {
+        if let RelayFrame::Drained(drained) = bob.next_content().await {
+            assert_eq!(drained.head.seq, 4);
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_device_that_reads_no_answers_is_soon_heard_no_further() {
+    let world = World::new().await;
+    let alice = Device::connected(1, &world).await;
+    let ping = encode_client(7, &frame::Ping {}.into());
+    let mut heard = 0;
+    while !alice.session().outbox().answers_are_full() {
+        assert!(matches!(alice.session().receive(&ping), crate::Step::Done));
+        heard += 1;
+        assert!(heard < 100_000, "answers wait without bound");
+    }
+    let waiting = alice.session().outbox().queued_bytes();
+    assert!(waiting < crate::limits::ANSWER_BYTES_MAX + 1024, "{waiting} bytes wait");
+    queued(&alice);
+    assert!(!alice.session().outbox().answers_are_full());
+}
+
+#[tokio::test]
+async fn a_part_that_fails_before_an_earlier_one_is_done_is_answered() {
+    let world = World::new().await;
+    let (mut alice, _bob, group) = two_in_a_group(&world).await;
+    alice.say(group.id, b"warm").await;
+    world.store.hold_commits();
+    let one = alice.entry(group.id, Kind::Ring, b"1", &[], Head::NONE);
+    let one = alice.send(frame::Append { entry: one }).await;
+    world.store.commits_held(1).await;
+    // The committer goes, while its transaction is still under way.
+    let old = world.system.shared.committers.read()[0].clone();
+    old.cell().kill();
+    world.until(|| old.cell().get_status() == ractor::ActorStatus::Stopped).await;
+    let two = alice.entry(group.id, Kind::Ring, b"2", &[], Head::NONE);
+    let two = alice.send(frame::Append { entry: two }).await;
+    world.store.release_commits();
+    // Whether it was appended depends on who came first; that it is answered does not.
+    for request in [one, two] {
+        if let Err(failure) = alice.appended(request).await {
+            assert_eq!(failure.code, ErrorCode::Unavailable);
+        }
+    }
+    alice.connect(&world).await;
+    alice.subscribe(group.id, None).await.expect("the log is alive");
+}
+
+#[tokio::test]
+async fn a_revoked_founder_learns_nothing_by_founding_again() {
+    let world = World::new().await;
+    let mut alice = Device::connected(1, &world).await;
+    let join = ed25519_dalek::SigningKey::from_bytes(&[200; 32]);
+    let control = Control::Found {
+        log_type: sealwire_protocol::LogType::Group,
+        random: [3; 32],
+        join_key: Some(device_key(&join)),
+    };
+    let first = alice.control(LogId::ZERO, &control, Head::NONE);
+    let id = sealwire_protocol::digest::native_log_id(&first.header);
+    alice.append(first.clone()).await.expect("founded");
+    let group = Group { id, join };
+    let mut bob = Device::connected(2, &world).await;
+    bob.join(&group).await;
+    let revoke = Control::Revoke { device: alice.id(), join_key: None };
+    let entry = bob.control(id, &revoke, Head::NONE);
+    bob.append(entry).await.expect("revoked");
+    bob.say(id, b"private activity").await;
+    if let Ok(appended) = alice.append(first).await {
+        panic!("told the head: seq {}", appended.head.seq);
+    }
+}

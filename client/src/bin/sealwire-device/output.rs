@@ -1,0 +1,179 @@
+//! What is printed: a line for people, or a JSON object for scripts.
+
+use std::io::{self, Write};
+
+use anyhow::Result;
+use sealwire_client::device::{LogInfo, Member, Phase};
+use sealwire_client::event::{Event, Received, Unreadable};
+use sealwire_protocol::DeviceKey;
+use serde_json::{Value, json};
+
+/// How results are printed.
+#[derive(Clone, Copy)]
+pub(crate) struct Output {
+    pub(crate) json: bool,
+}
+
+impl Output {
+    /// Prints one result.
+    pub(crate) fn line(self, text: &str, value: &Value) -> Result<()> {
+        let mut out = io::stdout().lock();
+        if self.json {
+            writeln!(out, "{value}")?;
+        } else {
+            writeln!(out, "{text}")?;
+        }
+        out.flush()?;
+        Ok(())
+    }
+
+    /// Prints an entry.
+    pub(crate) fn entry(self, received: &Received) -> Result<()> {
+        let text = String::from_utf8_lossy(&received.payload);
+        // What another person has written must not steer the terminal.
+        let shown: String = text
+            .chars()
+            .map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c })
+            .collect();
+        let aside = if received.recipients.is_empty() { "" } else { " (to you)" };
+        let line = format!("{}{aside}: {shown}", short(received.sender));
+        let value = json!({
+            "event": "entry",
+            "log": received.log.to_uuid_text(),
+            "seq": received.seq,
+            "at": received.at,
+            "sender": received.sender.to_hex(),
+            "count": received.count,
+            "recipients": received.recipients.iter().map(DeviceKey::to_hex).collect::<Vec<_>>(),
+            "text": text,
+        });
+        self.line(&line, &value)
+    }
+
+    /// Prints what else has happened, if a person would want to know.
+    pub(crate) fn event(self, event: &Event) -> Result<()> {
+        let (text, name) = match event {
+            Event::Entry(received) => return self.entry(received),
+            Event::Joined { device, .. } => (format!("* {} has joined", short(*device)), "joined"),
+            Event::Left { device, .. } => (format!("* {} has left", short(*device)), "left"),
+            Event::Revoked { device, .. } => {
+                (format!("* {} was removed", short(*device)), "revoked")
+            }
+            Event::KeyReceived { epoch, .. } => {
+                (format!("* was given key {epoch} of the group"), "key_received")
+            }
+            Event::Unreadable { sender, reason, .. } => {
+                let why = match reason {
+                    Unreadable::NoKey => "its key has not come yet",
+                    Unreadable::Damaged => "it is damaged",
+                };
+                (format!("* an entry of {} cannot be read: {why}", short(*sender)), "unreadable")
+            }
+            Event::Rejected { seq, reason, .. } => {
+                (format!("! entry {seq} is not believed: {reason}"), "rejected")
+            }
+            Event::Missing { sender, .. } => {
+                (format!("! an entry of {} to you is missing", short(*sender)), "missing")
+            }
+            Event::Refused { code, .. } => {
+                (format!("! an entry was refused: {}", code.sentence()), "refused")
+            }
+            Event::HistoryChanged { .. } => {
+                ("! the relay has lost history; nothing is deleted here".into(), "history_changed")
+            }
+            Event::Forked { .. } => {
+                ("! two histories of this group exist: the relay may be lying".into(), "forked")
+            }
+            Event::Cloned { .. } => (
+                "! this device was cloned, or restored from a backup; it sends nothing more".into(),
+                "cloned",
+            ),
+            Event::Ended { code, .. } => {
+                (format!("! the relay does not serve this group: {}", code.sentence()), "ended")
+            }
+            Event::Connected { relay } => (format!("* connected to {relay}"), "connected"),
+            Event::Disconnected { reason, retry_in, .. } => {
+                let next = if retry_in.is_some() { "trying again" } else { "not trying again" };
+                (format!("* disconnected: {reason}; {next}"), "disconnected")
+            }
+            Event::QuotaReached { .. } => {
+                ("! the group is full of entries that somebody has not taken".into(), "quota")
+            }
+            Event::Drained { head, .. } => {
+                (format!("* read to the end, entry {}", head.seq), "drained")
+            }
+            _ => return Ok(()),
+        };
+        let log = event.log().map(|log| log.to_uuid_text());
+        self.line(&text, &json!({ "event": name, "log": log, "text": text }))
+    }
+
+    /// Prints a group.
+    pub(crate) fn group(self, info: &LogInfo) -> Result<()> {
+        let phase = phase_name(info.phase);
+        let name = info.log.to_uuid_text();
+        let note = if info.cloned {
+            ", cloned"
+        } else if info.phase == Phase::Member && !info.holds_key {
+            ", waiting for the key"
+        } else {
+            ""
+        };
+        let seq = info.head.map_or(0, |head| head.seq);
+        let text = format!(
+            "{name}  {phase}{note}, {} members, {seq} entries, {} unsent, {}",
+            info.members, info.unsent, info.relay
+        );
+        let value = json!({
+            "log": name,
+            "relay": info.relay.as_str(),
+            "phase": phase,
+            "seq": seq,
+            "members": info.members,
+            "epoch": info.epoch,
+            "holds_key": info.holds_key,
+            "unsent": info.unsent,
+            "cloned": info.cloned,
+        });
+        self.line(&text, &value)
+    }
+
+    /// Prints a member.
+    pub(crate) fn member(self, member: &Member, me: DeviceKey) -> Result<()> {
+        let key = member.device.to_hex();
+        let you = if member.device == me { "  (you)" } else { "" };
+        let value = json!({
+            "device": key,
+            "joined_seq": member.joined_seq,
+            "joined_at": member.joined_at,
+            "you": member.device == me,
+        });
+        self.line(&format!("{key}{you}"), &value)
+    }
+}
+
+/// The beginning of a key: enough to tell people apart on a screen.
+pub(crate) fn short(key: DeviceKey) -> String {
+    key.to_hex()[..8].to_owned()
+}
+
+/// Says on standard error what went wrong.
+pub(crate) fn complain(error: &anyhow::Error) {
+    // There is nowhere left to say that this did not work.
+    let _ = writeln!(io::stderr(), "sealwire-device: {error:#}");
+}
+
+/// Says something on standard error.
+pub(crate) fn remark(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+fn phase_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Joining => "joining",
+        Phase::Member => "member",
+        Phase::Left => "left",
+        Phase::Revoked => "revoked",
+        Phase::Refused => "refused",
+    }
+}

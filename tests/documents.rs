@@ -1,0 +1,87 @@
+//! What the pages in docs/ say of the code is what the code says of itself.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+/// A table and one of its columns.
+type Column = (String, String);
+
+#[test]
+fn the_privacy_page_names_every_column_and_no_other() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut stored = BTreeSet::new();
+    for file in fs::read_dir(root.join("migrations/sqlite")).expect("migrations") {
+        let sql = fs::read_to_string(file.expect("a file").path()).expect("text");
+        stored.extend(columns_of_migration(&sql));
+    }
+    let page = fs::read_to_string(root.join("docs/PRIVACY.md")).expect("the page");
+    let told = columns_of_page(&page);
+    assert!(!stored.is_empty());
+    let untold: Vec<_> = stored.difference(&told).collect();
+    let unknown: Vec<_> = told.difference(&stored).collect();
+    assert!(untold.is_empty() && unknown.is_empty(), "untold: {untold:?}, unknown: {unknown:?}");
+}
+
+/// The page is made from the table in the code: a difference is written into it, and fails the test
+/// once.
+#[test]
+fn the_metrics_page_is_what_the_code_says_of_its_metrics() {
+    let mut made = String::from(
+        "# Metrics\n\nEverything that `/metrics` on the operator's listener tells. Made from \
+         [`actors/src/metrics.rs`](../actors/src/metrics.rs) by a test. No label carries a device, a log \
+         or an address.\n\n| metric | kind | unit | what it tells |\n|---|---|---|---|\n",
+    );
+    for (name, kind, unit, help) in sealwire_actors::metrics::TABLE {
+        let unit = if *unit == "Count" { "" } else { unit };
+        made.push_str(&format!(
+            "| `{name}` | {kind} | {} | {} |\n",
+            unit.to_lowercase(),
+            help.trim()
+        ));
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/METRICS.md");
+    let page = fs::read_to_string(&path).unwrap_or_default();
+    if page != made {
+        fs::write(&path, &made).expect("the page");
+    }
+    assert_eq!(page, made, "docs/METRICS.md has been made anew: look at it and commit it");
+}
+
+/// Columns stand on lines of their own, indented by four spaces; keys and checks begin otherwise.
+fn columns_of_migration(sql: &str) -> BTreeSet<Column> {
+    let mut columns = BTreeSet::new();
+    let mut table = None;
+    for line in sql.lines() {
+        if let Some(rest) = line.strip_prefix("create table ") {
+            table = rest.split_whitespace().next().map(str::to_owned);
+        } else if line.starts_with(')') {
+            table = None;
+        } else if let (Some(table), Some(definition)) = (&table, line.strip_prefix("    ")) {
+            let mut words = definition.split_whitespace();
+            let (Some(name), Some(kind)) = (words.next(), words.next()) else { continue };
+            if ["integer", "blob", "text"].contains(&kind.trim_end_matches(',')) {
+                columns.insert((table.clone(), name.to_owned()));
+            }
+        }
+    }
+    columns
+}
+
+/// Rows of the page's first table with four cells: table, columns, what they hold, when they go.
+fn columns_of_page(page: &str) -> BTreeSet<Column> {
+    let (_, rest) = page.split_once("| table | column |").expect("the table");
+    let mut columns = BTreeSet::new();
+    let mut table = String::new();
+    for line in rest.lines().skip(2).take_while(|line| line.starts_with('|')) {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let names = |cell: &str| -> Vec<String> {
+            cell.split(',').map(|name| name.trim().trim_matches('`').to_owned()).collect()
+        };
+        if !cells[1].is_empty() {
+            table = names(cells[1]).remove(0);
+        }
+        columns.extend(names(cells[2]).into_iter().map(|column| (table.clone(), column)));
+    }
+    columns
+}
