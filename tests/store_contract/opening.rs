@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use sealwire::store::{Lock, OpenError, Standing, StoreOptions, Warning, migrate, open, restored};
 use sealwire_protocol::LogType;
-use sqlx::{AssertSqlSafe, Connection, Executor};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 use tokio::time::timeout;
 
 use super::on_every_database;
@@ -21,6 +22,7 @@ on_every_database! {
     a_lost_witness_is_written_again
     migrating_alone_leaves_a_store_that_opens
     a_store_that_is_dropped_gives_up_its_lock
+    a_database_of_a_newer_relay_is_refused
 }
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -145,6 +147,23 @@ async fn a_store_that_is_dropped_gives_up_its_lock(database: &Database) {
     drop(database.open().await);
     let opened = timeout(PATIENCE, database.try_open(Lock::Wait)).await.expect("in time");
     opened.expect("it opens").close().await;
+}
+
+async fn a_database_of_a_newer_relay_is_refused(database: &Database) {
+    const NEWER: &str = "insert into _sqlx_migrations \
+            (version, description, success, checksum, execution_time) \
+         select 9999, description, success, checksum, execution_time from _sqlx_migrations";
+    database.open().await.close().await;
+    if database.is_postgres() {
+        database.beside().await.execute(NEWER).await.expect("migrated");
+    } else {
+        let file = SqliteConnectOptions::new().filename(database.file());
+        let mut beside = file.connect().await.expect("opened");
+        beside.execute(NEWER).await.expect("migrated");
+        beside.close().await.expect("closed");
+    }
+    let refused = database.try_open(Lock::Try).await.map(|_| ());
+    assert_eq!(refused, Err(OpenError::Newer(9999)));
 }
 
 #[tokio::test]
