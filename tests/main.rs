@@ -3,6 +3,12 @@
 //! Most of them hold on both databases: `…::on_sqlite`, `…::on_postgres`. The latter need a PostgreSQL
 //! server, which `scripts/test` starts and names.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a test names the frames that it expects, and fails by any other"
+)]
+#![expect(clippy::print_stdout, reason = "seeds and figures are shown when a test fails")]
+
 mod support;
 
 // People with the real SDK found, invite, join, talk, leave and remove each other.
