@@ -5,7 +5,7 @@
 //!                                                        │
 //!    commit   one transaction for many logs, compare-and-set on every head
 //!    lanes    committers' connections, and everybody else's
-//!    reads, load, writes   every statement, once for both databases
+//!    reads, pages, load, writes   every statement, once for both databases
 //!    dialect  what the two do differently: sqlite, postgres
 //!    tenure, witness   how a lost past is noticed
 //!    housekeeping   checkpoints, the watch over the lock, the orderly end
@@ -25,6 +25,7 @@ mod failure;
 mod housekeeping;
 mod lanes;
 mod load;
+mod pages;
 mod postgres;
 mod reads;
 mod sql_store;
@@ -33,10 +34,11 @@ mod tenure;
 mod witness;
 mod writes;
 
-use std::fmt;
-use std::path::PathBuf;
+use std::fs::DirBuilder;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, io};
 
 use sealwire_actors::ports::{Store, StoreError};
 use sqlx::Executor;
@@ -82,9 +84,12 @@ pub enum OpenError {
     /// Another relay holds the lock.
     #[error("another relay serves this store")]
     Locked,
+    /// The data directory cannot be made.
+    #[error("the data directory: {0}")]
+    DataDir(io::ErrorKind),
     /// The lock file cannot be made or locked.
     #[error("the lock file beside the database: {0}")]
-    LockFile(std::io::ErrorKind),
+    LockFile(io::ErrorKind),
     /// The database cannot be reached, or holds what it must not.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -98,7 +103,7 @@ pub enum OpenError {
     Migration(i64),
     /// The witness cannot be read or written.
     #[error("the witness file in the data directory: {0}")]
-    Witness(std::io::ErrorKind),
+    Witness(io::ErrorKind),
     /// The system gives no random numbers.
     #[error("the system gives no random numbers")]
     Random,
@@ -220,7 +225,7 @@ pub async fn migrate(options: &StoreOptions) -> Result<(), OpenError> {
             let connect = postgres::options(&options.url)?;
             let lock = advisory::lock(&connect, options.lock, &judge).await?;
             let migrated = postgres::migrate(&options.url, &judge).await;
-            lock.release().await;
+            lock.give_up().await;
             migrated
         }
     }
@@ -246,7 +251,7 @@ impl Scheme {
 
 async fn open_as(options: &StoreOptions, restored: bool) -> Result<OpenStore, OpenError> {
     let judge = Judge::new();
-    std::fs::create_dir_all(&options.data_dir).map_err(|error| OpenError::Witness(error.kind()))?;
+    make_private(&options.data_dir).map_err(|error| OpenError::DataDir(error.kind()))?;
     match Scheme::of(&options.url)? {
         Scheme::Sqlite => {
             let connect = sqlite::options(&options.url)?;
@@ -261,13 +266,21 @@ async fn open_as(options: &StoreOptions, restored: bool) -> Result<OpenStore, Op
             let connect = postgres::options(&options.url)?;
             let mut lock = advisory::lock(&connect, options.lock, &judge).await?;
             postgres::migrate(&options.url, &judge).await?;
-            let warnings = postgres::warnings(lock.connection(), &judge).await?;
-            let origin = postgres::origin(lock.connection(), &judge).await?;
+            let (origin, warnings) = lock.inspect().await?;
             let lanes = postgres::lanes(&connect, &judge);
             let tenure = tenure::begin(&lanes, &options.data_dir, Some(origin), restored).await?;
             Ok(serve(lanes, tenure, Box::new(lock), warnings, options))
         }
     }
+}
+
+/// Makes a directory that is its owner's alone, if it is not there.
+fn make_private(directory: &Path) -> io::Result<()> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(directory)
 }
 
 fn serve<D: Count>(

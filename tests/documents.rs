@@ -23,6 +23,31 @@ fn the_privacy_page_names_every_column_and_no_other() {
     assert!(untold.is_empty() && unknown.is_empty(), "untold: {untold:?}, unknown: {unknown:?}");
 }
 
+/// The page is made from the table in the code: a difference is written into it, and fails the test
+/// once.
+#[test]
+fn the_metrics_page_is_what_the_code_says_of_its_metrics() {
+    let mut made = String::from(
+        "# Metrics\n\nEverything that `/metrics` on the operator's listener tells. Made from \
+         [`actors/src/metrics.rs`](../actors/src/metrics.rs) by a test. No label carries a device, a log \
+         or an address.\n\n| metric | kind | unit | what it tells |\n|---|---|---|---|\n",
+    );
+    for (name, kind, unit, help) in sealwire_actors::metrics::TABLE {
+        let unit = if *unit == "Count" { "" } else { unit };
+        made.push_str(&format!(
+            "| `{name}` | {kind} | {} | {} |\n",
+            unit.to_lowercase(),
+            help.trim()
+        ));
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/METRICS.md");
+    let page = fs::read_to_string(&path).unwrap_or_default();
+    if page != made {
+        fs::write(&path, &made).expect("the page");
+    }
+    assert_eq!(page, made, "docs/METRICS.md has been made anew: look at it and commit it");
+}
+
 /// Columns stand on lines of their own, indented by four spaces; keys and checks begin otherwise.
 fn columns_of_migration(sql: &str) -> BTreeSet<Column> {
     let mut columns = BTreeSet::new();

@@ -5,9 +5,9 @@
 
 #![expect(
     clippy::wildcard_enum_match_arm,
-    reason = "a test names what it waits for and fails at everything else"
+    reason = "a test names the frames that it expects, and fails by any other"
 )]
-#![expect(clippy::print_stdout, reason = "a seed that is not seen cannot be used again")]
+#![expect(clippy::print_stdout, reason = "seeds and figures are shown when a test fails")]
 
 mod support;
 

@@ -8,6 +8,7 @@ mod commits;
 mod history;
 mod members;
 mod opening;
+mod outages;
 mod pages;
 mod retention;
 mod scribe;

@@ -131,10 +131,6 @@ pub const RETENTION_PAUSE: Duration = Duration::from_secs(60);
 /// Logs that one step of retention looks at.
 pub const RETENTION_LOGS_MAX: usize = 256;
 
-/// Entries of one log that one step of retention may take away: the rest is for the next ones, so
-/// that nobody's commit waits for long.
-pub const EXPIRED_ENTRIES_MAX: u64 = 2048;
-
 /// Rows that one step of retention deletes in a sweep.
 pub const RETENTION_ROWS_MAX: usize = 1000;
 

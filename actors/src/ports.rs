@@ -102,8 +102,8 @@ pub enum MemberChange {
         /// Who.
         device: DeviceKey,
     },
-    /// Revoked for good: [`Store::reserve`] refuses it from now on, and its `seq` is loaded with
-    /// the log.
+    /// Revoked for good: no member any more, [`Store::reserve`] refuses it from now on, and its
+    /// `seq` is loaded with the log.
     Revoked {
         /// Who. Need not have been a member.
         device: DeviceKey,
@@ -119,7 +119,8 @@ pub struct LogCommit {
     pub key: LogKey,
     /// The head and version that the store must hold for any of this to happen.
     pub expected_seq: u64,
-    /// Raised by whoever changes a log without appending; compared with the head.
+    /// Raised by whoever changes a log from outside of its committer; compared with the head. No
+    /// commit raises it.
     pub expected_version: u64,
     /// New entries with contiguous seqs from `expected_seq + 1`; may be empty.
     pub entries: Vec<NewEntry>,
@@ -135,7 +136,7 @@ pub struct LogCommit {
     pub acks: Vec<(DeviceKey, AckSet)>,
     /// Bodies to delete, as inclusive ranges of seqs, sorted. Control bodies in them stay.
     pub freed: Vec<(u64, u64)>,
-    /// A new floor: entries at or below it go, but for control entries.
+    /// A new floor, not below the one before: entries at or below it go, but for control entries.
     pub floor: Option<Position>,
     /// Delete the log and everything that hangs on it. Alone in its commit.
     pub ended: bool,
@@ -327,10 +328,11 @@ pub struct PageRequest {
     pub after: u64,
     /// Entries up to and with this seq: nothing beyond the published head is ever read.
     pub up_to: u64,
-    /// The reader: its own entries come without their bodies, as do those that name others.
+    /// The reader. Groups: its own entries come without their bodies, as do those that name others.
+    /// Vaults: every body is for every reader.
     pub reader: DeviceKey,
-    /// The seq at which the reader became a member: bodies at or below it are not for the reader,
-    /// but for control entries. Vaults: 0.
+    /// Groups: the seq at which the reader became a member: bodies at or below it are not for the
+    /// reader, but for control entries. Vaults: not looked at.
     pub joined_seq: u64,
     /// Most entries.
     pub entries_max: usize,
@@ -338,12 +340,17 @@ pub struct PageRequest {
     pub bytes_max: usize,
 }
 
-/// A log with entries that are older than the retention period.
+/// Most entries of one log that come due at once: deleting them is one short transaction, and the
+/// next look finds the rest.
+pub const DUE_ENTRIES_MAX: u64 = 4096;
+
+/// A group with entries that are older than the retention period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DueLog {
     /// Which log.
     pub key: LogKey,
-    /// The newest seq that is old enough, with its chain.
+    /// The newest seq before which all above the floor are old enough, with its chain; at most
+    /// [`DUE_ENTRIES_MAX`] above the floor.
     pub up_to: Position,
 }
 
@@ -480,9 +487,8 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<StoredEntry>, StoreError>;
 
-    /// Logs after `after` (by key) whose oldest entry above the floor was ordered before `before`:
-    /// at most `limit` logs are looked at, and in each at most
-    /// [`EXPIRED_ENTRIES_MAX`](crate::limits::EXPIRED_ENTRIES_MAX) entries above the floor. Gives the due ones and the last key looked at; `None`
+    /// Groups after `after` (by key) whose oldest entry above the floor was ordered before `before`:
+    /// at most `limit` groups are looked at. Vaults do not expire. Gives the due ones and the last key looked at; `None`
     /// when there are no more logs.
     ///
     /// # Errors
@@ -501,8 +507,8 @@ pub trait Store: Send + Sync + 'static {
     async fn idle_groups(&self, before: u64, limit: usize) -> Result<Vec<LogKey>, StoreError>;
 
     /// Deletes at most `limit` rows each of: reservations older than `reservations_before`,
-    /// devices not seen since `devices_before`, spent challenges that expired before `now`. Gives
-    /// how many rows went.
+    /// devices not seen since the day of `devices_before`, devices on which nothing hangs any more,
+    /// spent challenges that expired before `now`. Gives how many rows went.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].

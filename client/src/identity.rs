@@ -1,7 +1,7 @@
 //! Who this device is: an Ed25519 key pair, whose secret half nothing outside this crate sees.
 //!
 //! The seed is wiped from memory when the last holder lets go, has no `Debug`, and leaves the type
-//! in one way only: into the device's key file ([`file`]). Everything that needs the secret asks
+//! in one way only: into the device's key file ([`mod@file`]). Everything that needs the secret asks
 //! this type to do it: sign, prove, open.
 
 pub mod file;

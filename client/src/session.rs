@@ -10,24 +10,25 @@
 //!   that connection, decides;
 //! - every wait ends: by a frame, a deadline, or the wish to stop.
 
+mod after;
+
 use std::fs::{File, OpenOptions, TryLockError};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use sealwire_protocol::close::CloseReason;
+use sealwire_protocol::RelayFrame;
 use sealwire_protocol::codec::Envelope;
 use sealwire_protocol::digest::sha256;
-use sealwire_protocol::error::ErrorCode;
-use sealwire_protocol::{Failure, RelayFrame};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, sleep_until, timeout};
 
+use self::after::{After, after_end, after_error, failed, passes};
 use crate::address::RelayUrl;
 use crate::backoff::Backoff;
 use crate::device::shared::Shared;
-use crate::engine::{End, Engine, Now, Said};
+use crate::engine::{Engine, Now, Said};
 use crate::error::{Error, StoreError};
 use crate::event::Event;
 use crate::store;
@@ -125,18 +126,6 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.task.abort();
     }
-}
-
-/// What happens after a connection.
-enum After {
-    /// Again, not before this long.
-    Again(WireError, Duration),
-    /// Again, at this time exactly: the relay has spread its devices itself.
-    At(WireError, Duration),
-    /// Not again.
-    Over(WireError),
-    Failed(StoreError),
-    Stopped,
 }
 
 struct Keeper {
@@ -372,70 +361,4 @@ async fn gather(wire: &mut Wire) -> Result<Vec<Envelope<RelayFrame>>, WireError>
 async fn wish(stopped: &mut watch::Receiver<bool>) {
     // If the sender is gone, the task is being aborted.
     let _ = stopped.wait_for(|stop| *stop).await;
-}
-
-/// Whether the device's file may work again by itself.
-fn passes(error: StoreError) -> bool {
-    matches!(error, StoreError::Busy | StoreError::Full | StoreError::Io)
-}
-
-fn failed(error: &Error) -> After {
-    if let Error::Store(error) = error { After::Failed(*error) } else { After::Stopped }
-}
-
-fn after_end(end: End, come_back: Option<Duration>) -> After {
-    match end {
-        End::Superseded => After::Over(WireError::Closed(Some(CloseReason::Superseded))),
-        End::Drained => After::At(
-            WireError::Closed(Some(CloseReason::GoingAway)),
-            come_back.unwrap_or(Duration::ZERO),
-        ),
-        End::Refused(failure) => after_refusal(*failure),
-        End::Unanswered => After::Again(WireError::Timeout(wire::Step::Answer), Duration::ZERO),
-    }
-}
-
-fn after_refusal(failure: Failure) -> After {
-    let asked = failure.retry_after_ms.map_or(Duration::ZERO, Duration::from_millis);
-    let for_good = matches!(
-        failure.code,
-        ErrorCode::AuthenticationFailed
-            | ErrorCode::VersionUnsupported
-            | ErrorCode::Unsupported
-            | ErrorCode::NotAuthenticated
-            | ErrorCode::Malformed
-    );
-    let reason = WireError::from(failure);
-    if for_good { After::Over(reason) } else { After::Again(reason, asked) }
-}
-
-/// Whether it makes sense to try again after this.
-fn after_error(error: WireError) -> After {
-    match error {
-        WireError::Refused(failure) => after_refusal(*failure),
-        WireError::RelayKeyChanged { .. }
-        | WireError::RelayProof
-        | WireError::Version { .. }
-        | WireError::NoTls
-        | WireError::Closed(Some(
-            CloseReason::Superseded
-            | CloseReason::AuthenticationFailed
-            | CloseReason::Protocol
-            | CloseReason::TooBig
-            | CloseReason::Malformed,
-        )) => After::Over(error),
-        // Most of these are the network's doing, and pass. What is not a relay may be a café's
-        // sign-in page.
-        WireError::NoAddress
-        | WireError::Io(_)
-        | WireError::Timeout(_)
-        | WireError::Upgrade(_)
-        | WireError::Tls
-        | WireError::NotARelay
-        | WireError::Closed(_)
-        | WireError::Frame(_)
-        | WireError::NoRandomness
-        | WireError::Silent
-        | WireError::SetAside => After::Again(error, Duration::ZERO),
-    }
 }

@@ -1,6 +1,6 @@
 -- Facts about this database, each a number.
 create table meta (
-    -- Which fact: store_id, incarnation, start_counter, system_identifier, timeline.
+    -- Which fact: store_id, incarnation, start_counter, run, system_identifier, timeline.
     name text not null primary key,
     -- The number; unsigned ones keep their bit pattern.
     value bigint not null

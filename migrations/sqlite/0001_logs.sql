@@ -1,6 +1,6 @@
 -- Facts about this database, each a number.
 create table meta (
-    -- Which fact: store_id, incarnation, start_counter.
+    -- Which fact: store_id, incarnation, start_counter, run.
     name text not null primary key,
     -- The number; unsigned ones keep their bit pattern.
     value integer not null

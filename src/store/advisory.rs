@@ -23,7 +23,8 @@ use super::failure::Judge;
 use super::housekeeping::Aside;
 use super::postgres;
 use super::sql_store::SqlStore;
-use super::{Lock, OpenError, STANDBY_PAUSE, Standing};
+use super::tenure::Origin;
+use super::{Lock, OpenError, STANDBY_PAUSE, Standing, Warning};
 
 /// The lock's number: "sealwire" in ASCII. Advisory locks are per database.
 const LOCK_KEY: i64 = i64::from_be_bytes(*b"sealwire");
@@ -34,9 +35,10 @@ const ASK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long anything on that connection may take.
 const ASK_DEADLINE: Duration = Duration::from_secs(2);
 
-/// A connection that holds the lock.
+/// The lock, or the wish to have it again.
 pub(super) struct AdvisoryLock {
-    connection: PgConnection,
+    /// The connection that holds the lock; none while it is lost.
+    connection: Option<PgConnection>,
     options: PgConnectOptions,
     judge: Judge,
 }
@@ -51,7 +53,7 @@ fn lock_options(options: &PgConnectOptions) -> PgConnectOptions {
     ])
 }
 
-/// Takes the lock.
+/// Takes the lock. A standby waits on through outages: it is there for them.
 pub(super) async fn lock(
     options: &PgConnectOptions,
     how: Lock,
@@ -60,12 +62,15 @@ pub(super) async fn lock(
     let options = lock_options(options);
     let mut told = false;
     loop {
-        if let Some(connection) = try_lock(&options, judge).await? {
-            return Ok(AdvisoryLock { connection, options, judge: judge.clone() });
-        }
-        match how {
-            Lock::Try => return Err(OpenError::Locked),
-            Lock::Wait => super::tell_waiting(&mut told),
+        match try_lock(&options, judge).await {
+            Ok(Some(connection)) => {
+                let connection = Some(connection);
+                return Ok(AdvisoryLock { connection, options, judge: judge.clone() });
+            }
+            Ok(None) if how == Lock::Try => return Err(OpenError::Locked),
+            Ok(None) => super::tell_waiting(&mut told),
+            Err(error) if !told => return Err(error.into()),
+            Err(_) => {}
         }
         sleep(STANDBY_PAUSE).await;
     }
@@ -96,50 +101,52 @@ async fn try_lock(
 }
 
 impl AdvisoryLock {
-    /// The connection that holds the lock.
-    pub(super) fn connection(&mut self) -> &mut PgConnection {
-        &mut self.connection
+    /// Which server holds the lock, and what an operator should know of it.
+    pub(super) async fn inspect(&mut self) -> Result<(Origin, Vec<Warning>), StoreError> {
+        let connection = self.connection.as_mut().ok_or(StoreError::Unavailable)?;
+        let asked = async {
+            let origin = postgres::origin(connection, &self.judge).await?;
+            Ok((origin, postgres::warnings(connection, &self.judge).await?))
+        };
+        timeout(ASK_DEADLINE, asked).await.map_err(|_| self.judge.late())?
     }
 
-    /// Gives up the lock. The end of its session would too, but only some time after the connection
-    /// was closed: whoever comes next would still find it taken.
-    pub(super) async fn release(mut self) {
-        let unlocked = async {
+    /// Gives up the lock. Closing the connection would as well, but some time after it is closed here.
+    pub(super) async fn give_up(mut self) {
+        if let Some(mut connection) = self.connection.take() {
             let unlock = sqlx::query("select pg_advisory_unlock($1)").bind(LOCK_KEY);
-            unlock.execute(&mut self.connection).await?;
-            self.connection.close().await
-        };
-        // What cannot be reached has no session left to hold it.
-        let _ = timeout(ASK_DEADLINE, unlocked).await;
+            // If it does not answer, the server notices by itself that nobody is there.
+            let _ = timeout(ASK_DEADLINE, unlock.execute(&mut connection)).await;
+            let _ = timeout(ASK_DEADLINE, connection.close()).await;
+        }
     }
 
     /// Returns when the connection has stopped answering.
     async fn until_lost(&mut self) {
-        loop {
+        while let Some(connection) = &mut self.connection {
             sleep(ASK_INTERVAL).await;
-            let answer = timeout(ASK_DEADLINE, self.connection.ping()).await;
+            let answer = timeout(ASK_DEADLINE, connection.ping()).await;
             if !matches!(answer, Ok(Ok(()))) {
                 return;
             }
         }
     }
 
-    /// Returns when the lock has been taken again.
-    async fn regain(&mut self) {
+    /// Takes the lock again, and tells whether this relay may go on where it was.
+    async fn regain(&mut self, store: &SqlStore<Postgres>) -> bool {
         loop {
+            // Closed first: if it lives after all, it is what holds the lock.
+            self.connection = None;
             if let Ok(Some(connection)) = try_lock(&self.options, &self.judge).await {
-                self.connection = connection;
-                return;
+                self.connection = Some(connection);
+                if let Ok((origin, _)) = self.inspect().await
+                    && let Ok(same) = store.tenure.goes_on(&store.lanes, Some(origin)).await
+                {
+                    return same;
+                }
             }
             sleep(STANDBY_PAUSE).await;
         }
-    }
-
-    /// Whether this relay may go on where it was. `None` if the lock is lost again.
-    async fn same_past(&mut self, store: &SqlStore<Postgres>) -> Option<bool> {
-        let asked = postgres::origin(&mut self.connection, &self.judge);
-        let origin = timeout(ASK_DEADLINE, asked).await.ok()?.ok()?;
-        store.tenure.goes_on(&store.lanes, Some(origin)).await.ok()
     }
 }
 
@@ -150,13 +157,9 @@ impl Aside<Postgres> for AdvisoryLock {
             self.until_lost().await;
             store.standing.send_replace(Standing::Waiting);
             warn!("the connection that holds the relay's lock is lost: nothing is written");
-            let same = loop {
-                self.regain().await;
-                if let Some(same) = self.same_past(store).await {
-                    break same;
-                }
-            };
-            if !same {
+            if !self.regain(store).await {
+                // A standby may have it meanwhile.
+                self.connection = None;
                 store.standing.send_replace(Standing::Superseded);
                 warn!("the store was served by another relay or has moved: this one must restart");
                 return std::future::pending().await;
@@ -167,6 +170,6 @@ impl Aside<Postgres> for AdvisoryLock {
     }
 
     async fn end(self: Box<Self>) {
-        self.release().await;
+        self.give_up().await;
     }
 }

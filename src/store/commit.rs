@@ -17,11 +17,13 @@ use sqlx::Executor;
 use super::dialect::Kind::{Bytes, Int, Text};
 use super::dialect::{Columns, Dialect, Step, Table, Value};
 use super::lanes::Lease;
+use super::pages::lists;
 
 static LOCK_HEADS: Step = Step::new(
     &[("key", Int)],
-    "select l.key, l.seq, l.version from given g join logs l on l.key = g.key order by l.key",
-    "for no key update of l",
+    "select string_agg(h.key || ' ' || h.seq || ' ' || h.version, ',') from ( \
+        select l.key, l.seq, l.version from given g join logs l on l.key = g.key \
+        order by l.key {for no key update of l}) h",
 );
 
 static UPDATE_HEADS: Step = Step::new(
@@ -45,7 +47,6 @@ static UPDATE_HEADS: Step = Step::new(
         guard_seq = coalesce(g.guard_seq, logs.guard_seq), \
         join_key = case when g.set_join_key = 1 then g.join_key else logs.join_key end \
      from given g where logs.key = g.key",
-    "",
 );
 
 static INSERT_ENTRIES: Step = Step::new(
@@ -65,13 +66,11 @@ static INSERT_ENTRIES: Step = Step::new(
         control_body) \
      select log, seq, at, sender_slot, count, header, signature, recipients, chain, control_body \
      from given",
-    "",
 );
 
 static INSERT_BODIES: Step = Step::new(
     &[("log", Int), ("seq", Int), ("body", Bytes), ("totals_kind", Text)],
     "insert into bodies (log, seq, body, totals_kind) select log, seq, body, totals_kind from given",
-    "",
 );
 
 static UPSERT_SENDERS: Step = Step::new(
@@ -80,20 +79,17 @@ static UPSERT_SENDERS: Step = Step::new(
      select log, slot, device, last_count, last_digest from given where true \
      on conflict (log, slot) do update set \
         last_count = excluded.last_count, last_digest = excluded.last_digest",
-    "",
 );
 
 static DELETE_MEMBERS: Step = Step::new(
     &[("log", Int), ("device", Bytes)],
     "delete from members where (log, device) in (select log, device from given)",
-    "",
 );
 
 static INSERT_REVOKED: Step = Step::new(
     &[("log", Int), ("device", Bytes), ("seq", Int)],
     "insert into revoked (log, device, seq) select log, device, seq from given where true \
      on conflict (log, device) do update set seq = excluded.seq",
-    "",
 );
 
 static UPSERT_MEMBERS: Step = Step::new(
@@ -111,14 +107,12 @@ static UPSERT_MEMBERS: Step = Step::new(
         state = excluded.state, joined_seq = excluded.joined_seq, joined_at = excluded.joined_at, \
         reserved_at = excluded.reserved_at, ack_floor = excluded.ack_floor, \
         ack_ranges = excluded.ack_ranges",
-    "",
 );
 
 static UPDATE_ACKS: Step = Step::new(
     &[("log", Int), ("device", Bytes), ("ack_floor", Int), ("ack_ranges", Bytes)],
     "update members set ack_floor = g.ack_floor, ack_ranges = g.ack_ranges from given g \
      where members.log = g.log and members.device = g.device and members.state = 2",
-    "",
 );
 
 static DELETE_BODIES: Step = Step::new(
@@ -126,21 +120,19 @@ static DELETE_BODIES: Step = Step::new(
     "delete from bodies where (log, seq) in ( \
         select b.log, b.seq from given g \
         join bodies b on b.log = g.log and b.seq between g.first and g.last)",
-    "",
 );
 
 static DELETE_ENTRIES: Step = Step::new(
     &[("log", Int), ("last", Int)],
     "delete from entries where control_body is null and (log, seq) in ( \
         select e.log, e.seq from given g join entries e on e.log = g.log and e.seq <= g.last)",
-    "",
 );
 
 static DELETE_LOGS: Step =
-    Step::new(&[("key", Int)], "delete from logs where key in (select key from given)", "");
+    Step::new(&[("key", Int)], "delete from logs where key in (select key from given)");
 
 static DELETE_ALL_ENTRIES: Step =
-    Step::new(&[("log", Int)], "delete from entries where log in (select log from given)", "");
+    Step::new(&[("log", Int)], "delete from entries where log in (select log from given)");
 
 /// Commits `batch` within the transaction that `lease` has begun.
 pub(super) async fn run<D: Dialect>(
@@ -156,8 +148,12 @@ where
         heads.push([Value::Int(part.key.0)]);
     }
     let mut found = HashMap::with_capacity(batch.len());
-    for row in lease.each(&heads).await? {
-        found.insert(LogKey(row.int(0)?), (row.number(1)?, row.number(2)?));
+    // One row for all of them: on SQLite each row would wake its reader.
+    for row in lease.each(heads).await? {
+        for head in row.maybe_text(0)?.map(lists).into_iter().flatten() {
+            let [key, seq, version] = head?;
+            found.insert(LogKey(key), (seq.cast_unsigned(), version.cast_unsigned()));
+        }
     }
     let mut matched = Vec::with_capacity(batch.len());
     let results = batch
@@ -184,8 +180,8 @@ pub(super) async fn write<D: Dialect>(
 where
     for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
 {
-    for table in tables(parts)? {
-        lease.each(&table).await?;
+    for step in steps(parts)? {
+        lease.all(step).await?;
     }
     Ok(())
 }
@@ -202,8 +198,9 @@ fn check(part: &LogCommit) -> Result<(), StoreError> {
     if part.floor.is_some_and(|floor| floor.seq > next) { Err(StoreError::Refused) } else { Ok(()) }
 }
 
-/// The rows of all parts, in the order in which they are to be written.
-fn tables<'a>(parts: &[&'a LogCommit]) -> Result<[Table<'a>; 13], StoreError> {
+/// The rows of all parts, in the order in which they are to be written. What stands together does not
+/// depend on each other.
+fn steps<'a>(parts: &[&'a LogCommit]) -> Result<[Vec<Table<'a>>; 5], StoreError> {
     let mut heads = Table::new(&UPDATE_HEADS);
     let mut entries = Table::new(&INSERT_ENTRIES);
     let mut bodies = Table::new(&INSERT_BODIES);
@@ -253,19 +250,11 @@ fn tables<'a>(parts: &[&'a LogCommit]) -> Result<[Table<'a>; 13], StoreError> {
         }
     }
     Ok([
-        heads,
-        entries,
-        bodies,
-        senders,
-        gone,
-        revoked,
-        joined,
-        acks,
-        freed,
-        floors,
-        ended,
-        ended_entries,
-        ended_bodies,
+        vec![heads, entries, bodies, senders],
+        vec![gone, revoked, joined],
+        vec![acks, freed, floors],
+        vec![ended],
+        vec![ended_entries, ended_bodies],
     ])
 }
 

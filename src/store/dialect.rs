@@ -72,27 +72,15 @@ pub(super) const ROWS_MAX: usize = 1 << (SIZES - 1);
 pub(super) struct Step {
     /// Names and types. The first is never null: SQLite pads the list with rows of nulls.
     columns: &'static [(&'static str, Kind)],
-    /// The statement after `with given`.
+    /// The statement after `with given`. Between braces stands what only PostgreSQL needs: row locks,
+    /// which SQLite's only writer has anyway.
     sql: &'static str,
-    /// What PostgreSQL needs at its end: the row lock that SQLite's only writer has anyway.
-    lock: &'static str,
     sqlite: [OnceLock<Arc<str>>; SIZES],
-    postgres: OnceLock<Arc<str>>,
 }
 
 impl Step {
-    pub(super) const fn new(
-        columns: &'static [(&'static str, Kind)],
-        sql: &'static str,
-        lock: &'static str,
-    ) -> Self {
-        Self {
-            columns,
-            sql,
-            lock,
-            sqlite: [const { OnceLock::new() }; SIZES],
-            postgres: OnceLock::new(),
-        }
+    pub(super) const fn new(columns: &'static [(&'static str, Kind)], sql: &'static str) -> Self {
+        Self { columns, sql, sqlite: [const { OnceLock::new() }; SIZES] }
     }
 
     pub(super) fn columns(&self) -> &'static [(&'static str, Kind)] {
@@ -108,39 +96,37 @@ impl Step {
             let row = format!("({})", vec!["?"; self.columns.len()].join(", "));
             let padded = vec![row; 1 << size].join(", ");
             let first = self.columns[0].0;
+            let sql = match self.sql.split_once('{') {
+                Some((before, rest)) => {
+                    format!("{before}{}", rest.split_once('}').map_or("", |(_, after)| after))
+                }
+                None => self.sql.to_owned(),
+            };
             format!(
                 "with padded({names}) as (values {padded}), \
-                 given as (select * from padded where {first} is not null) {}",
-                self.sql
+                 given as (select * from padded where {first} is not null) {sql}"
             )
             .into()
         });
         AssertSqlSafe(Arc::clone(text)).into_sql_str()
     }
 
-    /// The text for any number of rows, as one array for each column.
-    pub(super) fn postgres_text(&self) -> SqlStr {
-        let text = self.postgres.get_or_init(|| {
-            let arrays: Vec<String> = self
-                .columns
-                .iter()
-                .zip(1..)
-                .map(|((_, kind), place)| match kind {
-                    Kind::Int => format!("${place}::bigint[]"),
-                    Kind::Bytes => format!("${place}::bytea[]"),
-                    Kind::Text => format!("${place}::text[]"),
-                })
-                .collect();
-            format!(
-                "with given({}) as (select * from unnest({})) {} {}",
-                self.names(),
-                arrays.join(", "),
-                self.sql,
-                self.lock
-            )
-            .into()
-        });
-        AssertSqlSafe(Arc::clone(text)).into_sql_str()
+    /// The text for any number of rows, as one array for each column, the first of which is parameter
+    /// `first`.
+    pub(super) fn postgres_text(&self, first: usize) -> String {
+        let arrays: Vec<String> = self
+            .columns
+            .iter()
+            .zip(first..)
+            .map(|((_, kind), place)| match kind {
+                Kind::Int => format!("${place}::bigint[]"),
+                Kind::Bytes => format!("${place}::bytea[]"),
+                Kind::Text => format!("${place}::text[]"),
+            })
+            .collect();
+        let (names, arrays) = (self.names(), arrays.join(", "));
+        let sql = self.sql.replace(['{', '}'], "");
+        format!("with given({names}) as (select * from unnest({arrays})) {sql}")
     }
 
     fn names(&self) -> String {
@@ -198,11 +184,15 @@ pub(super) trait Dialect: Database<Row: Columns> {
     /// where there can be only one writer.
     const ONE_WRITER: bool;
 
+    /// Whether a row costs much, whatever is in it.
+    const ROWS_ARE_DEAR: bool;
+
     /// Binds parameters.
     fn bind(values: &[Value<'_>]) -> Result<Self::Arguments, StoreError>;
 
-    /// Binds rows: as many statements as are needed.
-    fn bind_rows(table: &Table<'_>) -> Result<Vec<Bound<Self>>, StoreError>;
+    /// Binds rows for steps that do not depend on each other: as many statements as are needed. Their
+    /// rows are wanted of a step that is alone.
+    fn bind_rows(tables: &[Table<'_>]) -> Result<Vec<Bound<Self>>, StoreError>;
 
     /// Runs a statement and gives all of its rows.
     fn fetch(

@@ -181,12 +181,20 @@ where
     }
 
     /// Runs a statement over rows, if there are any, and gives all of its rows.
-    pub(super) async fn each(&mut self, table: &Table<'_>) -> Result<Vec<D::Row>, StoreError> {
+    pub(super) async fn each(&mut self, table: Table<'_>) -> Result<Vec<D::Row>, StoreError> {
+        self.all(vec![table]).await
+    }
+
+    /// Runs statements over rows, those that have any. They must not depend on each other: they may
+    /// run as one.
+    pub(super) async fn all(
+        &mut self,
+        mut tables: Vec<Table<'_>>,
+    ) -> Result<Vec<D::Row>, StoreError> {
+        tables.retain(|table| !table.is_empty());
         let mut rows = Vec::new();
-        if !table.is_empty() {
-            for bound in D::bind_rows(table)? {
-                rows.append(&mut self.fetch(bound).await?);
-            }
+        for bound in D::bind_rows(&tables)? {
+            rows.append(&mut self.fetch(bound).await?);
         }
         Ok(rows)
     }

@@ -24,35 +24,31 @@ static LOAD_LOGS: Step = Step::new(
     "select l.key, l.id, l.log_type, l.seq, l.chain, l.version, l.floor_seq, l.floor_chain, \
         l.join_key, l.guard_seq, l.last_entry_at \
      from given g join logs l on l.key = g.key",
-    "",
 );
 
 static LOAD_MEMBERS: Step = Step::new(
     &[("key", Int)],
     "select m.log, m.device, m.joined_seq, m.joined_at, m.ack_floor, m.ack_ranges \
      from given g join members m on m.log = g.key where m.state = 2",
-    "",
 );
 
 static LOAD_REVOKED: Step = Step::new(
     &[("key", Int)],
     "select r.log, r.device, r.seq from given g join revoked r on r.log = g.key",
-    "",
 );
 
 static LOAD_SENDERS: Step = Step::new(
     &[("key", Int)],
     "select s.log, s.slot, s.device, s.last_count, s.last_digest \
      from given g join senders s on s.log = g.key",
-    "",
 );
 
 static LOAD_LIVE: Step = Step::new(
     &[("key", Int)],
     "select b.log, b.seq, e.sender_slot, cast(length(b.body) as bigint), e.at, e.recipients \
      from given g join logs l on l.key = g.key and l.log_type = 1 \
-     join bodies b on b.log = g.key join entries e on e.log = b.log and e.seq = b.seq",
-    "",
+     join bodies b on b.log = g.key and b.seq > l.floor_seq \
+     join entries e on e.log = b.log and e.seq = b.seq",
 );
 
 impl<D: Dialect> Lanes<D>
@@ -89,11 +85,11 @@ where
         table
     };
     let mut records = HashMap::with_capacity(keys.len());
-    for row in lease.each(&given(&LOAD_LOGS)).await? {
+    for row in lease.each(given(&LOAD_LOGS)).await? {
         let record = log_record(&row)?;
         records.insert(record.key, record);
     }
-    for row in lease.each(&given(&LOAD_MEMBERS)).await? {
+    for row in lease.each(given(&LOAD_MEMBERS)).await? {
         if let Some(record) = records.get_mut(&LogKey(row.int(0)?)) {
             let (joined_seq, joined_at) = (row.number(2)?, row.number(3)?);
             let member = Member { device: row.device(1)?, joined_seq, joined_at };
@@ -101,12 +97,12 @@ where
             record.members.push(MemberRecord { member, acked });
         }
     }
-    for row in lease.each(&given(&LOAD_REVOKED)).await? {
+    for row in lease.each(given(&LOAD_REVOKED)).await? {
         if let Some(record) = records.get_mut(&LogKey(row.int(0)?)) {
             record.revoked.push((row.device(1)?, row.number(2)?));
         }
     }
-    for row in lease.each(&given(&LOAD_SENDERS)).await? {
+    for row in lease.each(given(&LOAD_SENDERS)).await? {
         if let Some(record) = records.get_mut(&LogKey(row.int(0)?)) {
             record.senders.push(SenderRecord {
                 slot: slot(&row, 1)?,
@@ -116,14 +112,14 @@ where
             });
         }
     }
-    for row in lease.each(&given(&LOAD_LIVE)).await? {
+    for row in lease.each(given(&LOAD_LIVE)).await? {
         if let Some(record) = records.get_mut(&LogKey(row.int(0)?)) {
             record.live.push(LiveRecord {
                 seq: row.number(1)?,
                 sender_slot: slot(&row, 2)?,
                 bytes: u32::try_from(row.int(3)?).map_err(|_| corrupt("a body's length"))?,
                 at: row.number(4)?,
-                recipients: recipients(&row, 5)?,
+                recipients: recipients(row.maybe_bytes(5)?.unwrap_or_default())?,
             });
         }
     }

@@ -1,18 +1,15 @@
 //! Everything that is read, once for both databases.
 //!
-//! Each read is one short statement on its own; loading whole logs stands in [`super::load`].
-//! Nothing here writes, and nothing that was read is kept in memory.
+//! Each read is one short statement on its own. Pages of entries stand in [`super::pages`], loading
+//! whole logs in [`super::load`]. Nothing here writes, and nothing that was read is kept in memory.
 
-use bytes::Bytes;
-use sealwire_actors::limits::EXPIRED_ENTRIES_MAX;
 use sealwire_actors::ports::{
-    DueLog, LogBrief, LogKey, PageRequest, Position, StoreError, StoredEntry, SubscriptionRecord,
+    DUE_ENTRIES_MAX, DueLog, LogBrief, LogKey, Position, StoreError, SubscriptionRecord,
 };
 use sealwire_protocol::digest::entry_digest;
 use sealwire_protocol::frame::Member;
 use sealwire_protocol::header::HeaderBytes;
-use sealwire_protocol::ids::Signature;
-use sealwire_protocol::{AckSet, Body, DeviceKey, Digest, LogId, LogType};
+use sealwire_protocol::{AckSet, DeviceKey, Digest, LogId, LogType};
 use sqlx::Executor;
 
 use super::dialect::{Columns, Dialect, Value};
@@ -42,55 +39,31 @@ const FIND_ENTRY: &str = "select e.seq, e.header from senders s \
      join entries e on e.log = s.log and e.sender_slot = s.slot and e.count = $3 and e.count > 0 \
      where s.log = $1 and s.device = $2";
 
-/// The inner queries see lengths only: a body that is not given is never read from the disk. The
-/// header holds its sender at byte 18 (from 1). `instr` would also match across two keys, but members
-/// whose keys' bytes fall so cannot be made: that is a search over 128 bits.
-const READ_PAGE: &str = "with page as ( \
-        select e.seq, b.seq as given, \
-            coalesce(length(e.control_body), length(b.body), 0) as bytes \
-        from entries e left join bodies b on b.log = e.log and b.seq = e.seq and ( \
-            (select log_type from logs where key = $1) = 2 \
-            or (e.seq > $4 and substr(e.header, 18, 32) <> $5 \
-                and (e.recipients is null or instr(e.recipients, $5) > 0))) \
-        where e.log = $1 and e.seq > $2 and e.seq <= $3 \
-        order by e.seq limit $6), \
-     sized as ( \
-        select seq, given, sum(bytes) over (order by seq) as bytes, \
-            row_number() over (order by seq) as place from page) \
-     select e.seq, e.at, e.header, e.signature, e.recipients, e.chain, \
-        coalesce(e.control_body, b.body), b.totals_kind \
-     from sized s join entries e on e.log = $1 and e.seq = s.seq \
-     left join bodies b on b.log = $1 and b.seq = s.given \
-     where s.bytes <= $7 or s.place = 1";
-
-const READ_CONTROLS: &str = "select seq, at, header, signature, recipients, chain, control_body, \
-        cast(null as text) \
-     from entries where log = $1 and seq > $2 and seq <= $3 and control_body is not null \
-     order by seq limit $4";
-
-/// Up to the entry before the first that is too young, or as far as is looked, or to the head.
+/// Up to the entry before the first that is too young, or to the head, and not farther than `$4`
+/// above the floor.
 const DUE_FOR_EXPIRY: &str = "with looked as ( \
         select key, floor_seq, \
-            case when seq < floor_seq + $4 then seq else floor_seq + $4 end as last \
-        from logs where key > $1 and log_type = 1 order by key limit $3) \
+            case when seq < floor_seq + $4 then seq else floor_seq + $4 end as reach \
+        from logs where key > $1 and log_type = 1 order by key limit $3 + 0) \
      select l.key, e.seq, e.chain from looked l left join entries e \
         on e.log = l.key and e.seq > l.floor_seq and e.seq = coalesce( \
             (select n.seq from entries n \
-             where n.log = l.key and n.seq > l.floor_seq and n.seq <= l.last and n.at >= $2 \
+             where n.log = l.key and n.seq > l.floor_seq and n.seq <= l.reach and n.at >= $2 \
              order by n.seq limit 1) - 1, \
-            l.last) \
+            l.reach) \
      order by l.key";
 
 const IDLE_GROUPS: &str =
-    "select key from logs where log_type = 1 and last_entry_at < $1 order by key limit $2";
+    "select key from logs where log_type = 1 and last_entry_at < $1 order by key limit $2 + 0";
 
-/// A number of rows, entries or bytes as a parameter: more than the database counts is no limit.
+/// A number of rows as a parameter: more than the database counts is no limit. Statements add 0 to
+/// it, because SQLite prepares a statement anew for every value of a bare `limit $1`.
 pub(super) fn bound(value: usize) -> Value<'static> {
     Value::Int(i64::try_from(value).unwrap_or(i64::MAX))
 }
 
 /// A seq as an upper or lower bound: more than the database counts is its highest.
-fn seq(value: u64) -> Value<'static> {
+pub(super) fn seq(value: u64) -> Value<'static> {
     Value::Int(i64::try_from(value).unwrap_or(i64::MAX))
 }
 
@@ -121,8 +94,7 @@ pub(super) fn slot(row: &impl Columns, place: usize) -> Result<i32, StoreError> 
     i32::try_from(row.int(place)?).map_err(|_| corrupt("a slot"))
 }
 
-pub(super) fn recipients(row: &impl Columns, place: usize) -> Result<Vec<DeviceKey>, StoreError> {
-    let bytes = row.maybe_bytes(place)?.unwrap_or_default();
+pub(super) fn recipients(bytes: &[u8]) -> Result<Vec<DeviceKey>, StoreError> {
     let keys = bytes.chunks_exact(DeviceKey::LEN);
     if !keys.remainder().is_empty() {
         return Err(corrupt("a list of keys"));
@@ -140,30 +112,12 @@ fn brief(row: &impl Columns) -> Result<LogBrief, StoreError> {
     })
 }
 
-fn stored_entry(row: &impl Columns) -> Result<StoredEntry, StoreError> {
-    let header = HeaderBytes::from_slice(row.bytes(2)?).map_err(|_| corrupt("a header"))?;
-    let signature = row
-        .maybe_bytes(3)?
-        .map(|bytes| Signature::from_slice(bytes).ok_or_else(|| corrupt("a signature")))
-        .transpose()?;
-    Ok(StoredEntry {
-        seq: row.number(0)?,
-        at: row.number(1)?,
-        header,
-        signature,
-        recipients: recipients(row, 4)?,
-        chain: row.digest(5)?,
-        body: row.maybe_bytes(6)?.map(|bytes| Body(Bytes::copy_from_slice(bytes))),
-        totals_kind: row.maybe_text(7)?.map(str::to_owned),
-    })
-}
-
 impl<D: Dialect> Lanes<D>
 where
     for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
 {
     /// The rows of one statement on its own.
-    async fn query(
+    pub(super) async fn query(
         &self,
         sql: &'static str,
         values: &[Value<'_>],
@@ -241,45 +195,13 @@ where
         Ok(Some((row.number(0)?, entry_digest(&header))))
     }
 
-    pub(super) async fn read_page(
-        &self,
-        request: &PageRequest,
-    ) -> Result<Vec<StoredEntry>, StoreError> {
-        let values = [
-            Value::Int(request.key.0),
-            seq(request.after),
-            seq(request.up_to),
-            seq(request.joined_seq),
-            Value::bytes(&request.reader.0),
-            bound(request.entries_max),
-            bound(request.bytes_max),
-        ];
-        let rows = self.query(READ_PAGE, &values).await?;
-        let mut page = rows.iter().map(stored_entry).collect::<Result<Vec<_>, _>>()?;
-        // In order already, but no statement says so: sorting there would carry the bodies along.
-        page.sort_unstable_by_key(|entry| entry.seq);
-        Ok(page)
-    }
-
-    pub(super) async fn read_controls(
-        &self,
-        key: LogKey,
-        after: u64,
-        up_to: u64,
-        limit: usize,
-    ) -> Result<Vec<StoredEntry>, StoreError> {
-        let values = [Value::Int(key.0), seq(after), seq(up_to), bound(limit)];
-        self.query(READ_CONTROLS, &values).await?.iter().map(stored_entry).collect()
-    }
-
     pub(super) async fn due_for_expiry(
         &self,
         after: LogKey,
         before: u64,
         limit: usize,
     ) -> Result<(Vec<DueLog>, Option<LogKey>), StoreError> {
-        let entries_max = Value::number(EXPIRED_ENTRIES_MAX)?;
-        let values = [Value::Int(after.0), seq(before), bound(limit), entries_max];
+        let values = [Value::Int(after.0), seq(before), bound(limit), seq(DUE_ENTRIES_MAX)];
         let rows = self.query(DUE_FOR_EXPIRY, &values).await?;
         let mut due = Vec::new();
         for row in &rows {

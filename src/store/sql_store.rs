@@ -73,7 +73,8 @@ where
         }
     }
 
-    /// Writes the days that were gathered. What cannot be written now is gathered again tomorrow.
+    /// Writes the days that were gathered. What cannot be written now is forgotten: the device will
+    /// be here again.
     pub(super) async fn flush_touches(&self) -> Result<(), StoreError> {
         let days: Vec<(DeviceKey, u64)> = self.touches.lock().drain().collect();
         if days.is_empty() {

@@ -38,7 +38,6 @@ static WRITE_META: Step = Step::new(
     &[("name", Text), ("value", Int)],
     "insert into meta (name, value) select name, value from given where true \
      on conflict (name) do update set value = excluded.value",
-    "",
 );
 
 /// Which server holds the store: PostgreSQL's system identifier and timeline.
@@ -149,7 +148,7 @@ where
         note(SYSTEM, origin.system.cast_unsigned());
         note(TIMELINE, origin.timeline.cast_unsigned());
     }
-    lease.each(&table).await?;
+    lease.each(table).await?;
     if let Some(reason) = change.filter(|change| *change != Change::New) {
         warn!(?reason, "history may have been lost: the store has a new incarnation");
     }

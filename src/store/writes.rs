@@ -46,8 +46,7 @@ static LOOK_BEFORE_RESERVING: Step = Step::new(
         (select count(*) from members m join logs o on o.key = m.log \
          where m.device = g.device and m.log <> l.key and o.log_type = 1 \
             and (m.state = 2 or m.reserved_at >= g.since)) \
-     from given g join logs l on l.key = g.log",
-    "for key share of l",
+     from given g join logs l on l.key = g.log {for key share of l}",
 );
 
 const INSERT_RESERVATION: &str = "insert into members (log, device, state, joined_seq, joined_at, \
@@ -58,34 +57,32 @@ const INSERT_RESERVATION: &str = "insert into members (log, device, state, joine
 /// again there.
 const SWEEP_RESERVATIONS: &str = "delete from members where state = 1 and reserved_at < $1 \
         and (log, device) in (select log, device from members \
-            where state = 1 and reserved_at < $1 order by log, device limit $2) \
+            where state = 1 and reserved_at < $1 order by log, device limit $2 + 0) \
      returning log";
 
 const SWEEP_IDLE_DEVICES: &str = "delete from devices where seen_day < $1 \
-        and key in (select key from devices where seen_day < $1 order by key limit $2) \
+        and key in (select key from devices where seen_day < $1 order by key limit $2 + 0) \
      returning key";
 
 const SWEEP_CHALLENGES: &str = "delete from challenges where expires_at < $1 \
-        and challenge in (select challenge from challenges where expires_at < $1 limit $2) \
+        and challenge in (select challenge from challenges where expires_at < $1 limit $2 + 0) \
      returning expires_at";
 
 const NEXT_DEVICES: &str = "select d.key, cast(case when d.push_token is not null \
         or exists (select 1 from members m where m.device = d.key) then 1 else 0 end as bigint) \
-     from devices d where d.key > $1 order by d.key limit $2";
+     from devices d where d.key > $1 order by d.key limit $2 + 0";
 
 static DELETE_EMPTY_DEVICES: Step = Step::new(
     &[("key", Bytes)],
     "delete from devices where key in (select key from given) and push_token is null \
         and not exists (select 1 from members m where m.device = devices.key) \
      returning key",
-    "",
 );
 
 static TOUCH_DEVICES: Step = Step::new(
     &[("key", Bytes), ("day", Int)],
     "update devices set seen_day = g.day from given g \
      where devices.key = g.key and devices.seen_day < g.day",
-    "",
 );
 
 /// A write that changes nothing, to see whether one could.
@@ -159,7 +156,7 @@ where
                 empty.push([Value::bytes(row.bytes(0)?)]);
             }
         }
-        let gone = self.write().await?.each(&empty).await?.len() as u64;
+        let gone = self.write().await?.each(empty).await?.len() as u64;
         let last = looked.last().filter(|_| looked.len() == limit);
         Ok((gone, last.map(|row| row.device(0)).transpose()?))
     }
@@ -170,7 +167,7 @@ where
         for (device, day) in days {
             table.push([Value::bytes(&device.0), Value::number(*day)?]);
         }
-        self.write().await?.each(&table).await.map(|_| ())
+        self.write().await?.each(table).await.map(|_| ())
     }
 
     /// Whether the database can be written to now.
@@ -255,7 +252,7 @@ where
     lock_device(lease, device, now).await?;
     let mut look = Table::new(&LOOK_BEFORE_RESERVING);
     look.push([Value::Int(key.0), Value::bytes(&device.0), Value::number(since)?]);
-    let rows = lease.each(&look).await?;
+    let rows = lease.each(look).await?;
     let Some(row) = rows.first() else { return Ok(Verdict::Undo(ReserveResult::NoSuchLog)) };
     let refusal = if row.int(0)? != GROUP {
         Some(ReserveResult::NoSuchLog)

@@ -1,12 +1,15 @@
 //! Commits: compare-and-set, atomicity, and what they leave behind.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sealwire_actors::ports::{
     CommitResult, LogCommit, LogKey, MemberChange, Position, SenderRecord, StoreError,
 };
 use sealwire_protocol::digest::{chain_start, entry_digest};
 use sealwire_protocol::{AckSet, Digest, LogType};
+
+use tokio::time::timeout;
 
 use super::on_every_store;
 use super::scribe::{Draft, NOON, commit, device, found, outline, plain};
@@ -29,6 +32,7 @@ on_every_store! {
     sender_counts_survive_leaving
     a_revocation_ends_a_membership_and_is_loaded
     of_several_changes_of_one_member_the_last_counts
+    a_commit_whose_caller_goes_away_is_whole_or_nothing
 }
 
 async fn what_was_committed_is_there_after_reopening(database: &Database) {
@@ -355,5 +359,35 @@ async fn of_several_changes_of_one_member_the_last_counts(database: &Database) {
     let members = store.members(log.key).await.expect("read").expect("there").1;
     let members: Vec<_> = members.iter().map(|member| (member.device, member.joined_seq)).collect();
     assert_eq!(members, [(device(3), 3), (device(1), 4)]);
+    opened.close().await;
+}
+
+async fn a_commit_whose_caller_goes_away_is_whole_or_nothing(database: &Database) {
+    let opened = database.open().await;
+    let store = &*opened.store;
+    let mut log = found(store, 1, LogType::Group, device(1)).await;
+    let mut dropped = 0;
+    for round in 0..60_u64 {
+        let before = log.clone();
+        let part = log.write(&[Draft::of(device(1), b"a"), Draft::of(device(1), b"b")]);
+        let patience = Duration::from_micros(round * 30);
+        dropped += u64::from(timeout(patience, store.commit(&[part])).await.is_err());
+        // The store is asked again until it says, since what was dropped may still be under way.
+        let probe = before.clone().write(&[Draft::of(device(1), b"c")]);
+        log = match commit(store, probe).await.expect("answered") {
+            CommitResult::Stale => log,
+            CommitResult::Committed => {
+                let mut other = before;
+                other.write(&[Draft::of(device(1), b"c")]);
+                other
+            }
+        };
+        let record = log.load(store).await;
+        assert_eq!((record.head, &record.senders[..]), (log.head, &[log.sender(device(1))][..]));
+    }
+    let page = store.read_page(&log.page(device(2), 0)).await.expect("read");
+    assert!(outline(&page).into_iter().eq((1..=log.head.seq).map(|seq| (seq, true))));
+    // A store in memory answers at once.
+    assert!(dropped > 0 || database.is_memory());
     opened.close().await;
 }

@@ -1,8 +1,8 @@
 //! What goes: bodies, entries below the floor, whole logs; and what is counted.
 
 use sealwire_actors::ports::{
-    CommitResult, DueLog, FoundResult, LogKey, MemberChange, Position, ReserveResult, Store,
-    StoreStats,
+    CommitResult, DUE_ENTRIES_MAX, DueLog, FoundResult, LogKey, MemberChange, Position,
+    ReserveResult, Store, StoreStats,
 };
 use sealwire_protocol::{AckSet, LogType};
 
@@ -19,6 +19,7 @@ on_every_store! {
     a_key_is_never_used_twice
     logs_are_due_up_to_the_last_entry_that_is_old_enough
     due_logs_are_looked_for_in_steps
+    a_long_log_comes_due_in_steps
     idle_groups_are_found_and_vaults_are_never_idle
     a_sweep_is_bounded_and_spares_what_is_young
     a_device_that_was_here_is_not_swept_as_idle
@@ -217,6 +218,28 @@ async fn due_logs_are_looked_for_in_steps(database: &Database) {
     assert_eq!(step(keys[1]).await, (keys[2..4].to_vec(), Some(keys[3])));
     assert_eq!(step(keys[3]).await, (keys[4..].to_vec(), None));
     assert_eq!(step(keys[4]).await, (Vec::new(), None));
+    opened.close().await;
+}
+
+async fn a_long_log_comes_due_in_steps(database: &Database) {
+    let opened = database.open().await;
+    let store = &*opened.store;
+    let mut log = found(store, 1, LogType::Group, device(1)).await;
+    while log.head.seq < DUE_ENTRIES_MAX + 500 {
+        let drafts: Vec<Draft> = (0..500).map(|_| Draft::of(device(1), b"x")).collect();
+        log.commit(store, &drafts).await;
+    }
+    let mut floors = Vec::new();
+    loop {
+        let (due, _) = store.due_for_expiry(LogKey(0), NOON + 1, 9).await.expect("read");
+        let Some(due) = due.first() else { break };
+        let mut part = log.part();
+        part.floor = Some(due.up_to);
+        assert_eq!(commit(store, part).await, Ok(CommitResult::Committed));
+        floors.push(due.up_to.seq);
+    }
+    assert_eq!(floors, [DUE_ENTRIES_MAX, log.head.seq]);
+    assert_eq!(log.load(store).await.floor, log.head);
     opened.close().await;
 }
 

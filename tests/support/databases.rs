@@ -91,6 +91,11 @@ impl Database {
         }
     }
 
+    /// Whether this is the store in memory.
+    pub(crate) fn is_memory(&self) -> bool {
+        matches!(self.backend, Backend::Memory(_))
+    }
+
     /// Whether this is PostgreSQL.
     pub(crate) fn is_postgres(&self) -> bool {
         matches!(self.backend, Backend::Postgres { .. })
@@ -134,6 +139,25 @@ impl Database {
         }
         let open = open(&self.options(lock)).await?;
         Ok(Opened { store: open.store(), open: Some(open) })
+    }
+
+    /// The socket on which the PostgreSQL server listens.
+    pub(crate) fn socket(&self) -> PathBuf {
+        let Backend::Postgres { server, .. } = &self.backend else {
+            panic!("only PostgreSQL has a socket");
+        };
+        let directory = server.get_socket().expect("the test server listens on a unix socket");
+        directory.join(format!(".s.PGSQL.{}", server.get_port()))
+    }
+
+    /// How a relay opens the PostgreSQL database through another port of the loopback.
+    pub(crate) fn options_through(&self, port: u16, lock: Lock) -> StoreOptions {
+        let Backend::Postgres { server, name } = &self.backend else {
+            panic!("only PostgreSQL is reached through a port");
+        };
+        let user = server.get_username();
+        let url = format!("postgres://{user}@127.0.0.1:{port}/{name}?sslmode=disable");
+        StoreOptions { url, data_dir: self.directory().to_owned(), lock }
     }
 
     /// A connection beside the relay's, to look at what it wrote.

@@ -9,10 +9,9 @@ use std::ops::Bound;
 use sealwire_protocol::frame::Member;
 use sealwire_protocol::{AckSet, DeviceKey, Digest, LogId, LogType};
 
-use crate::limits::EXPIRED_ENTRIES_MAX;
 use crate::ports::{
-    LiveRecord, LogBrief, LogCommit, LogKey, LogRecord, MemberChange, MemberRecord, NewEntry,
-    PageRequest, Position, SenderRecord, StoreError, StoredEntry,
+    DUE_ENTRIES_MAX, LiveRecord, LogBrief, LogCommit, LogKey, LogRecord, MemberChange,
+    MemberRecord, NewEntry, PageRequest, Position, SenderRecord, StoreError, StoredEntry,
 };
 
 pub(super) enum Membership {
@@ -245,12 +244,13 @@ impl Log {
         page
     }
 
-    /// The newest entry above the floor before which all are older than `before`.
+    /// The newest entry above the floor up to which all are older than `before`, in one step's reach.
     pub(super) fn old_up_to(&self, before: u64) -> Option<Position> {
         self.entries
             .range((Bound::Excluded(self.floor.seq), Bound::Unbounded))
-            .take_while(|(seq, _)| **seq <= self.floor.seq + EXPIRED_ENTRIES_MAX)
-            .take_while(|(_, entry)| entry.new.at < before)
+            .take_while(|(seq, entry)| {
+                entry.new.at < before && **seq <= self.floor.seq + DUE_ENTRIES_MAX
+            })
             .last()
             .map(|(seq, entry)| Position { seq: *seq, chain: entry.new.chain })
     }

@@ -1,19 +1,18 @@
-//! Content keys: taking them from rotations and deliveries, giving them to who lacks them, and asking
-//! for those that this device lacks.
+//! Content keys: taking them from rotations and deliveries, and asking for those that this device
+//! lacks.
 
 use std::time::Duration;
 
 use sealwire_protocol::frame::Entry;
 use sealwire_protocol::keys::KeyBody;
-use sealwire_protocol::limits::RECIPIENTS_MAX;
 use sealwire_protocol::{Control, DeviceKey, Head, Header, Kind};
 
+use super::Result;
+use super::desk::{Call, jitter};
 use super::log::{Log, Subscription};
-use super::{Call, Result, jitter};
 use crate::chain::HeadCheck;
 use crate::entry::Rejection;
 use crate::event::{Event, Unreadable};
-use crate::holders;
 use crate::identity::JoinSeed;
 use crate::keybox::{self, Grant};
 use crate::seal::{KeyName, Place};
@@ -21,12 +20,6 @@ use crate::store::outbox::{self, Draft};
 use crate::store::{history, inbox, keys, logs};
 
 type Taken = std::result::Result<(), Rejection>;
-
-/// How long each member before this one in the order has to give a newcomer the key.
-const TURN: Duration = Duration::from_millis(1500);
-
-/// Most turns that are waited for: behind these, all that are left try, spread by chance.
-const TURNS_MAX: usize = 8;
 
 /// How long a device waits for a key to come by itself before it asks for it.
 const ASK_FIRST: Duration = Duration::from_secs(3);
@@ -42,9 +35,6 @@ const ASK_PEERS: usize = 3;
 
 /// How many epochs are asked for at once.
 const ASK_EPOCHS_MAX: usize = 4;
-
-/// How often one member is given a key that it asks for.
-const ANSWER_PAUSE: Duration = Duration::from_secs(10);
 
 /// Entries that are tried with a new key before others are read.
 const RETRY_PAGE: usize = 256;
@@ -249,12 +239,12 @@ impl Log {
             for sealed in &page {
                 let Ok(header) = sealed.header.decode() else { continue };
                 match self.open(call, &header, sealed)? {
-                    super::taking::Opened::Content(content) => {
+                    super::opening::Opened::Content(content) => {
                         inbox::settle_sealed(call.db, self.id, sealed, true)?;
                         self.deliver(call, &header, sealed, *content)?;
                     }
-                    super::taking::Opened::No(Unreadable::NoKey) => {}
-                    super::taking::Opened::No(Unreadable::Damaged) => {
+                    super::opening::Opened::No(Unreadable::NoKey) => {}
+                    super::opening::Opened::No(Unreadable::Damaged) => {
                         inbox::settle_sealed(call.db, self.id, sealed, false)?;
                     }
                 }
@@ -264,7 +254,7 @@ impl Log {
 
     /// Whether this device can do without more keys; else the epochs that it wants, 0 for the
     /// current one.
-    fn wants_key(&self, call: &Call<'_>) -> Result<Option<Vec<u32>>> {
+    pub(super) fn wants_key(&self, call: &Call<'_>) -> Result<Option<Vec<u32>>> {
         let Some(scope) = self.membership.scope() else { return Ok(None) };
         let mut epochs = Vec::new();
         let current = KeyName { scope, epoch: self.holders.epoch() };
@@ -286,37 +276,6 @@ impl Log {
         }
     }
 
-    /// A member may lack the current key: this device's turn to give it comes.
-    pub(super) fn expect_to_deliver(&mut self, call: &Call<'_>, device: DeviceKey) -> Result<()> {
-        let due = self.subscription == Subscription::Drained
-            && self.holders.lacks(device)
-            && device != call.device.key()
-            && !self.deliveries.contains_key(&device)
-            && self.holds_current(call)?;
-        if due {
-            let at = call.now.at + self.turn_of(call, device);
-            self.deliveries.insert(device, at);
-        }
-        Ok(())
-    }
-
-    /// The log was read to its end: what is to be done about keys is clear now.
-    pub(super) fn on_caught_up(&mut self, call: &mut Call<'_>) -> Result<()> {
-        let lacking: Vec<DeviceKey> = self
-            .membership
-            .members()
-            .map(|(device, _)| device)
-            .filter(|device| self.holders.lacks(*device))
-            .collect();
-        for device in lacking {
-            self.expect_to_deliver(call, device)?;
-        }
-        if self.wants_key(call)?.is_some() {
-            self.expect_key(call);
-        }
-        Ok(())
-    }
-
     /// Does what has become due.
     pub(super) fn run_timers(&mut self, call: &mut Call<'_>) -> Result<()> {
         if self.hold_until.is_some_and(|until| until <= call.now.at) {
@@ -326,28 +285,6 @@ impl Log {
         self.deliver_due(call)?;
         if self.ask_at.is_some_and(|at| at <= call.now.at) {
             self.ask_peers(call)?;
-        }
-        Ok(())
-    }
-
-    fn deliver_due(&mut self, call: &mut Call<'_>) -> Result<()> {
-        let due: Vec<DeviceKey> = self
-            .deliveries
-            .iter()
-            .filter(|(_, at)| **at <= call.now.at)
-            .map(|(device, _)| *device)
-            .take(RECIPIENTS_MAX)
-            .collect();
-        if due.is_empty() {
-            return Ok(());
-        }
-        for device in &due {
-            self.deliveries.remove(device);
-        }
-        let to: Vec<DeviceKey> =
-            due.into_iter().filter(|device| self.holders.lacks(*device)).collect();
-        if !to.is_empty() {
-            outbox::insert(call.db, self.id, &Draft::Deliver { to, epoch: 0 })?;
         }
         Ok(())
     }
@@ -382,44 +319,6 @@ impl Log {
         self.ask_at = Some(call.now.at + self.ask_pause + jitter(self.ask_pause / 4));
         self.ask_pause = (self.ask_pause * 2).min(ASK_PAUSE_MAX);
         Ok(())
-    }
-
-    /// A member asks for the key of an epoch. It is given none that was in force only before it
-    /// became a member.
-    fn on_question(&mut self, call: &mut Call<'_>, from: DeviceKey, epoch: u32) -> Result<()> {
-        let recently = self.answered.get(&from).is_some_and(|at| *at + ANSWER_PAUSE > call.now.at);
-        let (Some(scope), Some(since)) = (self.membership.scope(), self.membership.since(from))
-        else {
-            return Ok(());
-        };
-        let epoch = if epoch == 0 { self.holders.epoch() } else { epoch };
-        let first = keys::epoch_before(call.db, self.id, scope, since.seq)?;
-        let may_have = epoch == self.holders.epoch() || first.is_some_and(|first| epoch >= first);
-        let live = self.subscription == Subscription::Drained;
-        if recently || !may_have || !live || !keys::has(call.db, self.id, KeyName { scope, epoch })?
-        {
-            return Ok(());
-        }
-        self.answered.insert(from, call.now.at);
-        outbox::insert(call.db, self.id, &Draft::Deliver { to: vec![from], epoch })?;
-        Ok(())
-    }
-
-    /// Whether this device holds the current key.
-    fn holds_current(&self, call: &Call<'_>) -> Result<bool> {
-        let Some(scope) = self.membership.scope() else { return Ok(false) };
-        keys::has(call.db, self.id, KeyName { scope, epoch: self.holders.epoch() })
-    }
-
-    /// How long this device lets others try before it gives `newcomer` the key. Whoever has made
-    /// invites goes first: its person is probably waiting.
-    fn turn_of(&self, call: &Call<'_>, newcomer: DeviceKey) -> Duration {
-        if self.invited {
-            return Duration::ZERO;
-        }
-        let members = self.membership.members().map(|(device, _)| device);
-        let rank = holders::rank(call.device.key(), newcomer, members).min(TURNS_MAX);
-        TURN * u32::try_from(rank + 1).unwrap_or(1) + jitter(TURN)
     }
 }
 

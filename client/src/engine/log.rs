@@ -7,7 +7,8 @@ use rusqlite::Connection;
 use sealwire_protocol::frame::{Ack, AckState, Subscribe};
 use sealwire_protocol::{AckSet, DeviceKey, Digest, LogId};
 
-use super::{Asked, Call, Result};
+use super::Result;
+use super::desk::{Asked, Call};
 use crate::chain::Track;
 use crate::holders::Holders;
 use crate::membership::Membership;

@@ -6,8 +6,9 @@ use sealwire_protocol::frame::{
 };
 use sealwire_protocol::{Digest, Failure, Head, Kind};
 
+use super::Result;
+use super::desk::{Asked, Call};
 use super::log::{Log, Subscription};
-use super::{Asked, Call, Result};
 use crate::chain::{HeadCheck, Step};
 use crate::entry::{Rejection, digest_of, judge};
 use crate::event::Event;

@@ -1,25 +1,23 @@
 //! Sending: numbering, sealing and signing what waits, and making sense of the answers.
 
-use std::time::Duration;
-
 use sealwire_protocol::bounded::Bounded;
 use sealwire_protocol::error::ErrorCode;
 use sealwire_protocol::frame::Append;
 use sealwire_protocol::keys::KeyBody;
 use sealwire_protocol::limits::IN_FLIGHT_BYTES_MAX;
-use sealwire_protocol::{Control, DeviceKey, Failure, Head, Kind};
+use sealwire_protocol::{Control, DeviceKey, Head, Kind};
 
+use super::Result;
+use super::desk::{Asked, Call};
 use super::log::{Log, Subscription};
-use super::{Asked, Call, Result};
 use crate::content::Content;
 use crate::entry::{Outline, Signed};
-use crate::event::Event;
 use crate::identity::JoinSeed;
 use crate::keybox::{self, Grant};
-use crate::numbering::{DraftId, Mark, Verdict};
+use crate::numbering::DraftId;
 use crate::seal::{self, EpochKey, KeyName, Place};
 use crate::store::logs::Phase;
-use crate::store::outbox::{self, Draft, Own, Waiting};
+use crate::store::outbox::{self, Draft, Waiting};
 use crate::store::{StoreError, keys, logs};
 
 /// Most own entries of one log that are numbered and not settled: enough to keep a commit of the
@@ -334,137 +332,5 @@ impl Log {
     /// Whether this device has founded the log.
     fn founded_here(&self, call: &Call<'_>) -> bool {
         self.membership.since(call.device.key()).is_some_and(|since| since.seq == 1)
-    }
-
-    /// An own entry stands at `seq`.
-    pub(super) fn settle(
-        &mut self,
-        call: &mut Call<'_>,
-        count: u64,
-        seq: u64,
-        own: &Own,
-    ) -> Result<()> {
-        let header = own.header.decode().map_err(|_| StoreError::Damaged)?;
-        match header.kind {
-            Kind::Ring | Kind::Quiet | Kind::Bulk => {
-                outbox::note_addressed(call.db, self.id, &own.recipients, count)?;
-            }
-            Kind::Key => {
-                if let (Some(secret), Ok(body)) = (&own.secret, KeyBody::decode(&own.body)) {
-                    let name = KeyName { scope: body.scope, epoch: body.epoch };
-                    keys::insert(call.db, self.id, name, secret, Some(seq))?;
-                    self.read_first = self.read_first.max(seq);
-                }
-            }
-            Kind::Control => {
-                self.read_first = self.read_first.max(seq);
-                self.on_own_control(call, seq, &own.body)?;
-            }
-            Kind::Totals => {}
-        }
-        outbox::appended(call.db, own.id, seq, call.now.ms)?;
-        self.numbering.on_appended(count);
-        logs::save_appended(call.db, self.id, self.numbering.appended())
-    }
-
-    /// The relay has refused the entry under `count`.
-    pub(super) fn on_refused(
-        &mut self,
-        call: &mut Call<'_>,
-        count: u64,
-        failure: &Failure,
-    ) -> Result<()> {
-        let code = failure.code;
-        let verdict = self.numbering.on_refused(count, failure);
-        if verdict == Verdict::Nothing {
-            return Ok(());
-        }
-        call.desk.forget_appends(self.log, count);
-        match verdict {
-            Verdict::Nothing => Ok(()),
-            Verdict::Again(after) => {
-                if after > Duration::ZERO {
-                    self.hold_until = Some(call.now.at + after);
-                }
-                Ok(())
-            }
-            Verdict::Refused(ids) => self.on_refused_for_good(call, &ids, code),
-            Verdict::CatchUp(ids, head) => {
-                let seq = head.map_or(0, |head| head.seq);
-                self.unnumber(call, &ids, seq)
-            }
-            Verdict::Restore(from) => self.restore(call, from),
-            Verdict::Conflict => self.block(call),
-            Verdict::Ended(ids) => {
-                self.unnumber(call, &ids, 0)?;
-                if code == ErrorCode::Revoked {
-                    return self.removed(call, true, failure.seq.unwrap_or(0));
-                }
-                if self.phase == Phase::Joining {
-                    return self.on_refused_for_good(call, &ids[..1], code);
-                }
-                self.end(call, code)
-            }
-        }
-    }
-
-    /// An own control entry stands: what it makes of this device is so from now on.
-    fn on_own_control(&mut self, call: &mut Call<'_>, seq: u64, body: &[u8]) -> Result<()> {
-        let control = Control::decode(body);
-        if let Ok(Control::Join { .. } | Control::Found { .. }) = control {
-            self.joined_seq = seq;
-            return logs::set_joined(call.db, self.id, seq);
-        }
-        if control == Ok(Control::Leave) && seq > self.joined_seq {
-            return self.removed(call, false, seq);
-        }
-        Ok(())
-    }
-
-    fn on_refused_for_good(
-        &mut self,
-        call: &mut Call<'_>,
-        ids: &[DraftId],
-        code: ErrorCode,
-    ) -> Result<()> {
-        let Some((first, behind)) = ids.split_first() else { return Ok(()) };
-        self.unnumber(call, behind, 0)?;
-        if self.phase == Phase::Joining && code == ErrorCode::AlreadyMember {
-            // Another process, or an earlier life of this device, has joined.
-            outbox::refuse(call.db, *first, code)?;
-            return self.enter(call);
-        }
-        self.refuse(call, *first, code)?;
-        if self.phase == Phase::Joining {
-            self.phase = Phase::Refused;
-            logs::set_phase(call.db, self.id, self.phase)?;
-        }
-        Ok(())
-    }
-
-    fn refuse(&mut self, call: &Call<'_>, id: DraftId, code: ErrorCode) -> Result<()> {
-        outbox::refuse(call.db, id, code)?;
-        call.tell(self.id, &Event::Refused { log: self.log, id, code })
-    }
-
-    fn unnumber(&mut self, call: &mut Call<'_>, ids: &[DraftId], after_seq: u64) -> Result<()> {
-        if outbox::unnumber(call.db, ids, after_seq)? {
-            return Ok(());
-        }
-        // One of them was appended once, and others have seen it under its number: what comes after
-        // it cannot be given that number. A person has to look at this.
-        self.block(call)
-    }
-
-    /// The relay has lost entries that it had appended: it is given the same bytes again.
-    fn restore(&mut self, call: &mut Call<'_>, from: u64) -> Result<()> {
-        let to = self.numbering.appended().count;
-        let Some(kept) = outbox::restore(call.db, self.id, from, to)? else {
-            return self.block(call);
-        };
-        tracing::info!(log = ?self.log, from, to, "sending again what the relay has lost");
-        let before = Mark { count: from - 1, digest: kept.before };
-        self.numbering.restore(before, kept.entries);
-        logs::save_appended(call.db, self.id, before)
     }
 }
