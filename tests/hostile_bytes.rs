@@ -50,7 +50,7 @@ impl Scene {
     }
 
     /// The bystanders' sessions are there and work, and the relay takes new ones.
-    async fn is_unharmed(mut self) {
+    async fn stays_unharmed(mut self) {
         let [first, second] = self.bystanders.as_mut_slice() else { panic!("two devices") };
         let seq = first.append(self.log, b"undisturbed").await.seq;
         second.read_to(self.log, seq).await;
@@ -70,7 +70,7 @@ async fn a_frame_that_is_longer_than_the_bound_is_too_big() {
         raw.write(&head(LAST | BINARY, length)).await;
         assert_eq!(raw.end().await, End::of(CloseReason::TooBig), "{length} bytes");
     }
-    scene.is_unharmed().await;
+    scene.stays_unharmed().await;
 }
 
 #[tokio::test]
@@ -92,7 +92,7 @@ async fn a_message_in_fragments_counts_as_a_whole() {
         raw.write(&frame(CONTINUATION, &piece)).await;
     }
     assert_eq!(raw.end().await, End::of(CloseReason::TooBig));
-    scene.is_unharmed().await;
+    scene.stays_unharmed().await;
 }
 
 #[tokio::test]
@@ -119,7 +119,7 @@ async fn what_is_not_the_websocket_protocol_ends_the_connection() {
     raw.write(&frame(BINARY, b"begun")).await;
     raw.write(&frame(LAST | BINARY, b"another")).await;
     assert_eq!(raw.end().await, End::of(CloseReason::Protocol), "a message within a message");
-    scene.is_unharmed().await;
+    scene.stays_unharmed().await;
 }
 
 #[tokio::test]
@@ -139,7 +139,7 @@ async fn a_few_malformed_frames_are_answered_and_more_end_the_session() {
     }
     raw.send_bytes(&[0xc1]).await;
     assert_eq!(raw.end().await, End::of(CloseReason::Malformed));
-    scene.is_unharmed().await;
+    scene.stays_unharmed().await;
 }
 
 #[tokio::test]
@@ -158,7 +158,7 @@ async fn lengths_that_lie_allocate_nothing() {
         let code = refusal(&mut raw).await.1;
         assert!(matches!(code, ErrorCode::Malformed | ErrorCode::TooLarge), "{code:?}");
     }
-    scene.is_unharmed().await;
+    scene.stays_unharmed().await;
 }
 
 #[tokio::test]
@@ -190,7 +190,7 @@ async fn random_bytes_are_answered_or_end_the_connection() {
         raw.finish_writing().await;
         raw.end().await;
     }
-    scene.is_unharmed().await;
+    scene.stays_unharmed().await;
 }
 
 #[tokio::test]
@@ -201,7 +201,7 @@ async fn pings_are_answered_one_by_one() {
         raw.write(&frame(LAST | PING, &number.to_be_bytes())).await;
         assert_eq!(raw.frame().await, Some((PONG, number.to_be_bytes().to_vec())));
     }
-    scene.is_unharmed().await;
+    scene.stays_unharmed().await;
 }
 
 #[tokio::test]
@@ -253,7 +253,7 @@ async fn a_handshake_that_is_too_slow_is_ended() {
     ] {
         assert!(FIVE_SECONDS.contains(&after.as_secs()), "{what}: {after:?}");
     }
-    scene.is_unharmed().await;
+    scene.stays_unharmed().await;
 }
 
 #[tokio::test]
@@ -292,7 +292,7 @@ async fn a_message_that_is_begun_and_never_finished_ends_the_session() {
         assert_eq!(end, End::of(CloseReason::MessageTimeout), "{what}");
         assert!(TEN_SECONDS.contains(&after.as_secs()), "{what}: {after:?}");
     }
-    scene.is_unharmed().await;
+    scene.stays_unharmed().await;
 }
 
 #[tokio::test]
@@ -307,7 +307,7 @@ async fn a_stranger_is_heard_for_no_more_than_a_proof_is_long() {
         "{end:?}"
     );
     assert!(after.as_secs() < FIVE_SECONDS.end, "{after:?}");
-    scene.is_unharmed().await;
+    scene.stays_unharmed().await;
 }
 
 /// The request and the code of the refusal that comes next.

@@ -3,8 +3,16 @@
 //! Most of them hold on both databases: `…::on_sqlite`, `…::on_postgres`. The latter need a PostgreSQL
 //! server, which `scripts/test` starts and names.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a test names the frames that it expects, and fails by any other"
+)]
+#![expect(clippy::print_stdout, reason = "seeds and figures are shown when a test fails")]
+
 mod support;
 
+// People with the real SDK found, invite, join, talk, leave and remove each other.
+mod people;
 // Entries arrive live, in one order, and what was missed is there on return.
 mod delivery;
 // A body is kept until all whom it is for have acked it, and no longer.
@@ -13,10 +21,16 @@ mod acks;
 mod members;
 // Nobody is heard before they prove their key; a device may be here several times.
 mod sessions;
+// Whoever has not proved a key holds few places, and none that others need.
+mod strangers;
 // Bytes that no device sends: each is refused with its close code, and nobody else notices.
 mod hostile_bytes;
 // A crowd writes and reads while the relay is killed again and again: what it was told stays true.
 mod histories;
+// When the database fails, senders are told to come back, and everything goes on when it is there.
+mod database_down;
+// What the relay must not know it does not keep, does not log and does not count.
+mod secrecy;
 // When an older copy of the database is put back, devices are told, and nothing is skipped.
 mod restored;
 // Stopping loses nothing, ends on time, and tells the devices when to come back.
@@ -25,6 +39,8 @@ mod shutdown;
 mod memory;
 // Requests that are well-formed and wrong, or too many: a typed answer each, nothing appended.
 mod hostile_requests;
+// The operator sees whether the relay lives and works, and what it is doing, actor by actor.
+mod operator;
 // The program does what is typed.
 mod commands;
 // The documents say what the code does.

@@ -22,7 +22,9 @@
 //! - parts are finished in the order in which they were submitted;
 //! - every request is answered, if only by the drop of its [`Reply`].
 
+mod loading;
 mod queue;
+mod resend;
 mod state;
 
 use std::collections::VecDeque;
@@ -35,13 +37,12 @@ use sealwire_protocol::ack::AckWire;
 use sealwire_protocol::frame::{self, Appended, MembershipState};
 use sealwire_protocol::{DeviceKey, ErrorCode, Failure, Kind};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::committer::{Part, PartResult};
 use crate::entry::{CheckedEntry, Published};
 use crate::limits::{
-    ACK_FLUSH, LOAD_RETRY, LOG_IDLE, LOG_MAILBOX_MAX, QUOTA_MARKER_PAUSE, STORE_DEADLINE,
-    WAITING_ACKS_MAX,
+    ACK_FLUSH, LOAD_RETRY, LOG_IDLE, LOG_MAILBOX_MAX, QUOTA_MARKER_PAUSE, WAITING_ACKS_MAX,
 };
 use crate::mailbox::{Mailbox, Posted};
 use crate::metrics::{ActorKind, Alive, ENTRIES, GROUPS_ENDED, LOGS_PASSIVATED, Outcome, Outcomes};
@@ -293,69 +294,6 @@ impl LogActor {
         }
     }
 
-    /// A request whose counts were used before: by one in flight, or by one that the store knows.
-    fn resent(
-        &mut self,
-        sender: DeviceKey,
-        first_count: u64,
-        (last_count, digest): (u64, sealwire_protocol::Digest),
-        reply: Reply,
-    ) {
-        let Memory::Ready(state) = &self.memory else {
-            return;
-        };
-        let newest = state.last_of(sender);
-        let conflict = Failure::conflict(newest.0, newest.1);
-        let in_flight = self.in_flight.iter_mut().find(|part| {
-            part.sent.is_some_and(|sent| {
-                sent.sender == sender && (sent.first_count..=sent.last_count).contains(&last_count)
-            })
-        });
-        if let Some(part) = in_flight {
-            match part.sent {
-                Some(sent) if sent.last_count == last_count && sent.last_digest != digest => {
-                    reply.refuse(conflict);
-                }
-                Some(sent) if sent.last_count == last_count && sent.first_count == first_count => {
-                    part.replies.push((reply, true));
-                }
-                // Cut differently from the request in flight: it is told to come back, and learns
-                // then what became of it.
-                Some(_) | None => drop(reply),
-            }
-            return;
-        }
-        let head = self.committed.map(|position| state.head_of(position));
-        let (shared, key, log) = (self.shared.clone(), self.key, state.id);
-        // Off the actor: the store is asked, and the order of other requests does not depend on it.
-        tokio::spawn(async move {
-            // A crowd that resends takes its turn like one that catches up.
-            let _turn = shared.page_reads.acquire().await;
-            let find = |count| timeout(STORE_DEADLINE, shared.store.find_entry(key, sender, count));
-            // Each entry names the one before it, so the last digest stands for all of them.
-            let last = match find(last_count).await {
-                Ok(Ok(Some((seq, known)))) if known == digest => seq,
-                Ok(Ok(_)) => return reply.refuse(conflict),
-                // Dropped: answered as unavailable.
-                Ok(Err(_)) | Err(_) => return,
-            };
-            let first = match find(first_count).await {
-                Ok(Ok(Some((seq, _)))) => seq,
-                Ok(Ok(None)) => return reply.refuse(conflict),
-                Ok(Err(_)) | Err(_) => return,
-            };
-            let Some(head) = head else {
-                return;
-            };
-            if last - first == last_count - first_count {
-                reply.appended(Appended { log, seq: first, duplicate: true, head });
-            } else {
-                // All are known, but not as one batch: they have no seqs in a row to be told.
-                reply.refuse(Failure::out_of_order(newest.0 + 1));
-            }
-        });
-    }
-
     fn ack(&mut self, request: &AckRequest) {
         // A reader may know of a commit before this log does: it has read it from the store.
         let committed = self.committed.map_or(0, |position| position.seq);
@@ -490,90 +428,6 @@ impl LogActor {
         if part.ends_log {
             counter!(GROUPS_ENDED).increment(1);
             self.ended = true;
-        }
-    }
-
-    /// Forgets everything that is not known to be committed, and loads anew.
-    fn drop_memory(&mut self) {
-        // Dropping the replies answers them.
-        self.in_flight.clear();
-        self.memory = Memory::Lost(Instant::now());
-        self.load();
-    }
-
-    // ---- loading
-
-    fn load(&mut self) {
-        if let Memory::Loading(_) = self.memory {
-            return;
-        }
-        // A load that is not taken is dropped, which answers as a failed one does.
-        self.memory = Memory::Loading(VecDeque::new());
-        self.shared.committer(self.key).load(self.key, self.myself.clone());
-    }
-
-    fn loaded(&mut self, result: Result<Option<Box<LogRecord>>, StoreError>) {
-        let Memory::Loading(waiting) = &mut self.memory else {
-            return;
-        };
-        let waiting = std::mem::take(waiting);
-        self.last_work = Instant::now();
-        match result {
-            Ok(Some(record)) => {
-                let state = State::new(*record, self.shared.store.incarnation());
-                let position = state.head;
-                self.memory = Memory::Ready(Box::new(state));
-                self.committed = Some(position);
-                self.shared.registry.publish_loaded(self.key, &self.presence, position);
-                self.reconcile(position);
-                for message in waiting {
-                    self.receive(message);
-                }
-            }
-            Ok(None) => {
-                for message in waiting {
-                    if let LogMessage::Append(request) = message {
-                        request.reply.refuse(Failure::new(ErrorCode::NoSuchLog));
-                    }
-                }
-                let seq = self.presence.head().seq;
-                for device in self.presence.devices() {
-                    let left = MembershipState::Left;
-                    self.shared.registry.member_gone(device, self.key, left, seq);
-                }
-                self.ended = true;
-            }
-            Err(_) => {
-                // Dropping what waits answers it; acks come again with the next subscribe.
-                drop(waiting);
-                self.memory = Memory::Lost(Instant::now());
-            }
-        }
-    }
-
-    /// Brings sessions up to what the store holds. A commit whose outcome was unknown may have
-    /// admitted a device or removed one, and nobody has told its sessions.
-    fn reconcile(&mut self, position: Position) {
-        let Memory::Ready(state) = &mut self.memory else {
-            return;
-        };
-        let registry = &self.shared.registry;
-        for device in self.presence.devices() {
-            if state.member_since(device).is_none() {
-                let (how, seq) =
-                    state.revoked_at(device).map_or((MembershipState::Left, position.seq), |seq| {
-                        (MembershipState::Revoked, seq)
-                    });
-                registry.member_gone(device, self.key, how, seq);
-            }
-        }
-        for (device, seq) in state.members() {
-            registry.member_joined(device, state.id, self.key, seq);
-        }
-        if state.is_deserted() {
-            // The last member has left, and the end that was to follow has not.
-            let end = state.end();
-            self.submit(end, Vec::new(), None, None);
         }
     }
 

@@ -31,7 +31,7 @@ use self::tally::{Tally, Window};
 use crate::crowd::Crowd;
 use crate::latency::Percentiles;
 use crate::limits::{DRAIN_DEADLINE, MEMBERS_MAX, SAMPLE_PAUSE, SECONDS_MAX};
-use crate::process::{Cpu, Memory, Process};
+use crate::process::{Cpu, Memory, Process, machine_busy};
 use crate::progress;
 use crate::reader::Faults;
 use crate::report::{self, Figures, Line, line, memory, whole};
@@ -100,6 +100,9 @@ pub(crate) struct Measured {
     relay: Option<Relay>,
     /// Cores that this load tester used: on a small machine, they are the relay's loss.
     tester_cores: f64,
+    /// Cores that everything else used, the relay's database included; with a relay process to tell
+    /// them apart from.
+    other_cores: Option<f64>,
 }
 
 /// The relay's process while it was measured.
@@ -189,6 +192,8 @@ struct Observed {
     elapsed: Duration,
     relay: Option<Cpu>,
     tester: Cpu,
+    /// Seconds.
+    machine: f64,
     memory_most: Option<Memory>,
 }
 
@@ -222,14 +227,17 @@ async fn watch_load(
         if now < begin {
             continue;
         }
-        let cpu = (process.map(Process::cpu).transpose()?, Process::own().cpu()?);
-        let (then, relay_then, tester_then) = *at_begin.get_or_insert((now, cpu.0, cpu.1));
+        let relay = process.map(Process::cpu).transpose()?;
+        let (tester, machine) = (Process::own().cpu()?, machine_busy()?);
+        let (then, relay_then, tester_then, machine_then) =
+            *at_begin.get_or_insert((now, relay, tester, machine));
         if now >= end {
             bar.finish_and_clear();
             return Ok(Observed {
                 elapsed: Duration::from_nanos(now - then),
-                relay: cpu.0.zip(relay_then).map(|(now, then)| now.since(then)),
-                tester: cpu.1.since(tester_then),
+                relay: relay.zip(relay_then).map(|(now, then)| now.since(then)),
+                tester: tester.since(tester_then),
+                machine: machine - machine_then,
                 memory_most,
             });
         }
@@ -288,6 +296,10 @@ fn measured(
             memory_most,
         }),
         tester_cores: observed.tester.cores(observed.elapsed),
+        other_cores: observed.relay.map(|relay| {
+            let known = relay.cores(observed.elapsed) + observed.tester.cores(observed.elapsed);
+            (observed.machine / observed.elapsed.as_secs_f64() - known).max(0.0)
+        }),
     }
 }
 
@@ -330,6 +342,9 @@ impl Figures for Measured {
             ));
         }
         lines.push(line("load tester", format!("{:.2} cores", self.tester_cores)));
+        if let Some(other) = self.other_cores {
+            lines.push(line("everything else", format!("{other:.2} cores")));
+        }
         lines
     }
 

@@ -21,7 +21,7 @@ use sealwire_protocol::limits::BODY_BYTES_MAX;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use self::batches::Batches;
+use self::batches::{Batches, Shape};
 use crate::latency::{Latencies, Percentiles};
 use crate::limits::SECONDS_MAX;
 use crate::progress;
@@ -53,6 +53,9 @@ pub(crate) struct Arguments {
     /// Entries in one commit; by default as many as the relay puts into one.
     #[arg(long, default_value_t = COMMIT_ENTRIES_MAX)]
     batch: usize,
+    /// Entries of one log in a commit. In a saturated relay these are what its senders have under way.
+    #[arg(long, default_value_t = 8)]
+    per_log: usize,
     /// Seconds that are measured, of the store and of the disk each.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
@@ -84,6 +87,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Measured> {
             && arguments.batch * arguments.body <= COMMIT_BYTES_MAX,
         "a commit has at most {COMMIT_ENTRIES_MAX} entries and {COMMIT_BYTES_MAX} bytes"
     );
+    ensure!(arguments.per_log > 0, "a log in a commit has an entry there");
     ensure!((1..=SECONDS_MAX).contains(&arguments.seconds), "1 to {SECONDS_MAX} seconds");
     let reached = arguments.against.as_deref().map(reached).transpose()?;
     std::fs::create_dir_all(&arguments.directory).context("the directory")?;
@@ -139,13 +143,18 @@ async fn commit(
     time: Duration,
 ) -> Result<Committed> {
     let committers = store.committers();
-    ensure!(arguments.groups >= committers, "at least one group for each committer");
+    ensure!(
+        arguments.groups / committers * arguments.per_log >= arguments.batch,
+        "{} groups with {} entries each do not fill a commit of each of {committers} committers",
+        arguments.groups,
+        arguments.per_log
+    );
     let latencies = Arc::new(Latencies::new());
     let mut makers = Vec::with_capacity(committers);
     for number in 0..committers {
         let groups =
             arguments.groups / committers + usize::from(number < arguments.groups % committers);
-        makers.push(Batches::found(store, groups, arguments.batch, arguments.body).await?);
+        makers.push(Batches::found(store, groups, Shape::of(arguments)).await?);
     }
     let begin = Instant::now();
     let mut work = tokio::task::JoinSet::new();

@@ -52,6 +52,10 @@ pub(crate) struct Arguments {
     /// none.
     #[arg(long, default_value_t = BODY_BYTES_MAX)]
     body: usize,
+    /// Least seconds of silence before memory is read. A relay keeps a log's actor for ten seconds
+    /// after its last work, and flushes acks within one.
+    #[arg(long, default_value_t = 15)]
+    rest: u64,
     /// Seconds between the disconnect of everybody and the last look at the memory.
     #[arg(long, default_value_t = 60)]
     after: u64,
@@ -101,7 +105,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Measured> {
         for wire in arrive(arguments, &crowd, sessions - had).await? {
             silent.spawn(fall_silent(wire, stopped.clone()));
         }
-        let rest = rest::reach(process).await?;
+        let rest = rest::reach(process, Duration::from_secs(arguments.rest)).await?;
         ensure_all_are_here(&mut silent)?;
         let per_session =
             |now: u64, then: u64| (now as f64 - then as f64) / (sessions - had) as f64;
@@ -143,6 +147,7 @@ fn check(arguments: &Arguments) -> Result<()> {
     ensure!((2..=MEMBERS_MAX).contains(&arguments.members), "2 to {MEMBERS_MAX} members");
     ensure!((1..=SUBSCRIPTIONS_MAX).contains(&arguments.groups), "1 to {SUBSCRIPTIONS_MAX} groups");
     ensure!(arguments.body <= BODY_BYTES_MAX, "a body has at most {BODY_BYTES_MAX} bytes");
+    ensure!(arguments.rest <= SECONDS_MAX, "--rest is at most {SECONDS_MAX}");
     ensure!(arguments.after <= SECONDS_MAX, "--after is at most {SECONDS_MAX}");
     Ok(())
 }

@@ -42,6 +42,13 @@ impl Cpu {
     }
 }
 
+/// Seconds of processor time that all programs and the kernel have used on this machine, all cores
+/// together.
+pub(crate) fn machine_busy() -> Result<f64> {
+    let stat = fs::read_to_string("/proc/stat").context("/proc/stat")?;
+    parse_busy(&stat).context("/proc/stat has another form")
+}
+
 /// A running process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Process {
@@ -100,6 +107,16 @@ fn parse_cpu(stat: &str) -> Option<Cpu> {
     Some(Cpu { user: seconds(14)?, system: seconds(15)? })
 }
 
+fn parse_busy(stat: &str) -> Option<f64> {
+    let fields = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    let ticks: Vec<u64> =
+        fields.split_whitespace().take(8).map(str::parse).collect::<Result<_, _>>().ok()?;
+    // user, nice, system, idle, iowait, irq, softirq, steal.
+    let [user, nice, system, _, _, irq, softirq, steal] = ticks[..] else { return None };
+    let busy = user + nice + system + irq + softirq + steal;
+    Some(busy as f64 / TICKS_PER_SECOND as f64)
+}
+
 fn parse_open_files(limits: &str) -> Option<u64> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     match line.split_whitespace().next()? {
@@ -121,6 +138,9 @@ mod tests {
 
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 2 3 4 250 50 0 0 20 0 1 0 5 6 7";
         assert_eq!(parse_cpu(stat), Some(Cpu { user: 2.5, system: 0.5 }));
+
+        let busy = parse_busy("cpu  100 20 30 9999 9999 1 2 7 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n");
+        assert_eq!(busy, Some(1.6));
 
         let limits = "Max processes  1  2  processes\nMax open files   20000   20000   files\n";
         assert_eq!(parse_open_files(limits), Some(20_000));

@@ -130,11 +130,13 @@ impl Count for Sqlite {
 
 /// The file behind a URL, and how every connection to it is made.
 pub(super) fn options(url: &str) -> Result<SqliteConnectOptions, OpenError> {
-    let options = SqliteConnectOptions::from_str(url).map_err(|_| OpenError::Url)?;
-    let name = options.get_filename();
-    if name.as_os_str().is_empty() || name.to_string_lossy().contains(":memory:") {
+    let path = url.strip_prefix("sqlite:").ok_or(OpenError::Url)?;
+    let path = path.strip_prefix("//").unwrap_or(path).split('?').next().unwrap_or_default();
+    if path.is_empty() || path == ":memory:" || url.contains("mode=memory") {
+        // SQLite would keep it in memory, and nothing would outlive the relay.
         return Err(OpenError::Url);
     }
+    let options = SqliteConnectOptions::from_str(url).map_err(|_| OpenError::Url)?;
     Ok(options
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
@@ -285,5 +287,48 @@ impl Aside<Sqlite> for Checkpointer {
         // Nothing is lost without it: the next opening reads the log.
         let _ = self.truncate().await;
         let _ = self.connection.close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn every_connection_is_durable_and_overwrites_what_it_deletes() {
+        const FULL: i64 = 2;
+        const FAST: i64 = 2;
+        const SETTINGS: [(&str, i64); 4] = [
+            ("pragma synchronous", FULL),
+            ("pragma secure_delete", FAST),
+            ("pragma foreign_keys", 1),
+            ("pragma wal_autocheckpoint", 0),
+        ];
+
+        let directory = tempfile::tempdir().expect("a directory");
+        let url = format!("sqlite://{}", directory.path().join("a.db").display());
+        let lanes = lanes(&options(&url).expect("a path"), &Judge::new());
+        let mut leases =
+            [lanes.commit().await.expect("a writer"), lanes.read().await.expect("one")];
+        for lease in &mut leases {
+            for (pragma, expected) in SETTINGS {
+                let rows = lease.rows(pragma, &[]).await.expect("read");
+                assert_eq!(rows[0].int(0), Ok(expected), "{pragma}");
+            }
+            let rows = lease.rows("pragma journal_mode", &[]).await.expect("read");
+            assert_eq!(rows[0].maybe_text(0), Ok(Some("wal")));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reading_connection_cannot_write() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let url = format!("sqlite://{}", directory.path().join("a.db").display());
+        let options = options(&url).expect("a path");
+        migrate(&options, &Judge::new()).await.expect("migrated");
+        let lanes = lanes(&options, &Judge::new());
+        const DELETE: &str = "delete from meta";
+        assert!(lanes.read().await.expect("one").rows(DELETE, &[]).await.is_err());
+        assert!(lanes.commit().await.expect("one").rows(DELETE, &[]).await.is_ok());
     }
 }

@@ -3,9 +3,10 @@
 use std::fs;
 use std::time::Duration;
 
-use sealwire::store::{Lock, OpenError, Standing, migrate, open, restored};
+use sealwire::store::{Lock, OpenError, Standing, StoreOptions, Warning, migrate, open, restored};
 use sealwire_protocol::LogType;
-use sqlx::Executor;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 use tokio::time::timeout;
 
 use super::on_every_database;
@@ -21,6 +22,7 @@ on_every_database! {
     a_lost_witness_is_written_again
     migrating_alone_leaves_a_store_that_opens
     a_store_that_is_dropped_gives_up_its_lock
+    a_database_of_a_newer_relay_is_refused
 }
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -145,4 +147,90 @@ async fn a_store_that_is_dropped_gives_up_its_lock(database: &Database) {
     drop(database.open().await);
     let opened = timeout(PATIENCE, database.try_open(Lock::Wait)).await.expect("in time");
     opened.expect("it opens").close().await;
+}
+
+async fn a_database_of_a_newer_relay_is_refused(database: &Database) {
+    const NEWER: &str = "insert into _sqlx_migrations \
+            (version, description, success, checksum, execution_time) \
+         select 9999, description, success, checksum, execution_time from _sqlx_migrations";
+    database.open().await.close().await;
+    if database.is_postgres() {
+        database.beside().await.execute(NEWER).await.expect("migrated");
+    } else {
+        let file = SqliteConnectOptions::new().filename(database.file());
+        let mut beside = file.connect().await.expect("opened");
+        beside.execute(NEWER).await.expect("migrated");
+        beside.close().await.expect("closed");
+    }
+    let refused = database.try_open(Lock::Try).await.map(|_| ());
+    assert_eq!(refused, Err(OpenError::Newer(9999)));
+}
+
+#[tokio::test]
+async fn a_closed_sqlite_store_is_one_file_and_its_witness() {
+    let database = Database::sqlite();
+    let opened = database.open().await;
+    let mut log = found(&*opened.store, 1, LogType::Group, device(1)).await;
+    log.commit(&*opened.store, &[Draft::of(device(1), &[1; 5000])]).await;
+    opened.close().await;
+    let mut names: Vec<String> = fs::read_dir(database.directory())
+        .expect("listed")
+        .map(|file| file.expect("a file").file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["sealwire.db", "sealwire.db.lock", "witness"]);
+}
+
+#[tokio::test]
+async fn a_server_that_commits_without_waiting_for_the_disk_is_warned_of() {
+    let database = Database::postgres().await;
+    let mut beside = database.beside().await;
+    let name: String = sqlx::query_scalar("select current_database()::text")
+        .fetch_one(&mut beside)
+        .await
+        .expect("a name");
+    let off = format!("alter database {name} set synchronous_commit = off");
+    beside.execute(AssertSqlSafe(off)).await.expect("set");
+    let opened = database.open().await;
+    let warnings = opened.open().expect("a database").warnings().to_vec();
+    assert_eq!(warnings, [Warning::AsynchronousCommit]);
+    opened.close().await;
+}
+
+#[tokio::test]
+async fn another_postgres_timeline_or_system_has_lost_history() {
+    let database = Database::postgres().await;
+    let opened = database.open().await;
+    let mut seen = vec![opened.store.incarnation()];
+    opened.close().await;
+    for fact in ["timeline", "system_identifier"] {
+        let mut beside = database.beside().await;
+        sqlx::query("update meta set value = value - 1 where name = $1")
+            .bind(fact)
+            .execute(&mut beside)
+            .await
+            .expect("as if it had been elsewhere");
+        beside.close().await.expect("closed");
+        let opened = database.open().await;
+        seen.push(opened.store.incarnation());
+        opened.close().await;
+    }
+    let opened = database.open().await;
+    assert_eq!(Some(&opened.store.incarnation()), seen.last(), "it changes once");
+    opened.close().await;
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen.len(), 3);
+}
+
+#[tokio::test]
+async fn a_url_that_names_no_database_is_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let urls =
+        ["", "mysql://x", "postgres", "sqlite::memory:", "sqlite://", "sqlite://a?mode=memory"];
+    for url in urls {
+        let (url, data_dir) = (url.to_owned(), directory.path().to_owned());
+        let refused = open(&StoreOptions { url, data_dir, lock: Lock::Try }).await.map(|_| ());
+        assert_eq!(refused, Err(OpenError::Url));
+    }
 }

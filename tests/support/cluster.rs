@@ -1,4 +1,4 @@
-//! A PostgreSQL server of a test's own, for tests that stop it or put an older copy of it back.
+//! A PostgreSQL server of a test's own, for tests that stop it.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -27,9 +27,9 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Makes a cluster and starts it; none if PostgreSQL's programs are not there.
-    pub(crate) async fn start() -> Option<Self> {
-        let programs = PathBuf::from(std::env::var_os(BIN)?);
+    /// Makes a cluster and starts it.
+    pub(crate) async fn start() -> Self {
+        let programs = PathBuf::from(std::env::var_os(BIN).expect("run ./scripts/test"));
         let owner = std::env::var(USER).ok().map(|user| (id(&user, "-u"), id(&user, "-g")));
         let directory = tempfile::Builder::new()
             .prefix("sealwire-pg.")
@@ -52,7 +52,7 @@ impl Cluster {
         cluster.run().await;
         let mut connection = cluster.connect("postgres").await.expect("a connection");
         connection.execute("create database sealwire").await.expect("a database");
-        Some(cluster)
+        cluster
     }
 
     /// The URL of its database.
@@ -103,19 +103,6 @@ impl Cluster {
         process::wait(&mut server, "postgres ends").await;
     }
 
-    /// Copies the data of the stopped server.
-    pub(crate) fn copy(&self, name: &str) {
-        assert!(self.server.is_none(), "a running server cannot be copied");
-        copy(&self.data(), &self.directory.path().join(name));
-    }
-
-    /// Puts a copy back in place of the stopped server's data.
-    pub(crate) fn put_back(&self, name: &str) {
-        assert!(self.server.is_none(), "a running server cannot be replaced");
-        fs::remove_dir_all(self.data()).expect("removed");
-        copy(&self.directory.path().join(name), &self.data());
-    }
-
     async fn connect(&self, database: &str) -> Result<PgConnection, sqlx::Error> {
         PgConnection::connect(&self.url_of(database)).await
     }
@@ -124,7 +111,13 @@ impl Cluster {
         self.directory.path().join("data")
     }
 
-    fn program(&self, name: &str) -> Command {
+    /// Its files, and what it says.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// One of PostgreSQL's programs, run as the server is.
+    pub(crate) fn program(&self, name: &str) -> Command {
         let mut command = Command::new(self.programs.join(name));
         command.current_dir(self.directory.path());
         if let Some((user, group)) = self.owner {
@@ -147,10 +140,4 @@ impl Drop for Cluster {
 fn id(user: &str, which: &str) -> u32 {
     let output = Command::new("id").args([which, user]).output().expect("id runs");
     String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number")
-}
-
-/// Copies a directory with its owners and permissions.
-fn copy(from: &Path, to: &Path) {
-    let status = Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp runs");
-    assert!(status.success());
 }

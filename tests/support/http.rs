@@ -11,7 +11,6 @@ use super::DEADLINE;
 /// An answer.
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    pub(crate) head: String,
     pub(crate) body: String,
 }
 
@@ -31,7 +30,7 @@ pub(crate) async fn send(address: SocketAddr, request: &str) -> Option<Answer> {
         let text = String::from_utf8(bytes).ok()?;
         let (head, body) = text.split_once("\r\n\r\n")?;
         let status = head.split(' ').nth(1)?.parse().ok()?;
-        Some(Answer { status, head: head.to_ascii_lowercase(), body: body.to_owned() })
+        Some(Answer { status, body: body.to_owned() })
     };
     timeout(DEADLINE, exchange).await.ok().flatten()
 }

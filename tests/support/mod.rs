@@ -7,6 +7,8 @@ pub(crate) mod databases;
 pub(crate) mod device;
 pub(crate) mod history;
 pub(crate) mod http;
+pub(crate) mod needles;
+pub(crate) mod person;
 pub(crate) mod place;
 pub(crate) mod process;
 pub(crate) mod random;

@@ -32,6 +32,8 @@ pub(crate) struct RelayProcess {
     log: PathBuf,
     public: SocketAddr,
     operator: SocketAddr,
+    /// Largest file that the process may write, in bytes.
+    file_bytes_max: Option<u64>,
     child: Option<Child>,
 }
 
@@ -53,7 +55,7 @@ impl RelayProcess {
             .collect();
         let log = place.log();
         let [public, operator] = free_addresses();
-        Self { place, variables, log, public, operator, child: None }
+        Self { place, variables, log, public, operator, file_bytes_max: None, child: None }
     }
 
     /// Another relay for the same database, with a directory and addresses of its own.
@@ -62,7 +64,13 @@ impl RelayProcess {
         let log = place.log();
         let [public, operator] = free_addresses();
         let variables = self.variables.clone();
-        Self { place, variables, log, public, operator, child: None }
+        Self { place, variables, log, public, operator, file_bytes_max: None, child: None }
+    }
+
+    /// Lets the relay write no file that is longer than this: its disk is full when one is. The limit
+    /// can be raised while it runs.
+    pub(crate) fn limit_files(&mut self, bytes_max: u64) {
+        self.file_bytes_max = Some(bytes_max);
     }
 
     /// Starts the relay on its data and waits until it is ready.
@@ -91,9 +99,20 @@ impl RelayProcess {
     }
 
     fn program(&self) -> Command {
-        let mut program = Command::new(env!("CARGO_BIN_EXE_sealwire"));
+        let binary = env!("CARGO_BIN_EXE_sealwire");
+        let mut program = match self.file_bytes_max {
+            None => Command::new(binary),
+            Some(bytes_max) => {
+                // Without the trap a write beyond the limit would be a signal that kills.
+                let limited = format!("trap '' XFSZ; exec prlimit --fsize={bytes_max}: \"$0\"");
+                let mut shell = Command::new("sh");
+                shell.arg("-c").arg(limited).arg(binary);
+                shell
+            }
+        };
         program
             .env_clear()
+            .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
             .env("SEALWIRE_DATA_DIR", self.place.data())
             .env("DATABASE_URL", self.place.url())
             .env("SEALWIRE_LISTEN", self.public.to_string())
@@ -152,6 +171,15 @@ impl RelayProcess {
         self.public
     }
 
+    pub(crate) fn operator(&self) -> SocketAddr {
+        self.operator
+    }
+
+    /// The process's number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.as_ref().expect("the relay runs").id()
+    }
+
     pub(crate) fn place(&self) -> &Place {
         &self.place
     }
@@ -179,7 +207,7 @@ impl RelayProcess {
 
     /// Bytes of memory that the process holds now.
     pub(crate) fn memory(&self) -> u64 {
-        let id = self.child.as_ref().expect("the relay runs").id();
+        let id = self.id();
         let status = fs::read_to_string(format!("/proc/{id}/status")).expect("Linux");
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a size");
         let kib: u64 = line.split_whitespace().nth(1).expect("a number").parse().expect("one");

@@ -5,13 +5,13 @@ use sealwire_client::entry;
 use sealwire_client::numbering::Mark;
 use sealwire_protocol::digest::{chain_next, chain_start};
 use sealwire_protocol::frame::{Entry, StubReason, Stubs};
-use sealwire_protocol::{AckSet, DeviceKey, Digest, Head, Kind, LogId};
+use sealwire_protocol::{AckSet, Digest, Head, Kind, LogId};
 
 /// What stands at a seq, as far as this device was shown it.
 #[derive(Clone, Debug)]
 pub(crate) enum Item {
     /// An entry with its body.
-    Entry { sender: DeviceKey, count: u64, kind: Kind, body: Vec<u8> },
+    Entry { kind: Kind, body: Vec<u8> },
     /// A stub.
     Stub(StubReason),
 }
@@ -83,14 +83,9 @@ impl View {
 
     pub(crate) fn take_entry(&mut self, frame: &Entry) {
         let judged = entry::judge(self.log, frame).expect("a whole entry");
-        let header = judged.header;
-        let item = Item::Entry {
-            sender: header.sender,
-            count: header.count,
-            kind: header.kind,
-            body: frame.body.as_ref().to_vec(),
-        };
-        self.take(frame.seq, judged.digest, header.kind == Kind::Control, item);
+        let kind = judged.header.kind;
+        let item = Item::Entry { kind, body: frame.body.as_ref().to_vec() };
+        self.take(frame.seq, judged.digest, kind == Kind::Control, item);
     }
 
     pub(crate) fn take_stubs(&mut self, frame: &Stubs) {

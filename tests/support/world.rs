@@ -75,10 +75,6 @@ impl World {
         self.address
     }
 
-    pub(crate) fn place(&self) -> &Place {
-        &self.place
-    }
-
     fn store(&self) -> &Arc<dyn Store> {
         self.relay.as_ref().expect("the relay runs").system().store()
     }

@@ -4,20 +4,20 @@
 //! shown to anybody before its commit, and because the whole of it is dropped and loaded anew when
 //! the store says that it was wrong.
 
+mod checks;
+
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use sealwire_protocol::ack::AckWire;
 use sealwire_protocol::digest::chain_next;
 use sealwire_protocol::frame::{Member, MembershipState};
-use sealwire_protocol::limits::NATIVE_MEMBERS_MAX;
 use sealwire_protocol::{
-    AckSet, Audience, Control, DeviceKey, Digest, ErrorCode, Failure, Head, Kind, LogId, LogType,
+    AckSet, Control, DeviceKey, Digest, ErrorCode, Failure, Head, LogId, LogType,
 };
 
 use super::queue::{NewBody, Queue, Reader, cost};
 use crate::entry::{Addressed, CheckedEntry, Content, EntryParts, Published, encode_entry};
-use crate::limits::QUOTA_RETRY_MS;
 use crate::metrics::{Outcome, Outcomes};
 use crate::ports::{LogCommit, LogKey, LogRecord, MemberChange, NewEntry, Position, SenderRecord};
 
@@ -184,130 +184,6 @@ impl State {
         }
         self.check_contents(sender, &entries)?;
         Ok(self.apply(sender, entries, now))
-    }
-
-    /// Checks that the counts are the sender's next ones, in order and linked.
-    fn check_counts(&self, sender: DeviceKey, entries: &[CheckedEntry]) -> Result<(), NotAppended> {
-        let (last_count, last_digest) = self.last_of(sender);
-        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
-            return refused(ErrorCode::Malformed);
-        };
-        for pair in entries.windows(2) {
-            if pair[1].header.count != pair[0].header.count + 1
-                || pair[1].header.prev != pair[0].digest
-            {
-                return refused(ErrorCode::BadHeader);
-            }
-        }
-        if last.header.count <= last_count {
-            return Err(NotAppended::Known);
-        }
-        if first.header.count != last_count + 1 {
-            return Err(Failure::out_of_order(last_count + 1).into());
-        }
-        if first.header.prev != last_digest {
-            return Err(Failure::conflict(last_count, last_digest).into());
-        }
-        Ok(())
-    }
-
-    fn check_contents(
-        &self,
-        sender: DeviceKey,
-        entries: &[CheckedEntry],
-    ) -> Result<(), NotAppended> {
-        let single = entries.len() == 1;
-        let mut kept = 0;
-        let mut only_small = true;
-        for entry in entries {
-            match &entry.content {
-                Content::Control(control) => {
-                    // Each may change who may do what: one at a time, so that none is half done.
-                    if !single {
-                        return refused(ErrorCode::BadControl);
-                    }
-                    self.check_control(sender, entry, control)?;
-                }
-                Content::Rotation => {
-                    if !single {
-                        return refused(ErrorCode::BadControl);
-                    }
-                    self.check_seen(entry)?;
-                }
-                Content::Plain => {
-                    if let Audience::Named(_) = entry.header.audience
-                        && !entry.recipients.iter().all(|key| self.members.contains_key(key))
-                    {
-                        return refused(ErrorCode::BadAudience);
-                    }
-                }
-            }
-            if !matches!(entry.content, Content::Control(_)) {
-                kept += cost(entry.body.len(), entry.recipients.len());
-                only_small &= entry.header.kind == Kind::Key;
-            }
-        }
-        if kept > 0 && !self.queue.has_room(kept, only_small) {
-            return Err(Failure::after_ms(ErrorCode::Quota, QUOTA_RETRY_MS).into());
-        }
-        Ok(())
-    }
-
-    /// Conditional entries must have seen the newest change of membership or key.
-    fn check_seen(&self, entry: &CheckedEntry) -> Result<(), NotAppended> {
-        let seen = &entry.header.seen;
-        if seen.incarnation != self.incarnation || seen.seq < self.guard_seq {
-            return Err(Failure::at_head(ErrorCode::Stale, self.head_of(self.head)).into());
-        }
-        Ok(())
-    }
-
-    fn check_control(
-        &self,
-        sender: DeviceKey,
-        entry: &CheckedEntry,
-        control: &Control,
-    ) -> Result<(), NotAppended> {
-        if self.log_type != LogType::Group {
-            return refused(ErrorCode::Unsupported);
-        }
-        if control.is_conditional() {
-            self.check_seen(entry)?;
-        }
-        match control {
-            Control::Join { signature } => {
-                if self.members.contains_key(&sender) {
-                    return refused(ErrorCode::AlreadyMember);
-                }
-                let message = sealwire_protocol::signing::join_message(self.id, sender);
-                let valid = self.join_key.is_some_and(|key| {
-                    sealwire_protocol::signing::verify(key, &message, signature).is_ok()
-                });
-                if !valid {
-                    return refused(ErrorCode::InviteInvalid);
-                }
-                if self.members.len() >= NATIVE_MEMBERS_MAX {
-                    let limit = NATIVE_MEMBERS_MAX as u64;
-                    return Err(Failure::limit(ErrorCode::GroupFull, limit).into());
-                }
-                Ok(())
-            }
-            Control::Leave | Control::JoinKey { .. } => Ok(()),
-            Control::Revoke { device, .. } => {
-                if *device == sender || self.revoked.contains_key(device) {
-                    return refused(ErrorCode::BadControl);
-                }
-                Ok(())
-            }
-            // What only vaults have, what only the relay writes, and a second beginning.
-            Control::Found { .. }
-            | Control::Enrol { .. }
-            | Control::Snapshot { .. }
-            | Control::SnapshotOpened { .. }
-            | Control::TotalsFound { .. }
-            | Control::TotalsJoin { .. }
-            | Control::TotalsLeave { .. } => refused(ErrorCode::BadControl),
-        }
     }
 
     /// Gives the entries their places. Nothing can be refused from here on.

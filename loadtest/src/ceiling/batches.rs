@@ -12,17 +12,35 @@ use sealwire_client::identity::{Identity, JoinSeed};
 use sealwire_protocol::digest::{chain_next, chain_start, entry_digest, native_log_id};
 use sealwire_protocol::{Control, Digest, EntryIn, LogType};
 
+use super::Arguments;
 use crate::group::{self, Author};
 
 /// Groups that one device founds, each a log of its own.
 const GROUPS_OF_A_DEVICE: usize = 6;
 
+/// What a batch is made of.
+#[derive(Clone, Copy)]
+pub(super) struct Shape {
+    /// Entries in a batch.
+    batch: usize,
+    /// Of these, entries of one log.
+    per_log: usize,
+    /// Length of each body, in bytes.
+    body: usize,
+}
+
+impl Shape {
+    pub(super) fn of(arguments: &Arguments) -> Self {
+        Self { batch: arguments.batch, per_log: arguments.per_log, body: arguments.body }
+    }
+}
+
 /// Makes batch after batch, for logs of its own.
 pub(super) struct Batches {
     logs: Vec<Log>,
-    batch: usize,
+    shape: Shape,
     filler: Bytes,
-    /// Which log gets the next entry.
+    /// Which log comes next.
     turn: usize,
 }
 
@@ -34,13 +52,8 @@ struct Log {
 }
 
 impl Batches {
-    /// Founds `groups` logs, for batches of `batch` entries.
-    pub(super) async fn found(
-        store: &Arc<dyn Store>,
-        groups: usize,
-        batch: usize,
-        body: usize,
-    ) -> Result<Self> {
+    /// Founds `groups` logs: as many as one batch needs, or more.
+    pub(super) async fn found(store: &Arc<dyn Store>, groups: usize, shape: Shape) -> Result<Self> {
         let mut logs = Vec::with_capacity(groups);
         let mut founder = Identity::generate()?;
         for number in 0..groups {
@@ -49,20 +62,22 @@ impl Batches {
             }
             logs.push(Log::found(store, &founder).await?);
         }
-        Ok(Self { logs, batch, filler: Bytes::from(group::random_body(body)?), turn: 0 })
+        let filler = Bytes::from(group::random_body(shape.body)?);
+        Ok(Self { logs, shape, filler, turn: 0 })
     }
 
-    /// The next batch: its entries go to the logs in turn.
+    /// The next batch: logs in turn, with some entries each.
     pub(super) fn next(&mut self) -> Vec<LogCommit> {
-        let groups = self.logs.len();
-        let begin = self.turn;
-        self.turn = (begin + self.batch) % groups;
-        (0..groups.min(self.batch))
-            .map(|index| {
-                let entries = (self.batch - index).div_ceil(groups);
-                self.logs[(begin + index) % groups].next(entries, &self.filler)
-            })
-            .collect()
+        let Shape { batch, per_log, .. } = self.shape;
+        let mut left = batch;
+        let mut parts = Vec::with_capacity(batch.div_ceil(per_log));
+        while left > 0 {
+            let entries = left.min(per_log);
+            left -= entries;
+            parts.push(self.logs[self.turn].next(entries, &self.filler));
+            self.turn = (self.turn + 1) % self.logs.len();
+        }
+        parts
     }
 }
 
@@ -125,6 +140,8 @@ fn stored(entry: EntryIn, seq: u64, count: u64, chain: Digest, control: bool) ->
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{HashMap, HashSet};
+
     use super::*;
 
     fn log(number: i64) -> Log {
@@ -136,13 +153,17 @@ mod tests {
 
     #[test]
     fn batches_are_full_and_every_log_goes_on_where_it_was() {
-        for (groups, batch) in [(3, 8), (8, 3), (4, 4), (1, 5)] {
+        for (groups, batch, per_log) in [(3, 8, 3), (8, 3, 1), (4, 4, 4), (5, 10, 2)] {
             let logs = (0..groups).map(log).collect();
-            let mut batches = Batches { logs, batch, filler: Bytes::from_static(b"body"), turn: 0 };
-            let mut heads = std::collections::HashMap::new();
+            let filler = Bytes::from_static(b"body");
+            let shape = Shape { batch, per_log, body: filler.len() };
+            let mut batches = Batches { logs, shape, filler, turn: 0 };
+            let mut heads = HashMap::new();
             for _ in 0..10 {
                 let made = batches.next();
                 assert_eq!(made.iter().map(|part| part.entries.len()).sum::<usize>(), batch);
+                let logs: HashSet<_> = made.iter().map(|part| part.key).collect();
+                assert_eq!(logs.len(), made.len(), "no log stands in a commit twice");
                 for part in made {
                     let head = heads.entry(part.key).or_insert(1);
                     assert_eq!(part.expected_seq, *head);
@@ -152,8 +173,7 @@ mod tests {
                     }
                 }
             }
-            let (least, most) = (heads.values().min(), heads.values().max());
-            assert!(most.zip(least).is_some_and(|(most, least)| most - least <= 1));
+            assert_eq!(heads.len(), groups as usize, "every log has its turn");
         }
     }
 }

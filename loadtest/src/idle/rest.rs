@@ -8,15 +8,11 @@ use tokio::time::sleep;
 use crate::process::{Memory, Process};
 use crate::progress;
 
-/// A relay keeps a log's actor for ten seconds after its last work, and flushes acks within one:
-/// before this time, silence means nothing.
-const SILENCE_MIN: Duration = Duration::from_secs(15);
-
-/// Patience.
-const SILENCE_MAX: Duration = Duration::from_secs(120);
+/// Patience, after the least silence.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Between two looks at the process.
-const LOOK_PAUSE: Duration = Duration::from_secs(5);
+const LOOK_PAUSE: Duration = Duration::from_secs(3);
 
 /// Share of one core that a relay at rest may use: heartbeats and timers.
 const RESTING_CORES_MAX: f64 = 0.03;
@@ -31,11 +27,11 @@ pub(super) struct Rest {
     pub(super) rested: bool,
 }
 
-/// Waits until the process rests.
-pub(super) async fn reach(process: Process) -> Result<Rest> {
+/// Waits until the process rests, and for `silence` at least.
+pub(super) async fn reach(process: Process, silence: Duration) -> Result<Rest> {
     let begin = Instant::now();
     let line = progress::wait("waiting until the relay rests");
-    sleep(SILENCE_MIN).await;
+    sleep(silence).await;
     let (mut memory, mut cpu) = (process.memory()?, process.cpu()?);
     loop {
         let looked = Instant::now();
@@ -45,7 +41,7 @@ pub(super) async fn reach(process: Process) -> Result<Rest> {
         let rested = cpu_now.since(cpu).cores(looked.elapsed()) <= RESTING_CORES_MAX
             && change <= RESTING_CHANGE_MAX * memory.resident as f64;
         (memory, cpu) = (memory_now, cpu_now);
-        if rested || begin.elapsed() >= SILENCE_MAX {
+        if rested || begin.elapsed() >= silence + PATIENCE {
             line.finish_and_clear();
             return Ok(Rest { memory, after: begin.elapsed(), rested });
         }
