@@ -166,6 +166,15 @@ impl Membership {
         self.removal > self.rotation
     }
 
+    /// `newcomer` was given the current key by a member who had seen the removals before its join:
+    /// who would deliver a key that a removed device holds makes another one instead. The newcomer
+    /// cannot see the rotations from before it came.
+    pub fn given_current_key(&mut self, newcomer: DeviceKey) {
+        if self.since(newcomer).is_some_and(|since| self.removal < since.seq) {
+            self.rotation = self.rotation.max(self.removal);
+        }
+    }
+
     /// Whether a conditional entry with this header may stand.
     ///
     /// # Errors

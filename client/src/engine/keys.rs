@@ -173,6 +173,8 @@ impl Log {
             self.members_changed = true;
         }
         if rotation.is_none() && name.epoch == self.holders.epoch() {
+            self.membership.given_current_key(call.device.key());
+            self.members_changed = true;
             self.acknowledge_key(call)?;
         }
         self.retry_sealed(call, name.epoch)?;

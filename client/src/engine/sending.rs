@@ -183,6 +183,12 @@ impl Log {
         epoch: u32,
     ) -> Result<Next> {
         let lacking = epoch == 0;
+        if lacking && self.membership.wants_rotation() {
+            // The one who was removed holds this key: another one, sealed to all, is what is lacked.
+            outbox::drop_waiting(call.db, id)?;
+            outbox::insert(call.db, self.id, &Draft::Rotate { asked: false })?;
+            return Ok(Next::Again);
+        }
         let epoch = if lacking { self.holders.epoch() } else { epoch };
         let mut to: Vec<DeviceKey> = to
             .into_iter()
@@ -245,8 +251,10 @@ impl Log {
         let Some(scope) = self.membership.scope() else { return Ok(Next::Waits) };
         let epoch = self.holders.epoch();
         // Who was removed still holds the key: whoever writes next makes another one first.
+        // A receipt tells such a one nothing.
         let makes_first = epoch == 0 && self.founded_here(call);
-        if makes_first || (epoch > 0 && self.membership.wants_rotation()) {
+        let removed = epoch > 0 && payload.is_some() && self.membership.wants_rotation();
+        if makes_first || removed {
             outbox::insert(call.db, self.id, &Draft::Rotate { asked: false })?;
             return Ok(Next::Again);
         }

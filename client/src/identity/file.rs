@@ -184,9 +184,17 @@ fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let linked = std::fs::hard_link(&partial, path);
     std::fs::remove_file(&partial)?;
     linked?;
-    if let Some(directory) = path.parent() {
-        File::open(directory)?.sync_all()?;
-    }
+    sync_directory(path)
+}
+
+/// Makes the name of a new file durable.
+#[cfg(unix)]
+fn sync_directory(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+}
+
+#[cfg(not(unix))]
+fn sync_directory(_path: &Path) -> io::Result<()> {
     Ok(())
 }
 

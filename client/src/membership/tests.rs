@@ -284,6 +284,21 @@ fn the_author_of_a_rotation_must_have_seen_the_newest_removal() {
 }
 
 #[test]
+fn a_newcomer_believes_that_the_key_it_is_given_is_newer_than_the_removals_before_it() {
+    let mut membership = founded();
+    assert!(apply(&mut membership, 2, &Act::Join(1, 0)));
+    assert!(apply(&mut membership, 3, &Act::Leave(1)));
+    assert!(apply(&mut membership, 4, &Act::Join(2, 0)));
+    assert!(membership.wants_rotation());
+    membership.given_current_key(key(2));
+    assert!(!membership.wants_rotation());
+    assert!(apply(&mut membership, 5, &Act::Join(3, 0)));
+    assert!(apply(&mut membership, 6, &Act::Leave(3)));
+    membership.given_current_key(key(2));
+    assert!(membership.wants_rotation(), "that one it has seen itself");
+}
+
+#[test]
 fn what_belongs_to_vaults_is_not_for_groups() {
     let mut membership = Membership::new();
     let vault = Control::Found { log_type: LogType::Vault, random: [1; 32], join_key: None };

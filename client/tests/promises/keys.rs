@@ -72,6 +72,36 @@ async fn whoever_writes_first_after_a_removal_makes_another_key() {
 }
 
 #[tokio::test]
+async fn a_newcomer_after_a_removal_gets_another_key_and_makes_none_itself() {
+    let world = World::start().await;
+    let (mut anna, mut ben) = (world.online("anna").await, world.online("ben").await);
+    let mut cleo = world.online("cleo").await;
+    let log = world.group(&mut [&mut anna, &mut ben, &mut cleo]).await;
+    let left = ben.device.leave(log).await.expect("leaving");
+    ben.appended(left).await;
+    anna.sees_members(log, &[anna.key(), cleo.key()]).await;
+    let before = deliveries(&world.relay, log).len();
+
+    let mut dora = world.online("dora").await;
+    let invite = anna.device.invite(log).await.expect("an invite");
+    dora.join(&invite).await;
+    assert_eq!(deliveries(&world.relay, log).len(), before, "not the key that ben holds");
+    let epochs = |relay: &Relay| -> Vec<u32> {
+        rotations(relay, log).iter().map(|body| body.epoch).collect()
+    };
+    assert_eq!(epochs(&world.relay), [1, 2]);
+    dora.say(log, "with a key that ben has not").await;
+    assert_eq!(anna.hears().await, "with a key that ben has not");
+
+    // Emil is given that key, and cannot see that it is newer than ben's leaving.
+    let mut emil = world.online("emil").await;
+    emil.join(&invite).await;
+    emil.say(log, "with the same key").await;
+    assert_eq!(anna.hears().await, "with the same key");
+    assert_eq!(epochs(&world.relay), [1, 2]);
+}
+
+#[tokio::test]
 async fn two_who_rotate_at_once_end_with_one_newest_key() {
     let world = World::start().await;
     let (mut anna, mut ben) = (world.online("anna").await, world.online("ben").await);
