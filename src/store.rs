@@ -260,7 +260,7 @@ async fn open_as(options: &StoreOptions, restored: bool) -> Result<OpenStore, Op
             let lanes = sqlite::lanes(&connect, &judge);
             let tenure = tenure::begin(&lanes, &options.data_dir, None, restored).await?;
             let aside = sqlite::Checkpointer::new(&connect, judge, lock).await?;
-            Ok(serve(lanes, tenure, Box::new(aside), Vec::new(), options))
+            Ok(serve(lanes, tenure, Box::new(aside), Vec::new()))
         }
         Scheme::Postgres => {
             let connect = postgres::options(&options.url)?;
@@ -269,7 +269,7 @@ async fn open_as(options: &StoreOptions, restored: bool) -> Result<OpenStore, Op
             let (origin, warnings) = lock.inspect().await?;
             let lanes = postgres::lanes(&connect, &judge);
             let tenure = tenure::begin(&lanes, &options.data_dir, Some(origin), restored).await?;
-            Ok(serve(lanes, tenure, Box::new(lock), warnings, options))
+            Ok(serve(lanes, tenure, Box::new(lock), warnings))
         }
     }
 }
@@ -288,7 +288,6 @@ fn serve<D: Count>(
     tenure: tenure::Tenure,
     aside: Box<dyn Aside<D>>,
     warnings: Vec<Warning>,
-    options: &StoreOptions,
 ) -> OpenStore
 where
     for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
@@ -296,9 +295,7 @@ where
     let (standing_sender, standing) = watch::channel(Standing::Serving);
     let (stop, stopped) = oneshot::channel();
     let store = Arc::new(SqlStore::new(lanes, tenure, standing_sender));
-    let directory = options.data_dir.clone();
-    let housekeeping =
-        tokio::spawn(housekeeping::keep(Arc::clone(&store), aside, directory, stopped));
+    let housekeeping = tokio::spawn(housekeeping::keep(Arc::clone(&store), aside, stopped));
     OpenStore { store, warnings, standing, stop, housekeeping }
 }
 

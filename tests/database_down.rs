@@ -26,7 +26,7 @@ async fn a_postgresql_that_is_stopped_is_waited_for() {
     let mut scene = Scene::new(RelayProcess::start(Place::beside(cluster.url()), &[]).await).await;
     cluster.stop_at_once().await;
     scene.is_unavailable().await;
-    eventually("the relay says that it is not ready", async || scene.ready().await == 503).await;
+    scene.says_that_it_is_not_ready().await;
     cluster.run().await;
     scene.recovers().await;
 
@@ -69,6 +69,7 @@ async fn a_sqlite_that_somebody_else_holds_is_waited_for() {
         SqliteConnection::connect(scene.relay.place().url()).await.expect("a connection");
     other.execute("begin immediate").await.expect("the lock");
     scene.is_unavailable().await;
+    scene.says_that_it_is_not_ready().await;
     other.execute("rollback").await.expect("no lock");
     other.close().await.expect("closed");
     scene.recovers().await;
@@ -148,6 +149,10 @@ impl Scene {
         for device in [&mut self.writer, &mut self.reader] {
             device.request(Ping {}).await.expect("a heartbeat");
         }
+    }
+
+    async fn says_that_it_is_not_ready(&self) {
+        eventually("the relay says that it is not ready", async || self.ready().await == 503).await;
     }
 
     async fn ready(&self) -> u16 {

@@ -5,6 +5,7 @@ use sealwire_protocol::frame::{Ack, AckState, Ping};
 use sealwire_protocol::{ErrorCode, Head, Kind, LogId};
 
 use crate::support::backup::Backup;
+use crate::support::cluster::Cluster;
 use crate::support::device::{Device, together};
 use crate::support::on_both_databases;
 use crate::support::place::{Database, Place};
@@ -25,43 +26,65 @@ const LOST: u64 = 5;
 /// Entries that are written when the copy has been put back: more than were lost.
 const NEW: u64 = 8;
 
-/// A group with three devices, and a copy of the database that misses its last entries.
+/// A group with three devices, and entries that a copy of the database misses.
 struct Story {
     relay: RelayProcess,
     devices: Vec<Device>,
     log: LogId,
-    backup: Backup,
     copied: Head,
     lost: Vec<Signed>,
 }
 
 async fn devices_are_told_of_an_older_copy_when_the_operator_says_so(database: Database) {
-    let mut story = Story::new(database).await;
+    let mut story = Story::begin(Place::new(database).await).await;
+    let backup = Backup::of(story.relay.place()).await;
+    story.write_what_is_lost().await;
     story.relay.kill();
-    story.put_back().await;
+    backup.put_back(story.relay.place()).await;
     story.relay.command("restored").await;
     story.goes_on(true).await;
 }
 
 async fn an_older_copy_is_noticed_when_nobody_says_so(database: Database) {
-    let mut story = Story::new(database).await;
+    let mut story = Story::begin(Place::new(database).await).await;
+    let backup = Backup::of(story.relay.place()).await;
+    story.write_what_is_lost().await;
     assert!(story.relay.stop().await.status.success());
-    story.put_back().await;
+    backup.put_back(story.relay.place()).await;
     story.goes_on(true).await;
 }
 
 /// A copy that is less than an hour old and was made in the run that was killed looks like the
 /// present from outside: the incarnation stays, and the chains alone tell.
 async fn a_copy_of_the_same_run_does_not_pass_for_the_present(database: Database) {
-    let mut story = Story::new(database).await;
+    let mut story = Story::begin(Place::new(database).await).await;
+    let backup = Backup::of(story.relay.place()).await;
+    story.write_what_is_lost().await;
     story.relay.kill();
-    story.put_back().await;
+    backup.put_back(story.relay.place()).await;
     story.goes_on(false).await;
 }
 
+/// While the relay waits for its database to come back, somebody exchanges the database's files.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_that_are_exchanged_under_a_running_relay_end_it() {
+    let mut cluster = Cluster::start().await;
+    let mut story = Story::begin(Place::beside(cluster.url())).await;
+    cluster.stop_in_order().await;
+    cluster.copy();
+    cluster.run().await;
+    story.relay.until_said("the relay's lock is held again").await;
+    story.write_what_is_lost().await;
+    cluster.stop_at_once().await;
+    cluster.put_back();
+    cluster.run().await;
+    assert!(!story.relay.until_stopped().await.status.success(), "it must be started anew");
+    story.goes_on(true).await;
+}
+
 impl Story {
-    async fn new(database: Database) -> Self {
-        let relay = RelayProcess::start(Place::new(database).await, &[]).await;
+    async fn begin(place: Place) -> Self {
+        let relay = RelayProcess::start(place, &[]).await;
         let mut devices = Vec::new();
         for seed in 1..=3 {
             devices.push(Device::connected(relay.url(), seed).await);
@@ -70,25 +93,24 @@ impl Story {
         for number in 0..KEPT {
             devices[number as usize % 3].append(log, format!("kept {number}").as_bytes()).await;
         }
-        let backup = Backup::of(relay.place()).await;
-        let mut lost = Vec::new();
+        Self { relay, devices, log, copied: Head::NONE, lost: Vec::new() }
+    }
+
+    /// Writes entries after the copy was made, which everybody reads and acks.
+    async fn write_what_is_lost(&mut self) {
+        let log = self.log;
         for number in 0..LOST {
             let body = format!("lost {number}");
-            let signed = devices[0].sign(log, Kind::Ring, &[], body.as_bytes());
-            devices[0].send_signed(&signed).await.expect("appended");
-            lost.push(signed);
+            let signed = self.devices[0].sign(log, Kind::Ring, &[], body.as_bytes());
+            self.devices[0].send_signed(&signed).await.expect("appended");
+            self.lost.push(signed);
         }
-        for device in &mut devices {
+        for device in &mut self.devices {
             device.read_to(log, 3 + KEPT + LOST).await;
             device.ack_all(log).await;
             device.request(Ping {}).await.expect("the ack before it was heard");
         }
-        let copied = devices[1].view(log).head_at(3 + KEPT);
-        Self { relay, devices, log, backup, copied, lost }
-    }
-
-    async fn put_back(&mut self) {
-        self.backup.put_back(self.relay.place()).await;
+        self.copied = self.devices[1].view(log).head_at(3 + KEPT);
     }
 
     /// The relay is started on the older copy, and the group goes on.

@@ -8,12 +8,12 @@ use sealwire_protocol::frame::{Append, Draining};
 use sealwire_protocol::{ErrorCode, Kind, RelayFrame};
 
 use crate::support::device::{Device, together};
+use crate::support::holds_within;
 use crate::support::http;
 use crate::support::on_both_databases;
 use crate::support::place::{Database, Place};
 use crate::support::process::RelayProcess;
 use crate::support::raw::Raw;
-use crate::support::{eventually, holds_within};
 
 on_both_databases!(
     devices_are_told_when_to_come_back_and_find_everything,
@@ -125,10 +125,7 @@ async fn a_second_relay_waits_until_the_first_has_gone(database: Database) {
     let log = device.found().await.log;
     let mut second = first.beside();
     second.spawn();
-    eventually("the second relay says that it waits", async || {
-        second.said().contains("another relay serves this store")
-    })
-    .await;
+    second.until_said("another relay serves this store").await;
     assert_eq!(second.ask("/health").await.map(|answer| answer.status), Some(200));
     assert_eq!(second.ask("/ready").await.map(|answer| answer.status), Some(503));
     device.append(log, b"to the first").await;
@@ -145,10 +142,7 @@ async fn a_second_relay_waits_until_the_first_has_gone(database: Database) {
     // A relay that only waits ends as well when it is asked to.
     let mut third = second.beside();
     third.spawn();
-    eventually("the third relay says that it waits", async || {
-        third.said().contains("another relay serves this store")
-    })
-    .await;
+    third.until_said("another relay serves this store").await;
     let stopped = third.stop().await;
     assert!(stopped.status.success() && stopped.after < PROMPT);
     let serves = holds_within(Duration::from_secs(5), async || {

@@ -8,7 +8,6 @@
 //! Holds always: the lock is given up after the last write, never before.
 
 use std::convert::Infallible;
-use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +43,6 @@ pub(super) trait Aside<D: Dialect>: Send {
 pub(super) async fn keep<D: Count>(
     store: Arc<SqlStore<D>>,
     mut aside: Box<dyn Aside<D>>,
-    directory: PathBuf,
     mut stop: oneshot::Receiver<()>,
 ) where
     for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
@@ -63,26 +61,26 @@ pub(super) async fn keep<D: Count>(
                     let _ = store.flush_touches().await;
                     if raised.elapsed() >= RAISE_INTERVAL {
                         raised = Instant::now();
-                        raise(&store, &directory).await;
+                        raise(&store).await;
                     }
                 }
             }
         }
     }
     let _ = store.flush_touches().await;
-    raise(&store, &directory).await;
+    raise(&store).await;
     store.lanes.close().await;
     aside.end().await;
 }
 
-async fn raise<D: Count>(store: &SqlStore<D>, directory: &Path)
+async fn raise<D: Count>(store: &SqlStore<D>)
 where
     for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
 {
     if *store.standing.borrow() != Standing::Serving {
         return;
     }
-    match store.tenure.raise(&store.lanes, directory).await {
+    match store.tenure.raise(&store.lanes).await {
         Ok(true) => {}
         Ok(false) => {
             error!("another relay has served this store although this one held the lock");

@@ -10,7 +10,7 @@
 //! told it.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sealwire_actors::ports::StoreError;
 use sqlx::Executor;
@@ -75,12 +75,14 @@ impl Meta {
 }
 
 /// This relay's run on the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Tenure {
     pub(super) incarnation: u64,
     store_id: u64,
     /// Random; another one in the store means that another relay has served it since.
     run: u64,
+    /// Where the witness is.
+    directory: PathBuf,
 }
 
 /// Begins a run: decides on the incarnation, raises the counter, writes the witness.
@@ -98,8 +100,9 @@ where
     let mut lease = lanes.write().await?;
     lease.begin(D::BEGIN).await?;
     let outcome = begin_within(&mut lease, seen, origin, restored, fresh).await;
-    let (tenure, counter) = lease.end(outcome.map(Verdict::Keep)).await?;
-    tenure.testify(directory, counter).await?;
+    let (store_id, incarnation, counter) = lease.end(outcome.map(Verdict::Keep)).await?;
+    let tenure = Tenure { incarnation, store_id, run: fresh.run, directory: directory.to_owned() };
+    tenure.testify(counter).await?;
     Ok(tenure)
 }
 
@@ -118,13 +121,14 @@ impl Fresh {
     }
 }
 
+/// Gives the store's id, its incarnation and its counter.
 async fn begin_within<D: Dialect>(
     lease: &mut Lease<D>,
     seen: Option<Witness>,
     origin: Option<Origin>,
     restored: bool,
     fresh: Fresh,
-) -> Result<(Tenure, u64), StoreError>
+) -> Result<(u64, u64, u64), StoreError>
 where
     for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
 {
@@ -152,7 +156,7 @@ where
     if let Some(reason) = change.filter(|change| *change != Change::New) {
         warn!(?reason, "history may have been lost: the store has a new incarnation");
     }
-    Ok((Tenure { incarnation, store_id, run: fresh.run }, counter))
+    Ok((store_id, incarnation, counter))
 }
 
 async fn read_meta<D: Dialect>(lease: &mut Lease<D>) -> Result<Meta, StoreError>
@@ -187,11 +191,7 @@ fn decide(
 impl Tenure {
     /// Raises the counter, in the store and then in the witness. `Ok(false)` if another relay has
     /// begun a run on this store since.
-    pub(super) async fn raise<D: Dialect>(
-        &self,
-        lanes: &Lanes<D>,
-        directory: &Path,
-    ) -> Result<bool, OpenError>
+    pub(super) async fn raise<D: Dialect>(&self, lanes: &Lanes<D>) -> Result<bool, OpenError>
     where
         for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
     {
@@ -199,27 +199,31 @@ impl Tenure {
         let rows = lanes.write().await?.rows(RAISE_COUNTER, &values).await?;
         let Some(row) = rows.first() else { return Ok(false) };
         let counter = row.number(0)?;
-        self.testify(directory, counter).await?;
+        self.testify(counter).await?;
         Ok(true)
     }
 
-    /// Whether the store is still where this run left it: nobody else has served it, and it has not
-    /// moved to another server.
+    /// Whether the store is still where this run left it: nobody else has served it, it has not moved
+    /// to another server, and it is no older copy. If so, the counter is raised: a copy from before
+    /// now that is put back later is an older one.
     pub(super) async fn goes_on<D: Dialect>(
         &self,
         lanes: &Lanes<D>,
         origin: Option<Origin>,
-    ) -> Result<bool, StoreError>
+    ) -> Result<bool, OpenError>
     where
         for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
     {
+        let seen = on_disk(&self.directory, witness::read).await?;
         let meta = read_meta(&mut lanes.write().await?).await?;
-        Ok(meta.number(RUN) == Some(self.run) && meta.origin() == origin)
+        let same =
+            meta.number(RUN) == Some(self.run) && decide(&meta, seen, origin, false).is_none();
+        if same { self.raise(lanes).await } else { Ok(false) }
     }
 
-    async fn testify(&self, directory: &Path, counter: u64) -> Result<(), OpenError> {
+    async fn testify(&self, counter: u64) -> Result<(), OpenError> {
         let witness = Witness { store_id: self.store_id, counter };
-        on_disk(directory, move |directory| witness::write(directory, &witness)).await
+        on_disk(&self.directory, move |directory| witness::write(directory, &witness)).await
     }
 }
 

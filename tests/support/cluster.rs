@@ -111,6 +111,19 @@ impl Cluster {
         self.directory.path().join("data")
     }
 
+    /// Copies the data of the stopped server.
+    pub(crate) fn copy(&self) {
+        assert!(self.server.is_none(), "a running server cannot be copied");
+        copy(&self.data(), &self.directory.path().join("copy"));
+    }
+
+    /// Puts the copy in place of the stopped server's data.
+    pub(crate) fn put_back(&self) {
+        assert!(self.server.is_none(), "a running server's data cannot be replaced");
+        fs::remove_dir_all(self.data()).expect("removed");
+        copy(&self.directory.path().join("copy"), &self.data());
+    }
+
     /// Its files, and what it says.
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
@@ -140,4 +153,10 @@ impl Drop for Cluster {
 fn id(user: &str, which: &str) -> u32 {
     let output = Command::new("id").args([which, user]).output().expect("id runs");
     String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number")
+}
+
+/// Copies a directory with its owners and permissions.
+fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp runs");
+    assert!(copied.success());
 }

@@ -132,6 +132,11 @@ impl RelayProcess {
         assert!(ready.await, "the relay is not ready in time:\n{}", self.said());
     }
 
+    /// Waits until the relay has said something.
+    pub(crate) async fn until_said(&self, words: &str) {
+        eventually(words, async || self.said().contains(words)).await;
+    }
+
     /// Kills the relay: no handler of its own runs, nothing is flushed.
     pub(crate) fn kill(&mut self) {
         let mut child = self.child.take().expect("the relay runs");
