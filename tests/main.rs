@@ -39,6 +39,8 @@ mod shutdown;
 mod memory;
 // Requests that are well-formed and wrong, or too many: a typed answer each, nothing appended.
 mod hostile_requests;
+// A phone with the Totals app proves its key by a signed challenge or a token, and nobody else can.
+mod totals_auth;
 // The operator sees whether the relay lives and works, and what it is doing, actor by actor.
 mod operator;
 // The program does what is typed.
