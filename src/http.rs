@@ -17,6 +17,9 @@ pub mod body;
 pub mod error;
 pub mod groups;
 pub mod instant;
+pub mod payloads;
+pub mod push;
+pub mod streams;
 
 use std::sync::Arc;
 
@@ -44,7 +47,11 @@ pub struct Api {
 /// Every route of the HTTP API.
 pub fn router(api: Arc<Api>) -> Router {
     let known = middleware::from_fn_with_state(api.clone(), auth::authenticate);
-    let authenticated = groups::router().layer(known);
+    let authenticated = groups::router()
+        .merge(payloads::router())
+        .merge(streams::router())
+        .merge(push::router())
+        .layer(known);
     auth::router()
         .merge(authenticated)
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))

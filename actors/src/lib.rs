@@ -22,6 +22,7 @@ pub mod metrics;
 pub mod outbox;
 pub mod passes;
 pub mod ports;
+mod push_token;
 pub mod registry;
 mod reply;
 mod retention;
@@ -31,7 +32,7 @@ pub mod system;
 #[cfg(test)]
 #[expect(clippy::wildcard_enum_match_arm, reason = "any frame but the expected one fails a test")]
 mod tests;
-mod totals;
+pub mod totals;
 
 pub use outbox::Outbox;
 pub use registry::Registry;
