@@ -22,11 +22,12 @@ use super::pages::lists;
 static LOCK_HEADS: Step = Step::new(
     &[("key", Int)],
     "select string_agg(h.key || ' ' || h.seq || ' ' || h.version, ',') from ( \
-        select l.key, l.seq, l.version from given g join logs l on l.key = g.key \
+        select l.key, l.seq, l.version from given g cross join logs l where l.key = g.key \
         order by l.key {for no key update of l}) h",
 );
 
-static UPDATE_HEADS: Step = Step::new(
+/// An upsert, because SQLite's `update … from` cannot be told to begin with the list.
+static UPDATE_HEADS: Step = Step::twofold(
     &[
         ("key", Int),
         ("seq", Int),
@@ -38,6 +39,18 @@ static UPDATE_HEADS: Step = Step::new(
         ("set_join_key", Int),
         ("join_key", Bytes),
     ],
+    "insert into logs (key, id, log_type, seq, chain, version, floor_seq, floor_chain, join_key, \
+        guard_seq, created_at, last_entry_at) \
+     select l.key, l.id, l.log_type, coalesce(g.seq, l.seq), coalesce(g.chain, l.chain), l.version, \
+        coalesce(g.floor_seq, l.floor_seq), coalesce(g.floor_chain, l.floor_chain), \
+        case when g.set_join_key = 1 then g.join_key else l.join_key end, \
+        coalesce(g.guard_seq, l.guard_seq), l.created_at, \
+        coalesce(g.last_entry_at, l.last_entry_at) \
+     from given g cross join logs l where l.key = g.key \
+     on conflict (key) do update set \
+        seq = excluded.seq, chain = excluded.chain, last_entry_at = excluded.last_entry_at, \
+        floor_seq = excluded.floor_seq, floor_chain = excluded.floor_chain, \
+        guard_seq = excluded.guard_seq, join_key = excluded.join_key",
     "update logs set \
         seq = coalesce(g.seq, logs.seq), \
         chain = coalesce(g.chain, logs.chain), \
@@ -109,23 +122,44 @@ static UPSERT_MEMBERS: Step = Step::new(
         ack_ranges = excluded.ack_ranges",
 );
 
-static UPDATE_ACKS: Step = Step::new(
+/// As with [`UPDATE_HEADS`].
+static UPDATE_ACKS: Step = Step::twofold(
     &[("log", Int), ("device", Bytes), ("ack_floor", Int), ("ack_ranges", Bytes)],
+    "insert into members (log, device, state, joined_seq, joined_at, reserved_at, ack_floor, \
+        ack_ranges) \
+     select m.log, m.device, m.state, m.joined_seq, m.joined_at, m.reserved_at, g.ack_floor, \
+        g.ack_ranges \
+     from given g cross join members m \
+     where m.log = g.log and m.device = g.device and m.state = 2 \
+     on conflict (log, device) do update set \
+        ack_floor = excluded.ack_floor, ack_ranges = excluded.ack_ranges",
     "update members set ack_floor = g.ack_floor, ack_ranges = g.ack_ranges from given g \
      where members.log = g.log and members.device = g.device and members.state = 2",
 );
 
-static DELETE_BODIES: Step = Step::new(
+/// PostgreSQL cannot know how few rows a range of seqs is, and would rather read the whole table than
+/// look for each: `offset 0` keeps it from rearranging, and the rows' places leave nothing to plan.
+static DELETE_BODIES: Step = Step::twofold(
     &[("log", Int), ("first", Int), ("last", Int)],
     "delete from bodies where (log, seq) in ( \
-        select b.log, b.seq from given g \
-        join bodies b on b.log = g.log and b.seq between g.first and g.last)",
+        select b.log, b.seq from given g cross join bodies b \
+        where b.log = g.log and b.seq between g.first and g.last)",
+    "delete from bodies where ctid = any(array( \
+        select b.place from given g cross join lateral ( \
+            select b.ctid as place from bodies b \
+            where b.log = g.log and b.seq between g.first and g.last offset 0) b))",
 );
 
-static DELETE_ENTRIES: Step = Step::new(
+/// As with [`DELETE_BODIES`].
+static DELETE_ENTRIES: Step = Step::twofold(
     &[("log", Int), ("last", Int)],
     "delete from entries where control_body is null and (log, seq) in ( \
-        select e.log, e.seq from given g join entries e on e.log = g.log and e.seq <= g.last)",
+        select e.log, e.seq from given g cross join entries e \
+        where e.log = g.log and e.seq <= g.last)",
+    "delete from entries where ctid = any(array( \
+        select e.place from given g cross join lateral ( \
+            select e.ctid as place from entries e \
+            where e.log = g.log and e.seq <= g.last and e.control_body is null offset 0) e))",
 );
 
 static DELETE_LOGS: Step =
@@ -133,6 +167,24 @@ static DELETE_LOGS: Step =
 
 static DELETE_ALL_ENTRIES: Step =
     Step::new(&[("log", Int)], "delete from entries where log in (select log from given)");
+
+/// For the test that looks at their plans.
+#[cfg(test)]
+pub(super) const STEPS: &[&Step] = &[
+    &LOCK_HEADS,
+    &UPDATE_HEADS,
+    &INSERT_ENTRIES,
+    &INSERT_BODIES,
+    &UPSERT_SENDERS,
+    &DELETE_MEMBERS,
+    &INSERT_REVOKED,
+    &UPSERT_MEMBERS,
+    &UPDATE_ACKS,
+    &DELETE_BODIES,
+    &DELETE_ENTRIES,
+    &DELETE_LOGS,
+    &DELETE_ALL_ENTRIES,
+];
 
 /// Commits `batch` within the transaction that `lease` has begun.
 pub(super) async fn run<D: Dialect>(

@@ -40,6 +40,10 @@ static WRITE_META: Step = Step::new(
      on conflict (name) do update set value = excluded.value",
 );
 
+/// For the test that looks at their plans.
+#[cfg(test)]
+pub(super) const STEPS: &[&Step] = &[&WRITE_META];
+
 /// Which server holds the store: PostgreSQL's system identifier and timeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Origin {
