@@ -37,6 +37,8 @@ pub(crate) struct Presence {
     subscribers: Mutex<Vec<Arc<Outbox>>>,
     streams: Mutex<Vec<Arc<Listener>>>,
     ring: Mutex<Option<Box<Ring>>>,
+    /// How often the log was found to have lost history.
+    losses: AtomicU64,
 }
 
 /// The last frames of a busy log.
@@ -53,7 +55,14 @@ impl Presence {
             subscribers: Mutex::new(Vec::new()),
             streams: Mutex::new(Vec::new()),
             ring: Mutex::new(None),
+            losses: AtomicU64::new(0),
         }
+    }
+
+    /// How often the log was found to have lost history: what was checked before the last time was
+    /// checked against another log.
+    pub(crate) fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Acquire)
     }
 
     /// The newest committed head that is known here.
@@ -306,6 +315,8 @@ impl Registry {
             }
             let streams = presence.streams.lock().clone();
             streams.iter().for_each(|stream| stream.end());
+            // After the subscriptions have gone: whoever still saw one has read the number before.
+            presence.losses.fetch_add(1, Ordering::Release);
             return;
         }
         presence.wake_streams(key);
