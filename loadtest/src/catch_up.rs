@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Args;
+use clap::{ArgAction, Args};
 use sealwire_client::entry::judge;
 use sealwire_client::identity::Identity;
 use sealwire_protocol::bounded::Bounded;
@@ -19,12 +19,16 @@ use serde::Serialize;
 use tokio::time::timeout;
 
 use crate::crowd::Crowd;
+use crate::frame::Measurement;
+use crate::frame::relay::Relay;
+use crate::frame::sampler::Sampler;
+use crate::frame::timeline::Timeline;
 use crate::group::{self, random_body};
 use crate::hear::Heard;
 use crate::limits::DRAIN_DEADLINE;
 use crate::progress;
 use crate::reader::{Faults, Reader};
-use crate::report::{Figures, Line, duration, line, mebibytes, rate, whole};
+use crate::report::{Figures, Line, Measure, duration, line, mebibytes, median, rate, whole};
 
 /// Bytes that a relay keeps for a member that is away, as it counts them: each body and a little more.
 const UNDELIVERED_BYTES_MAX: usize = 62 * 1024 * 1024;
@@ -38,9 +42,6 @@ const RUNS_MAX: usize = 1000;
 /// What `catch-up` is asked to do.
 #[derive(Args, Serialize)]
 pub(crate) struct Arguments {
-    /// The relay, on this machine.
-    #[arg(long, default_value = "ws://127.0.0.1:4000")]
-    url: String,
     /// Entries that are waiting.
     #[arg(long, default_value_t = 10_000)]
     entries: usize,
@@ -51,7 +52,8 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 5)]
     runs: usize,
     /// Also check every signature.
-    #[arg(long)]
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value = "false")]
     signatures: bool,
 }
 
@@ -68,6 +70,8 @@ pub(crate) struct Measured {
     /// The median of these.
     median_ms: f64,
     faults: Faults,
+    #[serde(skip)]
+    timeline: Timeline,
 }
 
 /// One reading.
@@ -78,18 +82,34 @@ struct Reading {
     faults: Faults,
 }
 
-pub(crate) async fn run(arguments: &Arguments) -> Result<Measured> {
-    ensure!(arguments.body <= BODY_BYTES_MAX, "a body has at most {BODY_BYTES_MAX} bytes");
-    ensure!((1..=RUNS_MAX).contains(&arguments.runs), "1 to {RUNS_MAX} runs");
-    ensure!(
-        arguments.entries > 0
-            && arguments.entries * (arguments.body + OVERHEAD_BYTES) <= UNDELIVERED_BYTES_MAX,
-        "a relay keeps no more than about {UNDELIVERED_BYTES_MAX} bytes for a member that is away"
-    );
-    let crowd = Crowd::new(&arguments.url, 2)?;
+impl Measurement for Arguments {
+    const NAME: &'static str = "catch-up";
+
+    type Measured = Measured;
+
+    fn check(&self) -> Result<()> {
+        ensure!(self.body <= BODY_BYTES_MAX, "a body has at most {BODY_BYTES_MAX} bytes");
+        ensure!((1..=RUNS_MAX).contains(&self.runs), "1 to {RUNS_MAX} runs");
+        ensure!(
+            self.entries > 0
+                && self.entries * (self.body + OVERHEAD_BYTES) <= UNDELIVERED_BYTES_MAX,
+            "a relay keeps no more than about {UNDELIVERED_BYTES_MAX} bytes for a member that is \
+             away"
+        );
+        Ok(())
+    }
+
+    async fn measure(&self, relay: &mut Relay) -> Result<Measured> {
+        read_again_and_again(self, relay).await
+    }
+}
+
+async fn read_again_and_again(arguments: &Arguments, relay: &Relay) -> Result<Measured> {
+    let crowd = Crowd::new(&relay.url, 2)?;
     let reader = Identity::generate()?;
     let (log, head) = fill(arguments, &crowd, &reader).await?;
     let bar = progress::bar(arguments.runs as u64, "readings");
+    let sampler = Sampler::begin(relay, None, DRAIN_DEADLINE);
     let mut readings = Vec::with_capacity(arguments.runs);
     for _ in 0..arguments.runs {
         let reading = read(&crowd, &reader, log, head, arguments.signatures);
@@ -100,7 +120,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Measured> {
         bar.inc(1);
     }
     bar.finish_and_clear();
-    Ok(measured(arguments, &readings))
+    Ok(measured(arguments, &readings, sampler.end()?))
 }
 
 /// A group in which these many entries wait for the reader.
@@ -167,7 +187,7 @@ async fn read(
     Ok(Reading { first: first.unwrap_or(last), last, bytes, faults: reader.conclude(head) })
 }
 
-fn measured(arguments: &Arguments, readings: &[Reading]) -> Measured {
+fn measured(arguments: &Arguments, readings: &[Reading], timeline: Timeline) -> Measured {
     let milliseconds = |duration: Duration| duration.as_secs_f64() * 1000.0;
     let last_ms: Vec<f64> = readings.iter().map(|reading| milliseconds(reading.last)).collect();
     let mut faults = Faults::default();
@@ -181,14 +201,8 @@ fn measured(arguments: &Arguments, readings: &[Reading]) -> Measured {
         median_ms: median(&last_ms),
         last_ms,
         faults,
+        timeline,
     }
-}
-
-/// The middle of some numbers, the higher one of two.
-fn median(numbers: &[f64]) -> f64 {
-    let mut sorted = numbers.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
 }
 
 impl Figures for Measured {
@@ -197,34 +211,26 @@ impl Figures for Measured {
             times.iter().map(|ms| duration(ms * 1000.0)).collect::<Vec<_>>().join(", ")
         };
         let per_second = self.entries as f64 / (self.median_ms / 1000.0);
-        let faults = &self.faults;
         vec![
             line("entries", format!("{}, {}", whole(self.entries as u64), mebibytes(self.bytes))),
             line("to the first", all(&self.first_ms)),
             line("to the last", all(&self.last_ms)),
             line("median", format!("{}, {}", duration(self.median_ms * 1000.0), rate(per_second))),
-            line(
-                "checked",
-                format!(
-                    "{} lost, {} duplicate, {} out of order, {} altered",
-                    faults.lost, faults.duplicate, faults.disorder, faults.altered
-                ),
-            ),
+            line("checked", self.faults.to_string()),
         ]
     }
 
-    fn broken_promise(&self) -> Option<String> {
-        self.faults.any().then(|| "the relay has broken its promise: see `checked`".to_owned())
+    fn measures(&self) -> Vec<Measure> {
+        let mut measure = Measure::lower("to the last byte", "µs", 0.0);
+        measure.values = self.last_ms.iter().map(|ms| ms * 1000.0).collect();
+        vec![measure]
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    fn broken_promise(&self) -> Option<String> {
+        self.faults.broken_promise()
+    }
 
-    #[test]
-    fn the_median_is_in_the_middle() {
-        assert!((median(&[9.0, 1.0, 5.0]) - 5.0).abs() < f64::EPSILON);
-        assert!(median(&[]).abs() < f64::EPSILON);
+    fn take_timeline(&mut self) -> Timeline {
+        std::mem::take(&mut self.timeline)
     }
 }

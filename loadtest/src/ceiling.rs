@@ -25,7 +25,7 @@ use self::batches::{Batches, Shape};
 use crate::latency::{Latencies, Percentiles};
 use crate::limits::SECONDS_MAX;
 use crate::progress;
-use crate::report::{self, Figures, Line, line};
+use crate::report::{self, Document, Figures, Line, Measure, Run, line};
 
 /// How long the store may take to close, with all that it has gathered.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(30);
@@ -59,9 +59,13 @@ pub(crate) struct Arguments {
     /// Seconds that are measured, of the store and of the disk each.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
-    /// What `append --json` wrote: its rate is told as a share of this ceiling.
+    /// What `append --json` wrote: its highest rate is told as a share of this ceiling.
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
+    /// Also write everything to this file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    pub(crate) json: Option<PathBuf>,
 }
 
 /// What `ceiling` has seen.
@@ -80,7 +84,15 @@ pub(crate) struct Measured {
     share: Option<f64>,
 }
 
-pub(crate) async fn run(arguments: &Arguments) -> Result<Measured> {
+/// Measures the ceiling once, and reports.
+pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
+    let runs = [Run::new(measure(arguments).await?)];
+    let document =
+        Document { scenario: "ceiling", command: "ceiling", arguments, relay: None, runs: &runs };
+    report::publish(&document, arguments.json.as_deref())
+}
+
+async fn measure(arguments: &Arguments) -> Result<Measured> {
     ensure!(arguments.body <= BODY_BYTES_MAX, "a body has at most {BODY_BYTES_MAX} bytes");
     ensure!(
         (1..=COMMIT_ENTRIES_MAX).contains(&arguments.batch)
@@ -125,7 +137,9 @@ fn reached(path: &Path) -> Result<f64> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     let run: serde_json::Value = serde_json::from_str(&text).context("not JSON")?;
-    run["figures"]["appended_per_second"].as_f64().context("not a result of `append`")
+    let steps = run["runs"][0]["figures"]["steps"].as_array();
+    let rates = steps.into_iter().flatten().filter_map(|it| it["appended_per_second"].as_f64());
+    rates.max_by(f64::total_cmp).context("not a result of `append`")
 }
 
 struct Committed {
@@ -221,5 +235,12 @@ impl Figures for Measured {
             lines.push(line("reached through a relay", format!("{:.1} %", share * 100.0)));
         }
         lines
+    }
+    fn measures(&self) -> Vec<Measure> {
+        let mut measures = Measure::latencies("8 KiB more, fdatasync", &self.append_and_sync);
+        let per_second = self.entries_per_second;
+        measures.push(Measure::higher("entries committed", "/s", per_second));
+        measures.extend(Measure::latencies("commit", &self.commit));
+        measures
     }
 }

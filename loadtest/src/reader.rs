@@ -3,6 +3,8 @@
 //! The chain makes this exact: a reader that has arrived at the head which `Appended` named has read
 //! every entry before it, once and in order.
 
+use std::fmt;
+
 use sealwire_client::chain::{Step, Track};
 use sealwire_protocol::digest::entry_digest;
 use sealwire_protocol::frame::{Entry, StubReason, Stubs};
@@ -41,8 +43,16 @@ impl Faults {
         self.altered += other.altered;
     }
 
-    pub(crate) fn any(&self) -> bool {
-        *self != Self::default()
+    /// What has to be said of them; nothing if there are none.
+    pub(crate) fn broken_promise(self) -> Option<String> {
+        (self != Self::default()).then(|| format!("the relay has broken its promise: {self}"))
+    }
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { lost, duplicate, disorder, altered } = self;
+        write!(f, "{lost} lost, {duplicate} duplicate, {disorder} out of order, {altered} altered")
     }
 }
 

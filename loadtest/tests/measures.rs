@@ -79,7 +79,7 @@ async fn run(arguments: String) {
 
 fn figures(json: &Path) -> Value {
     let text = std::fs::read_to_string(json).expect("a result");
-    serde_json::from_str::<Value>(&text).expect("JSON")["figures"].take()
+    serde_json::from_str::<Value>(&text).expect("JSON")["runs"][0]["figures"].take()
 }
 
 fn assert_no_faults(figures: &Value) {
@@ -98,19 +98,35 @@ async fn appends_are_counted_and_every_copy_is_checked() {
     let pid = std::process::id();
 
     let saturated = "append --groups 3 --members 3 --senders 2 --seconds 1 --warm-up 0 --receivers";
-    let figures = world.measure(&format!("{saturated} --pid {pid}")).await;
+    let figures = world.measure(&format!("{saturated} --pid {pid}")).await["steps"][0].take();
     assert_no_faults(&figures);
     assert!(number(&figures, "appended_per_second") > 0.0);
     // Each entry reaches both others, once.
     assert_eq!(figures["checked"].as_u64(), figures["appended"].as_u64().map(|sent| sent * 2));
-    assert!(figures["relay"]["memory_most"]["resident"].as_u64() > Some(0));
+    let relay = &figures["server"]["relay"];
+    assert!(relay["memory_most"]["resident"].as_u64() > Some(0), "{figures}");
 
-    let paced = "append --groups 2 --members 2 --seconds 1 --warm-up 0 --rate 50";
+    let paced = "append --groups 2 --members 2 --seconds 1 --warm-up 0 --rate 50,80";
     let figures = world.measure(paced).await;
-    assert_no_faults(&figures);
-    assert_eq!(figures["appended"], 50);
-    assert_eq!(figures["checked"], 50);
-    assert_eq!(figures["push_to_appended"]["count"], 50);
+    for (step, entries) in [50, 80].into_iter().enumerate() {
+        let figures = &figures["steps"][step];
+        assert_no_faults(figures);
+        assert_eq!(figures["appended"], entries);
+        assert_eq!(figures["checked"], entries);
+        assert_eq!(figures["push_to_appended"]["count"], entries);
+    }
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scenario_is_run_by_its_name_and_what_is_given_wins() {
+    let world = World::start().await;
+    let figures = world
+        .measure("run group-chat --groups 2 --members=3 --seconds 1 --warm-up 0 --rate 20,max")
+        .await;
+    assert_eq!(figures["steps"][0]["appended"], 20);
+    assert_eq!(figures["steps"][0]["checked"], 40);
+    assert_eq!(figures["steps"][1]["rate"], "max");
     world.stop().await;
 }
 
@@ -141,7 +157,11 @@ async fn the_store_alone_is_the_ceiling() {
     let directory = TempDir::new().expect("a directory");
     let (directory, json) = (directory.path(), directory.path().join("figures.json"));
     let reached = directory.join("append.json");
-    std::fs::write(&reached, r#"{"figures": {"appended_per_second": 10.0}}"#).expect("a file");
+    std::fs::write(
+        &reached,
+        r#"{"runs": [{"figures": {"steps": [{"appended_per_second": 10.0}]}}]}"#,
+    )
+    .expect("a file");
     run(format!(
         "ceiling --database-url sqlite://{0}/store.db --directory {0} --groups 5 --batch 16 \
          --seconds 1 --against {1} --json {2}",

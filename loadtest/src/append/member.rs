@@ -22,14 +22,14 @@ use sealwire_protocol::{EntryIn, ErrorCode, Head, RelayFrame};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Duration, Instant, sleep_until, timeout_at};
 
-use super::Arguments;
-use super::pace::TICKS_MAX;
 use super::setup::Seat;
-use super::tally::{STAMP_BYTES, Tally, Unsaid};
+use super::{Arguments, Rate};
 use crate::group::{Author, random_body};
 use crate::hear::Heard;
 use crate::limits::DRAIN_DEADLINE;
+use crate::pace::TICKS_MAX;
 use crate::reader::{Faults, Reader};
+use crate::tally::{STAMP_BYTES, Tally, Unsaid};
 
 /// Frames that are read before anything is written.
 const FRAMES_AT_ONCE: usize = 256;
@@ -93,6 +93,7 @@ impl Member {
     /// A member, and where it is to be told what is due.
     pub(super) fn new(
         arguments: &Arguments,
+        rate: Rate,
         group: usize,
         seat: Seat,
         tally: Arc<Tally>,
@@ -101,7 +102,7 @@ impl Member {
         let mut tick_sender = None;
         let mut sender = None;
         if let Some(author) = seat.author {
-            let ticks = arguments.rate.map(|_| {
+            let ticks = rate.per_second().map(|_| {
                 let (sender, ticks) = mpsc::channel(TICKS_MAX);
                 tick_sender = Some(sender);
                 ticks

@@ -13,7 +13,7 @@ use crate::crowd::Crowd;
 use crate::group::{self, Author};
 use crate::hear::Heard;
 use crate::limits::ANSWER_DEADLINE;
-use crate::reader::Reader;
+use crate::reader::{Faults, Reader};
 
 /// What a circle is made of.
 #[derive(Clone, Copy)]
@@ -90,7 +90,7 @@ async fn go_round(devices: &mut [Device], log: LogId, body: usize, incarnation: 
         timeout(ANSWER_DEADLINE, read_to(wire, reader, log, appended.seq))
             .await
             .context("an entry was not delivered in time")??;
-        ensure!(!reader.faults.any(), "an entry was not delivered as it was sent");
+        ensure!(reader.faults == Faults::default(), "an entry was not delivered as it was sent");
         let acked = AckWire { floor: appended.seq, ranges: Bounded::default() };
         wire.send(&Ack { log, state: AckState { incarnation, acked } }.into()).await?;
     }
