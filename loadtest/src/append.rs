@@ -9,6 +9,7 @@
 //! Everything that was answered is checked afterwards, by chain, entry for entry: by every receiver,
 //! or, where none was connected, by one member of each group that comes back.
 
+mod absence;
 mod check;
 mod measured;
 mod member;
@@ -20,16 +21,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use clap::{ArgAction, Args};
+use clap::{ArgAction, Args, ValueEnum};
 use sealwire_protocol::Head;
 use sealwire_protocol::limits::{BODY_BYTES_MAX, IN_FLIGHT_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX};
 use serde::{Serialize, Serializer};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
-use self::measured::{Checked, Measured, Step};
-use self::member::{Done, Phase};
+pub(crate) use self::measured::Step;
+use self::measured::{Checked, Disturbed, Measured};
+use self::member::{Done, Phase, Shared};
 use crate::crowd::Crowd;
 use crate::frame::Measurement;
 use crate::frame::relay::Relay;
@@ -37,8 +39,11 @@ use crate::frame::sampler::Sampler;
 use crate::frame::timeline::Timeline;
 use crate::limits::{DRAIN_DEADLINE, LOOK_PAUSE, MEMBERS_MAX, RATES_MAX, SECONDS_MAX};
 use crate::reader::Faults;
-use crate::tally::{STAMP_BYTES, Tally};
+use crate::tally::{STAMP_BYTES, Tally, Window};
 use crate::{pace, progress};
+
+/// How long the relay's process stands still, where that is asked for.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What `append` is asked to do.
 #[derive(Args, Serialize)]
@@ -75,11 +80,41 @@ pub(crate) struct Arguments {
     /// Entries that a receiver reads before it acks them; 0 for never.
     #[arg(long, default_value_t = 32)]
     ack_every: u64,
+    /// Members of each group, the last ones, that read slowly on purpose. Their latencies are told
+    /// apart.
+    #[arg(long, default_value_t = 0)]
+    slow: usize,
+    /// Milliseconds that a slow one rests after each frame.
+    #[arg(long, default_value_t = 200)]
+    slow_pause_ms: u64,
+    /// Devices per second, each in its turn, that lose their connection and come back at once.
+    #[arg(long)]
+    churn: Option<u32>,
+    /// What happens to the devices or the relay in the middle of it all.
+    #[arg(long, value_enum)]
+    disturb: Option<Disturbance>,
+    /// Second of the time that is measured at which that happens.
+    #[arg(long, default_value_t = 3)]
+    disturb_at: u64,
+}
+
+/// What can happen in the middle of it all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+enum Disturbance {
+    /// All devices lose their connections and come back at once.
+    Cut,
+    /// The relay's process is killed and started again; with --relay.
+    Kill,
+    /// The relay is stopped in order and started again; with --relay.
+    Stop,
+    /// The relay's process stands still for one second; with --relay.
+    Pause,
 }
 
 /// How many entries are due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Rate {
+pub(crate) enum Rate {
     PerSecond(u32),
     /// As many as the relay takes.
     Max,
@@ -97,30 +132,60 @@ impl Measurement for Arguments {
     async fn measure(&self, relay: &mut Relay) -> Result<Measured> {
         let mut measured = Measured::default();
         for rate in &self.rate {
-            let (step, timeline) = Box::pin(measure_rate(self, *rate, relay)).await?;
+            let (step, timeline) = Box::pin(measure_rate(self, *rate, relay, None)).await?;
             measured.add(step, timeline);
         }
         Ok(measured)
     }
 }
 
-async fn measure_rate(
+impl Arguments {
+    /// Groups of four of which one talks, for so many seconds of warm-up and of measured time.
+    pub(crate) fn talk(groups: usize, rate: u32, body: usize, seconds: (u64, u64)) -> Self {
+        Self {
+            groups,
+            members: 4,
+            senders: 1,
+            body,
+            in_flight: 8,
+            rate: vec![Rate::PerSecond(rate)],
+            seconds: seconds.1,
+            warm_up: seconds.0,
+            receivers: true,
+            ack_every: 32,
+            slow: 0,
+            slow_pause_ms: 0,
+            churn: None,
+            disturb: None,
+            disturb_at: 0,
+        }
+    }
+
+    /// The rate that is measured first.
+    pub(crate) fn first_rate(&self) -> Rate {
+        self.rate.first().copied().unwrap_or(Rate::Max)
+    }
+}
+
+/// Measures one rate. `began` is told when the load begins.
+pub(crate) async fn measure_rate(
     arguments: &Arguments,
     rate: Rate,
-    relay: &Relay,
+    relay: &mut Relay,
+    began: Option<oneshot::Sender<()>>,
 ) -> Result<(Step, Timeline)> {
     let crowd = Arc::new(Crowd::new(&relay.url, arguments.groups * arguments.members)?);
     let mut groups = setup::make_groups(arguments, &crowd).await?;
 
     let tally = Arc::new(Tally::new(arguments.warm_up, arguments.seconds));
-    let (phase_sender, phase) = watch::channel(Phase::Run);
+    let (phase_sender, phase) = watch::channel(Phase::Run { cuts: 0 });
     let (done_sender, mut done) = mpsc::channel(arguments.groups * arguments.members);
     let mut members = JoinSet::new();
     let mut ticks = Vec::new();
+    let shared = Shared { crowd: crowd.clone(), tally: tally.clone(), phase };
     for (index, group) in groups.iter_mut().enumerate() {
         for seat in group.connected.drain(..) {
-            let (member, tick) =
-                member::Member::new(arguments, rate, index, seat, tally.clone(), phase.clone())?;
+            let (member, tick) = member::Member::new(arguments, rate, index, seat, shared.clone())?;
             ticks.extend(tick);
             members.spawn(Box::pin(member.run(done_sender.clone())));
         }
@@ -128,11 +193,15 @@ async fn measure_rate(
     drop(done_sender);
     let senders = arguments.groups * arguments.senders;
     tally.begin();
+    if let Some(began) = began {
+        // Nobody has to wait for it.
+        let _ = began.send(());
+    }
     let length = Duration::from_secs(arguments.warm_up + arguments.seconds);
     let sampler = Sampler::begin(relay, Some(tally.clone()), length);
     let pacer = rate.per_second().map(|rate| pace::start(rate, ticks, &tally));
 
-    watch_load(arguments, &tally, &mut members).await?;
+    let disturbed = watch_load(arguments, &tally, &mut members, relay, &phase_sender).await?;
     phase_sender.send_replace(Phase::Drain);
     let heads = timeout(DRAIN_DEADLINE, answered(&mut done, senders, arguments.groups))
         .await
@@ -156,7 +225,8 @@ async fn measure_rate(
     let server = timeline
         .between(arguments.warm_up as f64, length.as_secs_f64())
         .map(|server| server.with_database_apart(relay.has_database_apart()));
-    let step = Step::new(arguments, rate, &tally, server, Checked { faults, checked });
+    let checked = Checked { faults, checked };
+    let step = Step::new(arguments, rate, &tally, server, checked, disturbed);
     Ok((step, timeline))
 }
 
@@ -178,21 +248,42 @@ fn check_arguments(arguments: &Arguments) -> Result<()> {
         "a relay lets a session have {IN_FLIGHT_REQUESTS_MAX} requests and {IN_FLIGHT_BYTES_MAX} \
          bytes under way"
     );
+    ensure!(
+        arguments.slow == 0
+            || arguments.receivers && arguments.slow + arguments.senders < arguments.members,
+        "slow ones are receivers that do not send, and one of a group is not slow"
+    );
+    ensure!(arguments.churn != Some(0), "no device per second is no churn");
+    ensure!(
+        arguments.disturb.is_none() || arguments.disturb_at < arguments.seconds,
+        "what happens has to happen in the time that is measured"
+    );
     ensure!((1..=RATES_MAX).contains(&arguments.rate.len()), "1 to {RATES_MAX} rates");
     ensure!((1..=SECONDS_MAX).contains(&arguments.seconds), "1 to {SECONDS_MAX} seconds");
     ensure!(arguments.warm_up <= SECONDS_MAX, "at most {SECONDS_MAX} seconds of warm-up");
     Ok(())
 }
 
-/// Watches warm-up and measured time go by. A member that ends before them ends the run.
+/// Watches warm-up and measured time go by, and disturbs where that is asked for. A member that ends
+/// before them ends the run.
 async fn watch_load(
     arguments: &Arguments,
     tally: &Tally,
     members: &mut JoinSet<Result<Done>>,
-) -> Result<()> {
-    let end = tally.window().end;
+    relay: &mut Relay,
+    phase: &watch::Sender<Phase>,
+) -> Result<Option<Disturbed>> {
+    let Window { begin, end } = tally.window();
     let bar = progress::bar(arguments.warm_up + arguments.seconds, "seconds of load");
+    let disturb_at = begin + arguments.disturb_at * 1_000_000_000;
+    let mut disturbed = None;
     while tally.now() < end {
+        if let Some(kind) = arguments.disturb
+            && disturbed.is_none()
+            && tally.now() >= disturb_at
+        {
+            disturbed = Some(disturb(kind, relay, phase).await?);
+        }
         tokio::select! {
             () = sleep(LOOK_PAUSE) => {}
             ended = members.join_next() => match ended {
@@ -203,7 +294,30 @@ async fn watch_load(
         bar.set_position(tally.now() / 1_000_000_000);
     }
     bar.finish_and_clear();
-    Ok(())
+    Ok(disturbed)
+}
+
+async fn disturb(
+    kind: Disturbance,
+    relay: &mut Relay,
+    phase: &watch::Sender<Phase>,
+) -> Result<Disturbed> {
+    let begin = Instant::now();
+    match kind {
+        Disturbance::Cut => {
+            phase.send_replace(Phase::Run { cuts: 1 });
+        }
+        Disturbance::Kill => {
+            relay.kill().await?;
+            relay.start_again().await?;
+        }
+        Disturbance::Stop => {
+            relay.end().await?;
+            relay.start_again().await?;
+        }
+        Disturbance::Pause => relay.pause(PAUSE).await?,
+    }
+    Ok(Disturbed { kind, took_ms: begin.elapsed().as_secs_f64() * 1000.0 })
 }
 
 /// The head of each group, once every sender has all its answers.

@@ -56,3 +56,13 @@ pub(crate) const SAMPLES_MAX: u32 = 2400;
 
 /// How often a measurement looks whether its time is over and its devices are well.
 pub(crate) const LOOK_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a device may take to come back after its connection was lost, with a relay that starts
+/// again meanwhile.
+pub(crate) const RETURN_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Between two attempts to reach a relay that is not there.
+pub(crate) const RETURN_PAUSE: Duration = Duration::from_millis(50);
+
+/// Most entries that one reader lacks and remembers, to tell late ones from lost ones.
+pub(crate) const MISSING_MAX: usize = 100_000;

@@ -30,9 +30,20 @@ pub(crate) struct Cpu {
     pub(crate) system: f64,
 }
 
+impl std::ops::Add for Cpu {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { user: self.user + other.user, system: self.system + other.system }
+    }
+}
+
 impl Cpu {
-    /// What was used since `before`.
+    /// What was used since `before`; all of it, if this is another process.
     pub(crate) fn since(self, before: Self) -> Self {
+        if self.user < before.user || self.system < before.system {
+            return self;
+        }
         Self { user: self.user - before.user, system: self.system - before.system }
     }
 

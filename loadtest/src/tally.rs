@@ -66,6 +66,10 @@ pub(crate) struct Tally {
     told: [AtomicU64; 2],
     push_to_appended: Latencies,
     push_to_deliver: Latencies,
+    /// The same of those who read slowly.
+    slow: Latencies,
+    /// From when a connection was lost until its device had everything again.
+    returned: Latencies,
 }
 
 /// What one member has counted since it last told the tally.
@@ -80,6 +84,7 @@ pub(crate) struct Unsaid {
     /// Latencies of what was due outside the window.
     appended_aside: Vec<u64>,
     delivered_aside: Vec<u64>,
+    delivered_slowly: Vec<u64>,
     /// When it last had something.
     heard: u64,
 }
@@ -101,6 +106,8 @@ impl Tally {
             told: [AtomicU64::new(0), AtomicU64::new(0)],
             push_to_appended: Latencies::new(),
             push_to_deliver: Latencies::new(),
+            slow: Latencies::new(),
+            returned: Latencies::new(),
         }
     }
 
@@ -144,18 +151,23 @@ impl Tally {
         unsaid.heard = now;
     }
 
-    /// An entry with this body has come at `now`.
-    pub(crate) fn delivered(&self, unsaid: &mut Unsaid, body: &[u8], now: u64) {
+    /// An entry with this body has come at `now`, to a reader that may be slow by intent.
+    pub(crate) fn delivered(&self, unsaid: &mut Unsaid, body: &[u8], now: u64, is_slow: bool) {
         unsaid.delivered += 1;
         unsaid.delivered_in_window += u64::from(self.window.holds(now));
         let due = body.first_chunk().map_or(0, |stamp| u64::from_be_bytes(*stamp));
-        let latencies = if self.window.holds(due) {
-            &mut unsaid.push_to_deliver
-        } else {
-            &mut unsaid.delivered_aside
+        let latencies = match (is_slow, self.window.holds(due)) {
+            (true, _) => &mut unsaid.delivered_slowly,
+            (false, true) => &mut unsaid.push_to_deliver,
+            (false, false) => &mut unsaid.delivered_aside,
         };
         latencies.push(now.saturating_sub(due));
         unsaid.heard = now;
+    }
+
+    /// A device whose connection was lost at `since` has everything again.
+    pub(crate) fn returned(&self, since: u64) {
+        self.returned.record(&mut vec![self.now().saturating_sub(since)]);
     }
 
     /// Adds what a member has counted.
@@ -173,6 +185,7 @@ impl Tally {
         self.push_to_deliver.record(&mut unsaid.push_to_deliver);
         self.push_to_appended.record_aside(&mut unsaid.appended_aside);
         self.push_to_deliver.record_aside(&mut unsaid.delivered_aside);
+        self.slow.record(&mut unsaid.delivered_slowly);
         if unsaid.heard > 0 {
             let heard = std::mem::take(&mut unsaid.heard).min(self.window.end);
             let before = self.heard.fetch_max(heard, Ordering::Relaxed);
@@ -213,6 +226,16 @@ impl Tally {
     pub(crate) fn push_to_deliver(&self) -> Percentiles {
         self.push_to_deliver.percentiles()
     }
+
+    /// None if nobody read slowly.
+    pub(crate) fn slow(&self) -> Option<Percentiles> {
+        Some(self.slow.percentiles()).filter(|slow| slow.count > 0)
+    }
+
+    /// None if nobody has come back.
+    pub(crate) fn has_returned(&self) -> Option<Percentiles> {
+        Some(self.returned.percentiles()).filter(|returned| returned.count > 0)
+    }
 }
 
 #[cfg(test)]
@@ -229,7 +252,7 @@ mod tests {
         tally.appended(&mut unsaid, second, second + 5_000);
         // Due in it and answered after it: a latency, but no rate.
         tally.appended(&mut unsaid, 2 * second, 3 * second);
-        tally.delivered(&mut unsaid, &(2 * second).to_be_bytes(), 2 * second + 7_000);
+        tally.delivered(&mut unsaid, &(2 * second).to_be_bytes(), 2 * second + 7_000, false);
         tally.add(&mut unsaid);
         let counts = tally.counts();
         assert_eq!((counts.appended, counts.appended_in_window), (3, 2));

@@ -119,6 +119,35 @@ async fn appends_are_counted_and_every_copy_is_checked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn devices_that_are_cut_off_come_back_and_lack_nothing() {
+    let world = World::start().await;
+    let figures = world
+        .measure("run reconnect-storm --groups 4 --rate 50 --seconds 2 --warm-up 0 --disturb-at 1")
+        .await["steps"][0]
+        .take();
+    assert_no_faults(&figures);
+    assert_eq!(figures["returned"]["count"], 16);
+    assert_eq!(figures["appended"], 100);
+    assert_eq!(figures["checked"], 300);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_readers_and_those_who_come_and_go_read_everything_in_the_end() {
+    let world = World::start().await;
+    let figures = world
+        .measure("append --groups 2 --members 3 --receivers --rate 40 --seconds 2 --warm-up 0 --slow 1 --churn 4")
+        .await["steps"][0]
+        .take();
+    assert_no_faults(&figures);
+    assert_eq!(figures["checked"], 160);
+    assert!(figures["returned"]["count"].as_u64() > Some(2), "{figures}");
+    let slow = number(&figures["slow"], "p50_us");
+    assert!(slow > number(&figures["push_to_deliver"], "p50_us"), "{figures}");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_scenario_is_run_by_its_name_and_what_is_given_wins() {
     let world = World::start().await;
     let figures = world
@@ -133,10 +162,18 @@ async fn a_scenario_is_run_by_its_name_and_what_is_given_wins() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_catch_up_is_timed_to_its_last_entry() {
     let world = World::start().await;
-    let figures = world.measure("catch-up --entries 700 --body 2000 --runs 2 --signatures").await;
-    assert_no_faults(&figures);
-    assert_eq!(figures["last_ms"].as_array().map(Vec::len), Some(2));
-    assert!(number(&figures, "bytes") > 700.0 * 2000.0);
+    let figures = world
+        .measure("catch-up --entries 700 --body 2000 --runs 2 --signatures --devices 3 --live-rate 20 --live-groups 2 --live-seconds 3")
+        .await;
+    for (readings, signatures) in [false, true].into_iter().enumerate() {
+        let readings = &figures["readings"][readings];
+        assert_no_faults(readings);
+        assert_eq!(readings["signatures"], signatures);
+        assert_eq!(readings["last_ms"].as_array().map(Vec::len), Some(6));
+        assert!(number(readings, "bytes") > 700.0 * 2000.0);
+    }
+    assert_no_faults(&figures["live"]);
+    assert_eq!(figures["live"]["push_to_deliver"]["count"], 180);
     world.stop().await;
 }
 

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Arguments, Rate};
+use super::{Arguments, Disturbance, Rate};
 use crate::frame::timeline::{Server, Timeline};
 use crate::latency::Percentiles;
 use crate::reader::Faults;
@@ -22,7 +22,7 @@ pub(crate) struct Measured {
 
 /// What it has seen at one rate.
 #[derive(Serialize)]
-pub(super) struct Step {
+pub(crate) struct Step {
     rate: Rate,
     /// Entries that were answered as durable in the time that was measured, per second.
     appended_per_second: f64,
@@ -32,6 +32,11 @@ pub(super) struct Step {
     push_to_appended: Percentiles,
     /// From when an entry was due until a member had it.
     push_to_deliver: Option<Percentiles>,
+    /// The same for those who read slowly on purpose, over the whole run.
+    slow: Option<Percentiles>,
+    disturbed: Option<Disturbed>,
+    /// From when a connection was lost until its device had everything again.
+    returned: Option<Percentiles>,
     /// Longest time in which no device had an answer or an entry, in milliseconds.
     longest_silence_ms: f64,
     /// Entries that were answered as durable, warm-up and end included.
@@ -44,6 +49,14 @@ pub(super) struct Step {
     /// Entries that were due and not sent before the end.
     unsent: u64,
     server: Option<Server>,
+}
+
+/// Something that happened in the middle.
+#[derive(Clone, Copy, Serialize)]
+pub(super) struct Disturbed {
+    pub(super) kind: Disturbance,
+    /// How long that took, in milliseconds: with a relay that is started again, until it was ready.
+    pub(super) took_ms: f64,
 }
 
 /// What readers have found.
@@ -62,6 +75,21 @@ impl Measured {
     }
 }
 
+impl Disturbed {
+    fn what(self) -> &'static str {
+        match self.kind {
+            Disturbance::Cut => "all connections cut",
+            Disturbance::Kill => "the relay killed and started again",
+            Disturbance::Stop => "the relay stopped and started again",
+            Disturbance::Pause => "the relay's process paused",
+        }
+    }
+
+    fn restarts(self) -> bool {
+        matches!(self.kind, Disturbance::Kill | Disturbance::Stop)
+    }
+}
+
 impl Step {
     pub(super) fn new(
         arguments: &Arguments,
@@ -69,6 +97,7 @@ impl Step {
         tally: &Tally,
         server: Option<Server>,
         checked: Checked,
+        disturbed: Option<Disturbed>,
     ) -> Self {
         let seconds = arguments.seconds as f64;
         let counts = tally.counts();
@@ -78,6 +107,9 @@ impl Step {
             delivered_per_second: counts.delivered_in_window as f64 / seconds,
             push_to_appended: tally.push_to_appended(),
             push_to_deliver: arguments.receivers.then(|| tally.push_to_deliver()),
+            slow: tally.slow(),
+            disturbed,
+            returned: tally.has_returned(),
             longest_silence_ms: counts.silence_ns as f64 / 1e6,
             appended: counts.appended,
             checked: checked.checked,
@@ -103,7 +135,7 @@ impl Step {
         }
     }
 
-    fn lines(&self) -> Vec<Line> {
+    pub(crate) fn lines(&self) -> Vec<Line> {
         let mut lines = vec![
             line("durable appends", report::rate(self.appended_per_second)),
             line("deliveries", report::rate(self.delivered_per_second)),
@@ -111,6 +143,17 @@ impl Step {
         ];
         if let Some(deliver) = &self.push_to_deliver {
             lines.push(line("push to deliver", report::percentiles(deliver)));
+        }
+        if let Some(slow) = &self.slow {
+            lines.push(line("push to deliver, slow ones", report::percentiles(slow)));
+        }
+        if let Some(disturbed) = &self.disturbed {
+            let took = report::duration(disturbed.took_ms * 1000.0);
+            lines.push(line("disturbed", format!("{}, which took {took}", disturbed.what())));
+        }
+        if let Some(returned) = &self.returned {
+            let text = format!("{}: {}", whole(returned.count), report::percentiles(returned));
+            lines.push(line("back and caught up", text));
         }
         let silence = report::duration(self.longest_silence_ms * 1000.0);
         lines.push(line("longest silence", silence));
@@ -131,7 +174,7 @@ impl Step {
         lines
     }
 
-    fn measures(&self) -> Vec<Measure> {
+    pub(crate) fn measures(&self) -> Vec<Measure> {
         let part = self.prefix();
         let appends = self.appended_per_second;
         let mut measures = vec![Measure::higher(format!("{part}durable appends"), "/s", appends)];
@@ -139,6 +182,14 @@ impl Step {
             let per_second = self.delivered_per_second;
             measures.push(Measure::higher(format!("{part}deliveries"), "/s", per_second));
             measures.extend(Measure::latencies(&format!("{part}push to deliver"), deliver));
+        }
+        if let Some(returned) = &self.returned {
+            let name = format!("{part}back and caught up");
+            measures.extend(Measure::latencies(&name, returned));
+        }
+        if let Some(disturbed) = self.disturbed.filter(|disturbed| disturbed.restarts()) {
+            let took = disturbed.took_ms * 1000.0;
+            measures.push(Measure::lower(format!("{part}relay ready again"), "µs", took));
         }
         let name = format!("{part}push to Appended");
         measures.extend(Measure::latencies(&name, &self.push_to_appended));
@@ -148,7 +199,11 @@ impl Step {
         measures
     }
 
-    fn warnings(&self) -> Vec<String> {
+    pub(crate) fn broken_promise(&self) -> Option<String> {
+        self.faults.broken_promise()
+    }
+
+    pub(crate) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if let Rate::PerSecond(rate) = self.rate
             && self.appended_per_second < f64::from(rate) * KEPT_UP
@@ -190,11 +245,7 @@ impl Figures for Measured {
     }
 
     fn broken_promise(&self) -> Option<String> {
-        let mut faults = Faults::default();
-        for step in &self.steps {
-            faults.add(step.faults);
-        }
-        faults.broken_promise()
+        self.steps.iter().find_map(Step::broken_promise)
     }
 
     fn take_timeline(&mut self) -> Timeline {

@@ -42,6 +42,39 @@ pub(crate) struct Counts {
     pub(crate) sessions: u64,
 }
 
+impl Counts {
+    /// What was counted since `before`; all of it, if the relay was started meanwhile.
+    pub(crate) fn since(&self, before: &Self) -> Self {
+        if self.commits < before.commits || self.behind < before.behind {
+            return self.clone();
+        }
+        let mut since = self.clone();
+        since.commits -= before.commits;
+        since.entries = self.entries.saturating_sub(before.entries);
+        since.commit_seconds = (self.commit_seconds - before.commit_seconds).max(0.0);
+        since.behind -= before.behind;
+        since.refusals = self.refusals.saturating_sub(before.refusals);
+        for (bound, commits) in &mut since.commits_within_us {
+            let known = before.commits_within_us.get(bound).copied().unwrap_or(0);
+            *commits = commits.saturating_sub(known);
+        }
+        since
+    }
+
+    /// Adds what was counted next to each other.
+    pub(crate) fn add(&mut self, later: &Self) {
+        self.commits += later.commits;
+        self.entries += later.entries;
+        self.commit_seconds += later.commit_seconds;
+        self.behind += later.behind;
+        self.refusals += later.refusals;
+        self.outbox_bytes = self.outbox_bytes.max(later.outbox_bytes);
+        for (bound, commits) in &later.commits_within_us {
+            *self.commits_within_us.entry(*bound).or_default() += commits;
+        }
+    }
+}
+
 impl Operator {
     pub(crate) fn at(url: &str) -> Result<Self> {
         let uri: Uri = url.parse().context("the operator's listener")?;

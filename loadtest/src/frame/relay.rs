@@ -82,8 +82,10 @@ pub(crate) struct Relay {
 
 /// What belongs to a relay that was started here.
 struct Started {
+    program: PathBuf,
     database: Option<String>,
     directory: TempDir,
+    ports: [u16; 2],
     version: String,
     child: Child,
 }
@@ -118,7 +120,7 @@ impl Relay {
         let database = target.database.clone();
         let child = spawn(&program, &directory, ports, database.as_deref())?;
         let pid = child.id().context("the relay has ended at once")?;
-        let started = Started { database, directory, version, child };
+        let started = Started { program, database, directory, ports, version, child };
         let disk = match &target.disk {
             Some(disk) => Disk::of(disk)?,
             None if started.is_sqlite() => Disk::of(started.directory.path())?,
@@ -157,9 +159,41 @@ impl Relay {
         About { version: started.map(|it| it.version.clone()), database: started.map(kind) }
     }
 
+    /// Ends the relay's process as a failure of the machine would.
+    pub(crate) async fn kill(&mut self) -> Result<()> {
+        self.own()?.child.kill().await.context("killing the relay")
+    }
+
+    /// Stops the relay's process for a while, in the middle of whatever it does.
+    pub(crate) async fn pause(&mut self, time: Duration) -> Result<()> {
+        let child = &self.own()?.child;
+        signal(child, Signal::STOP)?;
+        sleep(time).await;
+        signal(child, Signal::CONT)
+    }
+
+    /// Starts it again, with what it had. Comes back once it is ready.
+    pub(crate) async fn start_again(&mut self) -> Result<()> {
+        let started = self.own()?;
+        let Started { program, database, directory, ports, .. } = &*started;
+        started.child = spawn(program, directory, *ports, database.as_deref())?;
+        let pid = started.child.id().context("the relay has ended at once")?;
+        self.pid.store(pid, Ordering::Relaxed);
+        self.wait_until_ready().await
+    }
+
     /// Stops it in order, if it was started here.
-    pub(crate) async fn stop(self) -> Result<()> {
-        let Some(mut started) = self.started else { return Ok(()) };
+    pub(crate) async fn stop(mut self) -> Result<()> {
+        if self.started.is_some() { self.end().await } else { Ok(()) }
+    }
+
+    fn own(&mut self) -> Result<&mut Started> {
+        self.started.as_mut().context("only a relay of --relay can be disturbed")
+    }
+
+    /// Stops it in order.
+    pub(crate) async fn end(&mut self) -> Result<()> {
+        let started = self.own()?;
         let line = progress::wait("the relay stops");
         signal(&started.child, Signal::TERM)?;
         let ended = timeout(RELAY_STOP_DEADLINE, started.child.wait()).await;
@@ -167,7 +201,7 @@ impl Relay {
         match ended {
             Ok(status) => {
                 let status = status.context("the relay's end")?;
-                ensure!(status.success(), "the relay ended with {status}: {}", log_of(&started));
+                ensure!(status.success(), "the relay ended with {status}: {}", log_of(started));
                 Ok(())
             }
             Err(_) => bail!("the relay did not stop within {RELAY_STOP_DEADLINE:?}"),

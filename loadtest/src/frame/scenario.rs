@@ -13,9 +13,15 @@ use toml::{Table, Value};
 /// Every scenario that is part of the program: its name and its file.
 const FILES: &[(&str, &str)] = &[
     ("catch-up", include_str!("../../scenarios/catch-up.toml")),
+    ("catch-up-crowd", include_str!("../../scenarios/catch-up-crowd.toml")),
     ("group-chat", include_str!("../../scenarios/group-chat.toml")),
+    ("hot-group", include_str!("../../scenarios/hot-group.toml")),
     ("idle", include_str!("../../scenarios/idle.toml")),
+    ("reconnect-storm", include_str!("../../scenarios/reconnect-storm.toml")),
+    ("relay-killed", include_str!("../../scenarios/relay-killed.toml")),
     ("saturation", include_str!("../../scenarios/saturation.toml")),
+    ("slow-readers", include_str!("../../scenarios/slow-readers.toml")),
+    ("soak", include_str!("../../scenarios/soak.toml")),
 ];
 
 /// A scenario as its file tells it.

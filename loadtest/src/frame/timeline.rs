@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::metrics::Counts;
-use super::sampler::Sample;
-use crate::process::Memory;
+use super::sampler::{RelaySample, Sample};
+use crate::process::{Cpu, Memory};
 use crate::report::{self, Line, Measure, line};
 
 /// Cores of other programs above which a run says more of them than of the relay.
@@ -228,13 +228,18 @@ impl Server {
     }
 }
 
+/// A process that was started anew meanwhile counts from zero again.
 fn relay(samples: &[Sample], elapsed_s: f64) -> Option<RelayFigures> {
-    let mut seen = samples.iter().filter_map(|sample| sample.relay);
-    let first = seen.next()?;
-    let last = seen.next_back()?;
-    let cpu = last.cpu.since(first.cpu);
-    let all = samples.iter().filter_map(|sample| sample.relay.map(|relay| relay.memory));
-    let switches = last.voluntary_switches.saturating_sub(first.voluntary_switches);
+    let seen: Vec<RelaySample> = samples.iter().filter_map(|sample| sample.relay).collect();
+    let (first, last) = (seen.first()?, seen.last()?);
+    let mut cpu = Cpu { user: 0.0, system: 0.0 };
+    let mut switches = 0;
+    for pair in seen.windows(2) {
+        cpu = cpu + pair[1].cpu.since(pair[0].cpu);
+        let (before, now) = (pair[0].voluntary_switches, pair[1].voluntary_switches);
+        switches += now.checked_sub(before).unwrap_or(now);
+    }
+    let all = seen.iter().map(|relay| relay.memory);
     Some(RelayFigures {
         cores_user: cpu.user / elapsed_s,
         cores_system: cpu.system / elapsed_s,
@@ -246,37 +251,36 @@ fn relay(samples: &[Sample], elapsed_s: f64) -> Option<RelayFigures> {
 }
 
 fn store(samples: &[Sample]) -> Option<StoreFigures> {
-    let seen = || samples.iter().filter_map(|sample| Some((sample.at_s, sample.counts.as_ref()?)));
-    let ((first_s, first), (last_s, last)) = (seen().next()?, seen().next_back()?);
-    let elapsed_s = last_s - first_s;
-    let commits = last.commits.checked_sub(first.commits)?;
+    let seen: Vec<(f64, &Counts)> =
+        samples.iter().filter_map(|sample| Some((sample.at_s, sample.counts.as_ref()?))).collect();
+    let elapsed_s = seen.last()?.0 - seen.first()?.0;
     if elapsed_s <= 0.0 {
         return None;
     }
-    let entries = last.entries.saturating_sub(first.entries);
-    let seconds = last.commit_seconds - first.commit_seconds;
-    let per_commit = |sum: f64| if commits == 0 { 0.0 } else { sum / commits as f64 };
+    let mut sum = Counts::default();
+    for pair in seen.windows(2) {
+        sum.add(&pair[1].1.since(pair[0].1));
+    }
+    let per_commit = |of: f64| if sum.commits == 0 { 0.0 } else { of / sum.commits as f64 };
     Some(StoreFigures {
-        commits,
-        commits_per_second: commits as f64 / elapsed_s,
-        entries_per_commit: per_commit(entries as f64),
-        commit_mean_us: per_commit(seconds * 1e6),
-        commit_p50_us: quantile(first, last, commits, 0.5),
-        commit_p99_us: quantile(first, last, commits, 0.99),
-        busy: seconds / elapsed_s,
-        behind: last.behind.saturating_sub(first.behind),
-        outbox_bytes_most: seen().map(|(_, counts)| counts.outbox_bytes).max()?,
+        commits: sum.commits,
+        commits_per_second: sum.commits as f64 / elapsed_s,
+        entries_per_commit: per_commit(sum.entries as f64),
+        commit_mean_us: per_commit(sum.commit_seconds * 1e6),
+        commit_p50_us: quantile(&sum, 0.5),
+        commit_p99_us: quantile(&sum, 0.99),
+        busy: sum.commit_seconds / elapsed_s,
+        behind: sum.behind,
+        outbox_bytes_most: sum.outbox_bytes,
     })
 }
 
-/// A quantile of the time of commits between two samples, in microseconds: a straight line within
-/// the bucket that it lies in.
-fn quantile(first: &Counts, last: &Counts, commits: u64, quantile: f64) -> f64 {
-    let wanted = commits as f64 * quantile;
+/// A quantile of the time of commits, in microseconds: a straight line within the bucket that it lies
+/// in.
+fn quantile(counts: &Counts, quantile: f64) -> f64 {
+    let wanted = counts.commits as f64 * quantile;
     let (mut below_us, mut below) = (0, 0);
-    for (&bound_us, &within) in &last.commits_within_us {
-        let before = first.commits_within_us.get(&bound_us).copied().unwrap_or(0);
-        let within = within.saturating_sub(before);
+    for (&bound_us, &within) in &counts.commits_within_us {
         if within as f64 >= wanted && within > below {
             let share = (wanted - below as f64) / (within - below) as f64;
             return below_us as f64 + share * (bound_us - below_us) as f64;
@@ -305,9 +309,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::super::disk::DiskCounts;
-    use super::super::sampler::RelaySample;
     use super::*;
-    use crate::process::Cpu;
 
     fn sample(at_s: f64, commits: u64, flushes: u64) -> Sample {
         let cpu = Cpu { user: at_s * 0.5, system: at_s * 0.25 };
@@ -347,6 +349,20 @@ mod tests {
         assert!((relay.voluntary_switches_per_second - 100.0).abs() < 1e-9);
         assert!((server.other_cores.expect("a process") - 0.05).abs() < 1e-9);
         assert_eq!(server.warnings(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_relay_that_was_started_anew_counts_on() {
+        let mut samples = vec![sample(0.0, 0, 0), sample(1.0, 100, 100), sample(2.0, 30, 130)];
+        if let Some(relay) = &mut samples[2].relay {
+            relay.cpu = Cpu { user: 0.1, system: 0.1 };
+            relay.voluntary_switches = 5;
+        }
+        let server = Timeline { samples }.between(0.0, 2.0).expect("samples");
+        assert_eq!(server.store.expect("counts").commits, 130);
+        let relay = server.relay.expect("a process");
+        assert!((relay.cores_user - 0.3).abs() < 1e-9);
+        assert!((relay.voluntary_switches_per_second - 52.5).abs() < 1e-9);
     }
 
     #[test]
