@@ -32,6 +32,7 @@ use tokio::time::{Instant, sleep, timeout};
 pub(crate) use self::measured::Step;
 use self::measured::{Checked, Disturbed, Measured};
 use self::member::{Done, Phase, Shared};
+use crate::ceiling::Shape;
 use crate::crowd::Crowd;
 use crate::frame::Measurement;
 use crate::frame::relay::Relay;
@@ -44,6 +45,12 @@ use crate::{pace, progress};
 
 /// How long the relay's process stands still, where that is asked for.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// Members of each group that talks beside something else.
+pub(crate) const TALK_MEMBERS: usize = 4;
+
+/// Entries of each of its senders that may be under way.
+pub(crate) const TALK_IN_FLIGHT: usize = 8;
 
 /// What `append` is asked to do.
 #[derive(Args, Serialize)]
@@ -125,6 +132,11 @@ impl Measurement for Arguments {
 
     type Measured = Measured;
 
+    fn shape(&self) -> Option<Shape> {
+        let Self { groups, members, body, in_flight, .. } = *self;
+        Some(Shape { groups, members, body, per_log: in_flight, batch: None })
+    }
+
     fn check(&self) -> Result<()> {
         check_arguments(self)
     }
@@ -140,14 +152,14 @@ impl Measurement for Arguments {
 }
 
 impl Arguments {
-    /// Groups of four of which one talks, for so many seconds of warm-up and of measured time.
+    /// Groups of which one member talks, for so many seconds of warm-up and of measured time.
     pub(crate) fn talk(groups: usize, rate: u32, body: usize, seconds: (u64, u64)) -> Self {
         Self {
             groups,
-            members: 4,
+            members: TALK_MEMBERS,
             senders: 1,
             body,
-            in_flight: 8,
+            in_flight: TALK_IN_FLIGHT,
             rate: vec![Rate::PerSecond(rate)],
             seconds: seconds.1,
             warm_up: seconds.0,

@@ -26,7 +26,8 @@ use tokio::time::{sleep, timeout};
 use tokio::try_join;
 
 use self::measured::{Measured, Readings};
-use crate::append;
+use crate::append::{self, TALK_IN_FLIGHT, TALK_MEMBERS};
+use crate::ceiling::Shape;
 use crate::crowd::Crowd;
 use crate::frame::Measurement;
 use crate::frame::relay::Relay;
@@ -83,6 +84,11 @@ impl Measurement for Arguments {
     const NAME: &'static str = "catch-up";
 
     type Measured = Measured;
+
+    fn shape(&self) -> Option<Shape> {
+        let (groups, body) = (self.live_groups, self.body);
+        Some(Shape { groups, members: TALK_MEMBERS, body, per_log: TALK_IN_FLIGHT, batch: None })
+    }
 
     fn check(&self) -> Result<()> {
         ensure!(self.body <= BODY_BYTES_MAX, "a body has at most {BODY_BYTES_MAX} bytes");

@@ -95,7 +95,7 @@ fn patience(error: &WireError) -> Option<Duration> {
 }
 
 /// The address that the connection with this number comes from: `127.0.1.1` and on.
-fn source(number: u64) -> IpAddr {
+pub(crate) fn source(number: u64) -> IpAddr {
     let host = u8::try_from(number % SOURCES + 1).unwrap_or(1);
     IpAddr::V4(Ipv4Addr::new(127, 0, 1, host))
 }

@@ -14,11 +14,12 @@ pub(crate) mod timeline;
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde::Serialize;
 
 use self::relay::Relay;
+use crate::ceiling::{Ceilings, Shape};
 use crate::limits::REPEATS_MAX;
 use crate::report::{self, Document, Figures, Run};
 
@@ -30,6 +31,15 @@ pub(crate) struct Frame {
     /// Measure so many times; a relay that is started here is a new one each time.
     #[arg(long, default_value_t = 1)]
     pub(crate) repeat: usize,
+    /// Before that, measure what this machine does at best in the same shape, and tell figures as
+    /// shares of it.
+    #[arg(long)]
+    pub(crate) ceilings: bool,
+    /// With --ceilings: a database that may be filled, of the kind that the relay has. By default a
+    /// new SQLite file.
+    #[arg(long, value_name = "URL", requires = "ceilings")]
+    #[serde(skip)]
+    pub(crate) ceiling_database: Option<String>,
     /// Also write everything to this file, as JSON: what `compare` reads.
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
@@ -57,6 +67,9 @@ pub(crate) trait Measurement: Args + Serialize {
     /// What it has seen.
     type Measured: Figures;
 
+    /// The shape of its load; none if there is no best to compare it with.
+    fn shape(&self) -> Option<Shape>;
+
     /// Refuses arguments that make no sense, before anything is started.
     fn check(&self) -> Result<()>;
 
@@ -69,6 +82,14 @@ pub(crate) async fn run<M: Measurement>(framed: &Framed<M>) -> Result<()> {
     let Framed { frame, measurement } = framed;
     ensure!((1..=REPEATS_MAX).contains(&frame.repeat), "1 to {REPEATS_MAX} repetitions");
     measurement.check()?;
+    let ceilings = match measurement.shape() {
+        Some(shape) if frame.ceilings => {
+            let url = frame.ceiling_database.as_deref();
+            Some(Box::pin(Ceilings::beside(&shape, url, frame.target.directory())).await?)
+        }
+        None if frame.ceilings => bail!("`{}` has no ceiling to be compared with", M::NAME),
+        Some(_) | None => None,
+    };
     let mut runs = Vec::with_capacity(frame.repeat);
     let mut database = None;
     for _ in 0..frame.repeat {
@@ -85,6 +106,7 @@ pub(crate) async fn run<M: Measurement>(framed: &Framed<M>) -> Result<()> {
         command: M::NAME,
         arguments: framed,
         relay: database,
+        ceilings: ceilings.as_ref(),
         runs: &runs,
     };
     report::publish(&document, frame.json.as_deref())

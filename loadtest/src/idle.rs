@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use crate::ceiling::Shape;
 use crate::crowd::Crowd;
 use crate::frame::Measurement;
 use crate::frame::relay::Relay;
@@ -101,6 +102,10 @@ impl Measurement for Arguments {
     const NAME: &'static str = "idle";
 
     type Measured = Measured;
+
+    fn shape(&self) -> Option<Shape> {
+        None
+    }
 
     fn check(&self) -> Result<()> {
         check(self)

@@ -5,7 +5,6 @@
 
 mod append;
 mod catch_up;
-#[cfg(feature = "ceiling")]
 mod ceiling;
 mod crowd;
 mod frame;
@@ -56,9 +55,11 @@ enum Command {
     Append(Box<Framed<append::Arguments>>),
     /// How long a device takes to catch up.
     CatchUp(Box<Framed<catch_up::Arguments>>),
-    /// What the store does at best, without a relay.
-    #[cfg(feature = "ceiling")]
+    /// What the machine does at best: the disk, WebSockets and the relay's store alone.
     Ceiling(ceiling::Arguments),
+    /// A WebSocket server that does nothing but pass on; `ceiling` starts it.
+    #[command(hide = true)]
+    RawRelay,
 }
 
 #[tokio::main]
@@ -84,8 +85,8 @@ async fn run(command: &Command) -> Result<()> {
         Command::Idle(framed) => frame::run(framed).await,
         Command::Append(framed) => frame::run(framed).await,
         Command::CatchUp(framed) => frame::run(framed).await,
-        #[cfg(feature = "ceiling")]
         Command::Ceiling(arguments) => Box::pin(ceiling::run(arguments)).await,
+        Command::RawRelay => ceiling::raw::serve().await,
     }
 }
 

@@ -14,6 +14,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use self::machine::Machine;
+use crate::ceiling::Ceilings;
 use crate::frame::relay::About;
 use crate::frame::timeline::Timeline;
 use crate::latency::Percentiles;
@@ -35,6 +36,11 @@ pub(crate) trait Figures: Serialize {
     /// What the relay did that it must never do; none if it did nothing such.
     fn broken_promise(&self) -> Option<String> {
         None
+    }
+
+    /// What of this machine's best was reached.
+    fn ratios(&self, _ceilings: &Ceilings) -> Vec<Ratio> {
+        Vec::new()
     }
 
     /// All that was seen over time, if anything was; taken out, since it is written down apart.
@@ -102,6 +108,32 @@ impl Measure {
     }
 }
 
+/// A figure as a share of what this machine does at best.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Ratio {
+    name: String,
+    value: f64,
+    best: f64,
+    share: f64,
+    of: &'static str,
+}
+
+impl Ratio {
+    pub(crate) fn new(name: impl Into<String>, value: f64, best: f64, of: &'static str) -> Self {
+        Self { name: name.into(), value, best, share: value / best, of }
+    }
+
+    fn line(&self) -> Line {
+        let Self { value, best, share, of, .. } = self;
+        let [value, best] = [*value, *best].map(rate);
+        line(self.name.clone(), format!("{:.1} % of {of}: {value} of {best}", share * 100.0))
+    }
+
+    fn measure(&self) -> Measure {
+        Measure::higher(format!("{}, of {}", self.name, self.of), "%", self.share * 100.0)
+    }
+}
+
 /// One run of a measurement.
 #[derive(Serialize)]
 pub(crate) struct Run<F> {
@@ -126,6 +158,8 @@ pub(crate) struct Document<'a, A, F> {
     pub(crate) arguments: &'a A,
     /// None where no relay took part.
     pub(crate) relay: Option<About>,
+    /// If they were measured.
+    pub(crate) ceilings: Option<&'a Ceilings>,
     pub(crate) runs: &'a [Run<F>],
 }
 
@@ -138,6 +172,8 @@ struct Written<'a, A, F> {
     arguments: &'a A,
     relay: Option<About>,
     machine: Machine,
+    ceilings: Option<&'a Ceilings>,
+    ratios: Vec<Vec<Ratio>>,
     measures: Vec<Measure>,
     runs: &'a [Run<F>],
 }
@@ -147,9 +183,14 @@ pub(crate) fn publish<A: Serialize, F: Figures>(
     document: &Document<'_, A, F>,
     json: Option<&Path>,
 ) -> Result<()> {
-    let Document { scenario, command, arguments, relay, runs } = document;
-    let measures = together(runs);
-    print(runs, &measures)?;
+    let Document { scenario, command, arguments, relay, ceilings, runs } = document;
+    let all_ratios: Vec<Vec<Ratio>> = runs
+        .iter()
+        .map(|run| ceilings.map_or_else(Vec::new, |ceilings| run.figures.ratios(ceilings)))
+        .collect();
+    let ratios = all_ratios.iter().flatten().map(Ratio::measure);
+    let measures = together(runs.iter().flat_map(|run| run.figures.measures()).chain(ratios));
+    print(document, &all_ratios, &measures)?;
     if let Some(path) = json {
         let written = Written {
             version: env!("CARGO_PKG_VERSION"),
@@ -158,6 +199,8 @@ pub(crate) fn publish<A: Serialize, F: Figures>(
             arguments,
             relay: relay.clone(),
             machine: Machine::this(),
+            ceilings: *ceilings,
+            ratios: all_ratios,
             measures,
             runs,
         };
@@ -172,10 +215,10 @@ pub(crate) fn publish<A: Serialize, F: Figures>(
 }
 
 /// The measures of all runs, each with its values of all of them.
-fn together<F: Figures>(runs: &[Run<F>]) -> Vec<Measure> {
+fn together(all: impl Iterator<Item = Measure>) -> Vec<Measure> {
     let mut measures: Vec<Measure> = Vec::new();
     let mut places = BTreeMap::new();
-    for measure in runs.iter().flat_map(|run| run.figures.measures()) {
+    for measure in all {
         match places.get(&measure.name) {
             None => {
                 places.insert(measure.name.clone(), measures.len());
@@ -187,13 +230,27 @@ fn together<F: Figures>(runs: &[Run<F>]) -> Vec<Measure> {
     measures
 }
 
-fn print<F: Figures>(runs: &[Run<F>], measures: &[Measure]) -> Result<()> {
+fn print<A, F: Figures>(
+    document: &Document<'_, A, F>,
+    ratios: &[Vec<Ratio>],
+    measures: &[Measure],
+) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    for (number, run) in (1..).zip(runs) {
+    let runs = document.runs;
+    if let Some(ceilings) = document.ceilings {
+        writeln!(out, "what this machine does at best")?;
+        print_lines(&mut out, ceilings.lines())?;
+        writeln!(out)?;
+    }
+    for ((number, run), ratios) in (1..).zip(runs).zip(ratios) {
         if runs.len() > 1 {
             writeln!(out, "\nrun {number} of {}", runs.len())?;
         }
         print_lines(&mut out, run.figures.lines())?;
+        if !ratios.is_empty() {
+            print_lines(&mut out, vec![line("-- of what this machine does at best", "")])?;
+            print_lines(&mut out, ratios.iter().map(Ratio::line).collect())?;
+        }
         for warning in &run.warnings {
             writeln!(out, "! {warning}")?;
         }
@@ -315,7 +372,7 @@ mod tests {
     #[test]
     fn measures_of_several_runs_stand_together() {
         let runs = [Run::new(One(3.0)), Run::new(One(1.0)), Run::new(One(2.0))];
-        let measures = together(&runs);
+        let measures = together(runs.iter().flat_map(|run| run.figures.measures()));
         assert_eq!(measures.len(), 2);
         assert_eq!(measures[0].values, [3.0, 1.0, 2.0]);
         assert!((measures[0].median() - 2.0).abs() < f64::EPSILON);

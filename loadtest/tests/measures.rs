@@ -78,8 +78,12 @@ async fn run(arguments: String) {
 }
 
 fn figures(json: &Path) -> Value {
+    document(json)["runs"][0]["figures"].take()
+}
+
+fn document(json: &Path) -> Value {
     let text = std::fs::read_to_string(json).expect("a result");
-    serde_json::from_str::<Value>(&text).expect("JSON")["runs"][0]["figures"].take()
+    serde_json::from_str(&text).expect("JSON")
 }
 
 fn assert_no_faults(figures: &Value) {
@@ -188,17 +192,30 @@ async fn idle_sessions_are_counted_step_by_step() {
     world.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn figures_are_told_as_shares_of_what_the_machine_does_at_best() {
+    let world = World::start().await;
+    let json = world.directory.path().join("figures.json");
+    world
+        .measure("append --groups 5 --members 2 --receivers --seconds 1 --warm-up 0 --ceilings")
+        .await;
+    let document = document(&json);
+    let ratios = document["ratios"][0].as_array().expect("ratios");
+    assert!(ratios.iter().any(|ratio| ratio["name"] == "deliveries"), "{ratios:?}");
+    let with_store = ratios.iter().any(|ratio| ratio["name"] == "durable appends");
+    assert_eq!(with_store, cfg!(feature = "ceiling"));
+    assert!(ratios.iter().all(|ratio| ratio["share"].as_f64() > Some(0.0)), "{ratios:?}");
+    world.stop().await;
+}
+
 #[cfg(feature = "ceiling")]
 #[tokio::test]
 async fn the_store_alone_is_the_ceiling() {
     let directory = TempDir::new().expect("a directory");
     let (directory, json) = (directory.path(), directory.path().join("figures.json"));
     let reached = directory.join("append.json");
-    std::fs::write(
-        &reached,
-        r#"{"runs": [{"figures": {"steps": [{"appended_per_second": 10.0}]}}]}"#,
-    )
-    .expect("a file");
+    let steps = r#"{"runs": [{"figures": {"steps": [{"appended_per_second": 10.0}]}}]}"#;
+    std::fs::write(&reached, steps).expect("a file");
     run(format!(
         "ceiling --database-url sqlite://{0}/store.db --directory {0} --groups 5 --batch 16 \
          --seconds 1 --against {1} --json {2}",
@@ -208,9 +225,10 @@ async fn the_store_alone_is_the_ceiling() {
     ))
     .await;
     let figures = figures(&json);
-    let share = number(&figures, "share") * number(&figures, "entries_per_second");
+    let store = &figures["store"];
+    let share = number(&figures, "share") * number(store, "entries_per_second");
     assert!((share - 10.0).abs() < 0.001, "{figures}");
-    assert!(number(&figures, "commits_per_second") > 0.0);
+    assert!(number(store, "commits_per_second") > 0.0);
 }
 
 #[tokio::test]

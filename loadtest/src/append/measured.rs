@@ -3,10 +3,11 @@
 use serde::Serialize;
 
 use super::{Arguments, Disturbance, Rate};
+use crate::ceiling::Ceilings;
 use crate::frame::timeline::{Server, Timeline};
 use crate::latency::Percentiles;
 use crate::reader::Faults;
-use crate::report::{self, Figures, Line, Measure, line, whole};
+use crate::report::{self, Figures, Line, Measure, Ratio, line, whole};
 use crate::tally::Tally;
 
 /// Share of the entries that were due below which a rate counts as more than the relay takes.
@@ -199,6 +200,21 @@ impl Step {
         measures
     }
 
+    /// Only of as many as the relay takes: a rate that was asked for is no achievement.
+    fn ratios(&self, ceilings: &Ceilings) -> Vec<Ratio> {
+        if self.rate != Rate::Max {
+            return Vec::new();
+        }
+        let mut ratios = Vec::new();
+        ratios.extend(ceilings.of_store("durable appends", self.appended_per_second));
+        if self.push_to_deliver.is_some() {
+            ratios.push(ceilings.of_fan_out("deliveries", self.delivered_per_second));
+        }
+        let commits = self.server.as_ref().and_then(Server::commits_per_second);
+        ratios.extend(commits.map(|commits| ceilings.of_disk("commits", commits)));
+        ratios
+    }
+
     pub(crate) fn broken_promise(&self) -> Option<String> {
         self.faults.broken_promise()
     }
@@ -242,6 +258,10 @@ impl Figures for Measured {
             step.warnings().into_iter().map(move |warning| format!("{part}{warning}"))
         };
         self.steps.iter().flat_map(said).collect()
+    }
+
+    fn ratios(&self, ceilings: &Ceilings) -> Vec<Ratio> {
+        self.steps.iter().flat_map(|step| step.ratios(ceilings)).collect()
     }
 
     fn broken_promise(&self) -> Option<String> {

@@ -6,10 +6,11 @@ use serde::Serialize;
 
 use super::Reading;
 use crate::append::Step;
+use crate::ceiling::Ceilings;
 use crate::frame::timeline::Timeline;
 use crate::reader::Faults;
 use crate::report::{
-    Figures, Line, Measure, duration, line, mebibytes, median, range, rate, whole,
+    Figures, Line, Measure, Ratio, duration, line, mebibytes, median, range, rate, whole,
 };
 
 /// Readings whose times are shown one by one.
@@ -119,6 +120,14 @@ impl Figures for Measured {
 
     fn warnings(&self) -> Vec<String> {
         self.live.iter().flat_map(Step::warnings).collect()
+    }
+
+    fn ratios(&self, ceilings: &Ceilings) -> Vec<Ratio> {
+        let of = |readings: &Readings| {
+            let per_second = self.entries as f64 * 1000.0 / median(&readings.last_ms);
+            ceilings.of_stream(readings.name(), per_second)
+        };
+        self.readings.iter().map(of).collect()
     }
 
     fn broken_promise(&self) -> Option<String> {

@@ -7,7 +7,7 @@
 
 use std::fs::{self, File};
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -60,6 +60,13 @@ pub(crate) struct Target {
     /// what it was given. Known for a relay that is started here with SQLite.
     #[arg(long, value_name = "DIRECTORY")]
     disk: Option<PathBuf>,
+}
+
+impl Target {
+    /// Where directories are to be made.
+    pub(crate) fn directory(&self) -> Option<&Path> {
+        self.directory.as_deref()
+    }
 }
 
 /// What a report says of the relay.

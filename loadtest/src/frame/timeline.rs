@@ -129,6 +129,10 @@ impl Server {
         self
     }
 
+    pub(crate) fn commits_per_second(&self) -> Option<f64> {
+        Some(self.store?.commits_per_second)
+    }
+
     pub(crate) fn lines(&self) -> Vec<Line> {
         let mut lines = Vec::new();
         if let Some(store) = &self.store {
