@@ -214,6 +214,7 @@ pub(crate) async fn measure_rate(
     let pacer = rate.per_second().map(|rate| pace::start(rate, ticks, &tally));
 
     let disturbed = watch_load(arguments, &tally, &mut members, relay, &phase_sender).await?;
+
     phase_sender.send_replace(Phase::Drain);
     let heads = timeout(DRAIN_DEADLINE, answered(&mut done, senders, arguments.groups))
         .await
@@ -228,7 +229,11 @@ pub(crate) async fn measure_rate(
     if let Some(pacer) = pacer {
         pacer.join().map_err(|_| anyhow!("the pacer has panicked"))?;
     }
-    let timeline = sampler.end()?;
+    let mut timeline = sampler.end()?;
+    if let Some(disturbed) = disturbed {
+        let at = arguments.warm_up + arguments.disturb_at;
+        timeline.mark(at as f64, disturbed.mark());
+    }
     if !arguments.receivers {
         let read = check::read_again(&crowd, groups, &heads).await?;
         faults.add(read.faults);

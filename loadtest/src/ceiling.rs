@@ -150,7 +150,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
         ceilings: None,
         runs: &runs,
     };
-    report::publish(&document, arguments.json.as_deref())
+    report::publish(&document, arguments.json.as_deref(), None)
 }
 
 /// The highest rate in a result of `append`.

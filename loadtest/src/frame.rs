@@ -44,6 +44,10 @@ pub(crate) struct Frame {
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
     pub(crate) json: Option<PathBuf>,
+    /// Also write a page with plots to this file.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    pub(crate) html: Option<PathBuf>,
     /// Name of the scenario, as it stands in the report; set by `run`.
     #[arg(long, hide = true)]
     pub(crate) scenario: Option<String>,
@@ -109,5 +113,5 @@ pub(crate) async fn run<M: Measurement>(framed: &Framed<M>) -> Result<()> {
         ceilings: ceilings.as_ref(),
         runs: &runs,
     };
-    report::publish(&document, frame.json.as_deref())
+    report::publish(&document, frame.json.as_deref(), frame.html.as_deref())
 }

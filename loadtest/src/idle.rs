@@ -120,13 +120,14 @@ async fn watch_memory(arguments: &Arguments, relay: &Relay) -> Result<Measured> 
     let process = relay.process().context("its memory can only be read with --pid or --relay")?;
     let most = arguments.sessions.last().copied().unwrap_or_default();
     let crowd = Arc::new(Crowd::new(&relay.url, most)?);
-    let sampler = Sampler::begin(relay, None, LENGTH);
+    let mut sampler = Sampler::begin(relay, None, LENGTH);
     let (stop, stopped) = watch::channel(false);
     let mut silent = JoinSet::new();
 
     let before = process.memory()?;
     let mut steps: Vec<Step> = Vec::new();
     for &sessions in &arguments.sessions {
+        sampler.mark(format!("to {}", whole(sessions as u64)));
         let (was, had) = steps.last().map_or((before, 0), |step| (step.memory, step.sessions));
         for wire in arrive(arguments, &crowd, sessions - had).await? {
             silent.spawn(fall_silent(wire, stopped.clone()));
@@ -146,6 +147,7 @@ async fn watch_memory(arguments: &Arguments, relay: &Relay) -> Result<Measured> 
         });
     }
 
+    sampler.mark("all leave");
     stop.send_replace(true);
     while silent.join_next().await.is_some() {}
     let line = progress::wait("everybody has left");

@@ -28,6 +28,7 @@ use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::frame::{Framed, scenario};
+use crate::report::compare;
 
 /// Measures a Sealwire relay on this machine.
 #[derive(Parser)]
@@ -57,6 +58,8 @@ enum Command {
     CatchUp(Box<Framed<catch_up::Arguments>>),
     /// What the machine does at best: the disk, WebSockets and the relay's store alone.
     Ceiling(ceiling::Arguments),
+    /// Show how two reports differ, and whether that is more than noise.
+    Compare(compare::Arguments),
     /// A WebSocket server that does nothing but pass on; `ceiling` starts it.
     #[command(hide = true)]
     RawRelay,
@@ -86,6 +89,7 @@ async fn run(command: &Command) -> Result<()> {
         Command::Append(framed) => frame::run(framed).await,
         Command::CatchUp(framed) => frame::run(framed).await,
         Command::Ceiling(arguments) => Box::pin(ceiling::run(arguments)).await,
+        Command::Compare(arguments) => compare::run(arguments),
         Command::RawRelay => ceiling::raw::serve().await,
     }
 }

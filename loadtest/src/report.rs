@@ -3,7 +3,10 @@
 //! A figure without the command that made it is a rumour, so the arguments, the relay and the machine
 //! stand beside the figures.
 
+pub(crate) mod compare;
 mod machine;
+mod page;
+mod plot;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -102,6 +105,14 @@ impl Measure {
         Self { name, unit: unit.to_owned(), better, values: vec![value] }
     }
 
+    /// Its median, and its range.
+    fn line(&self) -> Line {
+        let (low, high) = range(&self.values);
+        let unit = &self.unit;
+        let [median, low, high] = [self.median(), low, high].map(|it| quantity(it, unit));
+        line(self.name.clone(), format!("{median} ({low} to {high})"))
+    }
+
     /// The middle of its values, the higher one of two.
     pub(crate) fn median(&self) -> f64 {
         median(&self.values)
@@ -178,10 +189,11 @@ struct Written<'a, A, F> {
     runs: &'a [Run<F>],
 }
 
-/// Prints the table, writes the JSON if it is asked for, and fails if a promise was broken.
+/// Prints the table, writes JSON and a page if they are asked for, and fails if a promise was broken.
 pub(crate) fn publish<A: Serialize, F: Figures>(
     document: &Document<'_, A, F>,
     json: Option<&Path>,
+    html: Option<&Path>,
 ) -> Result<()> {
     let Document { scenario, command, arguments, relay, ceilings, runs } = document;
     let all_ratios: Vec<Vec<Ratio>> = runs
@@ -191,6 +203,9 @@ pub(crate) fn publish<A: Serialize, F: Figures>(
     let ratios = all_ratios.iter().flatten().map(Ratio::measure);
     let measures = together(runs.iter().flat_map(|run| run.figures.measures()).chain(ratios));
     print(document, &all_ratios, &measures)?;
+    if let Some(path) = html {
+        page::write(path, document, &all_ratios, &measures)?;
+    }
     if let Some(path) = json {
         let written = Written {
             version: env!("CARGO_PKG_VERSION"),
@@ -257,13 +272,7 @@ fn print<A, F: Figures>(
     }
     if runs.len() > 1 {
         writeln!(out, "\nall runs: median (lowest to highest)")?;
-        let lines = measures.iter().map(|measure| {
-            let (low, high) = range(&measure.values);
-            let unit = &measure.unit;
-            let [median, low, high] = [measure.median(), low, high].map(|it| quantity(it, unit));
-            line(measure.name.clone(), format!("{median} ({low} to {high})"))
-        });
-        print_lines(&mut out, lines.collect())?;
+        print_lines(&mut out, measures.iter().map(Measure::line).collect())?;
     }
     Ok(())
 }

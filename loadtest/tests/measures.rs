@@ -164,6 +164,28 @@ async fn a_scenario_is_run_by_its_name_and_what_is_given_wins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_shown_as_a_page_and_can_be_compared() {
+    let world = World::start().await;
+    let directory = world.directory.path();
+    let (page, json) = (directory.join("page.html"), directory.join("figures.json"));
+    let append = "append --groups 2 --members 2 --receivers --rate 50 --seconds 1 --repeat 2";
+    let pid = std::process::id();
+    world.measure(&format!("{append} --pid {pid} --html {}", page.display())).await;
+    let page = std::fs::read_to_string(page).expect("a page");
+    assert!(page.matches("<svg").count() >= 6, "three plots of each run at least");
+    assert!(page.contains("--groups 2") && page.contains("Run 2 of 2"));
+
+    let compared = Command::new(env!("CARGO_BIN_EXE_sealwire-loadtest"))
+        .args(["compare".as_ref(), json.as_os_str(), json.as_os_str()])
+        .output()
+        .expect("it runs");
+    let text = String::from_utf8(compared.stdout).expect("text");
+    assert!(compared.status.success() && text.contains("at 50/s: durable appends"), "{text}");
+    assert!(!text.contains("WORSE") && !text.contains("better?"), "{text}");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_catch_up_is_timed_to_its_last_entry() {
     let world = World::start().await;
     let figures = world

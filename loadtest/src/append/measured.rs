@@ -70,8 +70,9 @@ pub(super) struct Checked {
 impl Measured {
     /// Adds what was seen at the next rate.
     pub(super) fn add(&mut self, step: Step, timeline: Timeline) {
-        self.steps.push(step);
         let end_s = self.timeline.end_s();
+        self.timeline.mark(end_s, step.mark());
+        self.steps.push(step);
         self.timeline.extend(timeline, end_s);
     }
 }
@@ -83,6 +84,16 @@ impl Disturbed {
             Disturbance::Kill => "the relay killed and started again",
             Disturbance::Stop => "the relay stopped and started again",
             Disturbance::Pause => "the relay's process paused",
+        }
+    }
+
+    /// The same beside a line.
+    pub(super) fn mark(self) -> &'static str {
+        match self.kind {
+            Disturbance::Cut => "cut",
+            Disturbance::Kill => "killed",
+            Disturbance::Stop => "stopped",
+            Disturbance::Pause => "paused",
         }
     }
 
@@ -125,6 +136,14 @@ impl Step {
         match self.rate {
             Rate::PerSecond(rate) => format!("{} entries/s due", whole(rate.into())),
             Rate::Max => "as fast as it goes".to_owned(),
+        }
+    }
+
+    /// Its name beside a line.
+    fn mark(&self) -> String {
+        match self.rate {
+            Rate::PerSecond(rate) => format!("{rate}/s"),
+            Rate::Max => "max".to_owned(),
         }
     }
 

@@ -5,6 +5,7 @@
 //!
 //! Holds always: only a process that was started here is ever sent a signal.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -76,6 +77,14 @@ pub(crate) struct About {
     version: Option<String>,
     /// Kind of the database, if it was started here.
     database: Option<&'static str>,
+}
+
+impl fmt::Display for About {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let version = self.version.as_deref().unwrap_or("a relay that ran already");
+        write!(f, "{version}")?;
+        self.database.map_or(Ok(()), |database| write!(f, " on {database}"))
+    }
 }
 
 /// A relay that can be measured.

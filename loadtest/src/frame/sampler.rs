@@ -51,6 +51,8 @@ pub(crate) struct RelaySample {
 pub(crate) struct Sampler {
     stop: Sender<()>,
     thread: JoinHandle<Result<Vec<Sample>>>,
+    began: Instant,
+    marks: Vec<(f64, String)>,
 }
 
 struct Sources {
@@ -83,7 +85,12 @@ impl Sampler {
                 }
             }
         });
-        Self { stop, thread }
+        Self { stop, thread, began, marks: Vec::new() }
+    }
+
+    /// Names what begins now.
+    pub(crate) fn mark(&mut self, name: impl Into<String>) {
+        self.marks.push((self.began.elapsed().as_secs_f64(), name.into()));
     }
 
     /// Ends, with a last sample.
@@ -91,7 +98,7 @@ impl Sampler {
         // A thread that has ended already has said why.
         let _ = self.stop.send(());
         let samples = self.thread.join().map_err(|_| anyhow!("the sampler has panicked"))??;
-        Ok(Timeline { samples })
+        Ok(Timeline { samples, marks: self.marks })
     }
 }
 

@@ -12,6 +12,9 @@ use crate::report::{self, Line, Measure, line};
 /// Cores of other programs above which a run says more of them than of the relay.
 const OTHER_CORES_MAX: f64 = 0.15;
 
+/// What a warning of them begins with.
+pub(crate) const NOISE_WARNING: &str = "noise";
+
 /// Flushes of the disk per commit below which something has been called durable that was not: two
 /// committers may share one, and a few samples lie a commit apart.
 const FLUSHES_PER_COMMIT_MIN: f64 = 0.4;
@@ -21,9 +24,10 @@ const COMMITS_MIN: u64 = 50;
 
 /// All samples of a run, in order.
 #[derive(Clone, Debug, Default, Serialize)]
-#[serde(transparent)]
 pub(crate) struct Timeline {
     pub(crate) samples: Vec<Sample>,
+    /// What began at which second.
+    pub(crate) marks: Vec<(f64, String)>,
 }
 
 /// The machine's side of a part of a run.
@@ -95,6 +99,12 @@ impl Timeline {
             sample.at_s += seconds;
         }
         self.samples.append(&mut later.samples);
+        self.marks.extend(later.marks.into_iter().map(|(at_s, name)| (at_s + seconds, name)));
+    }
+
+    /// Names what began at a second.
+    pub(crate) fn mark(&mut self, at_s: f64, name: impl Into<String>) {
+        self.marks.push((at_s, name.into()));
     }
 
     /// When the last sample was taken.
@@ -207,7 +217,7 @@ impl Server {
             && cores > OTHER_CORES_MAX
         {
             warnings.push(format!(
-                "noise: other programs used {cores:.2} cores; run it again on a quiet machine"
+                "{NOISE_WARNING}: other programs used {cores:.2} cores; run it again on a quiet machine"
             ));
         }
         warnings
@@ -341,7 +351,8 @@ mod tests {
     #[test]
     fn figures_are_differences_over_the_part_that_is_asked_for() {
         let samples = vec![sample(0.0, 0, 0), sample(1.0, 100, 100), sample(3.0, 500, 500)];
-        let server = Timeline { samples }.between(0.5, 3.5).expect("two samples");
+        let server =
+            Timeline { samples, marks: Vec::new() }.between(0.5, 3.5).expect("two samples");
         let store = server.store.expect("counts");
         assert_eq!(store.commits, 400);
         assert!((store.commits_per_second - 200.0).abs() < 1e-9);
@@ -362,7 +373,7 @@ mod tests {
             relay.cpu = Cpu { user: 0.1, system: 0.1 };
             relay.voluntary_switches = 5;
         }
-        let server = Timeline { samples }.between(0.0, 2.0).expect("samples");
+        let server = Timeline { samples, marks: Vec::new() }.between(0.0, 2.0).expect("samples");
         assert_eq!(server.store.expect("counts").commits, 130);
         let relay = server.relay.expect("a process");
         assert!((relay.cores_user - 0.3).abs() < 1e-9);
@@ -372,13 +383,18 @@ mod tests {
     #[test]
     fn a_disk_that_was_not_flushed_is_named() {
         let samples = vec![sample(0.0, 0, 0), sample(2.0, 1000, 20)];
-        let server = Timeline { samples }.between(0.0, 2.0).expect("two samples");
+        let server =
+            Timeline { samples, marks: Vec::new() }.between(0.0, 2.0).expect("two samples");
         assert!(server.warnings()[0].starts_with("not durable"), "{:?}", server.warnings());
     }
 
     #[test]
     fn one_sample_says_nothing() {
-        assert!(Timeline { samples: vec![sample(0.0, 0, 0)] }.between(0.0, 1.0).is_none());
+        assert!(
+            Timeline { samples: vec![sample(0.0, 0, 0)], marks: Vec::new() }
+                .between(0.0, 1.0)
+                .is_none()
+        );
         assert!(Timeline::default().between(0.0, 1.0).is_none());
     }
 }

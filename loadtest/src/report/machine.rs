@@ -1,6 +1,6 @@
 //! The machine that a report was made on: without it, its figures cannot be compared.
 
-use std::fs;
+use std::{fmt, fs};
 
 use serde::Serialize;
 
@@ -27,6 +27,22 @@ impl Machine {
                 .map(|kibibytes| kibibytes * 1024),
             kernel: read("/proc/sys/kernel/osrelease").map(|text| text.trim().to_owned()),
         }
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} cores", self.cores)?;
+        if let Some(processor) = &self.processor {
+            write!(f, ", {processor}")?;
+        }
+        if let Some(bytes) = self.memory_bytes {
+            write!(f, ", {} GiB", bytes / (1024 * 1024 * 1024))?;
+        }
+        if let Some(kernel) = &self.kernel {
+            write!(f, ", Linux {kernel}")?;
+        }
+        Ok(())
     }
 }
 
