@@ -11,7 +11,6 @@ use sealwire_protocol::signing::{admissible, join_message, verify};
 use sealwire_protocol::{
     Audience, ClientFrame, Control, EntryIn, ErrorCode, Failure, Head, Kind, LogId, LogType,
 };
-use tokio::sync::oneshot;
 
 use super::{Core, Step, ask, briefs, known, summaries};
 use crate::entry::{CheckedEntry, Content};
@@ -43,11 +42,11 @@ pub(super) fn act(core: &Arc<Core>, request: u32, frame: ClientFrame) -> Step {
             Step::Done
         }
         ClientFrame::Authenticate(_) => refuse(core, request, ErrorCode::Malformed),
-        ClientFrame::CreateTotals(_)
-        | ClientFrame::JoinTotals(_)
-        | ClientFrame::LeaveTotals(_)
-        | ClientFrame::GetVaultToken(_)
-        | ClientFrame::SetPushToken(_)
+        ClientFrame::CreateTotals(_) => later(create_totals(core.clone(), request)),
+        ClientFrame::JoinTotals(frame) => later(join_totals(core.clone(), request, frame.log)),
+        ClientFrame::LeaveTotals(frame) => later(leave_totals(core.clone(), request, frame.log)),
+        ClientFrame::SetPushToken(frame) => later(set_push_token(core.clone(), request, frame)),
+        ClientFrame::GetVaultToken(_)
         | ClientFrame::ListSnapshots(_)
         | ClientFrame::PutSnapshotChunk(_)
         | ClientFrame::GetSnapshotChunk(_) => refuse(core, request, ErrorCode::Unsupported),
@@ -174,7 +173,7 @@ async fn found(core: Arc<Core>, mut entries: Vec<CheckedEntry>, reply: Reply) {
             header: entry.bytes,
             body: entry.body,
             control: true,
-            signature: Some(entry.signature),
+            signature: entry.signature,
             recipients: Vec::new(),
             totals_kind: None,
             chain,
@@ -183,9 +182,9 @@ async fn found(core: Arc<Core>, mut entries: Vec<CheckedEntry>, reply: Reply) {
         },
     };
     let groups_max = core.shared.options.groups_max;
-    let result = run_job(&core, move |store| {
-        Box::pin(async move { ask(store.found(&new, groups_max)).await })
-    });
+    let result = core
+        .shared
+        .run_job(move |store| Box::pin(async move { ask(store.found(&new, groups_max)).await }));
     match result.await {
         Ok(FoundResult::Created(key)) => {
             counter!(ENTRIES, "kind" => "control").increment(1);
@@ -253,7 +252,7 @@ async fn join(core: Arc<Core>, entries: Vec<CheckedEntry>, reply: Reply) {
     let now = core.shared.clock.now_ms();
     let since = now.saturating_sub(RESERVATION_LIFETIME.as_millis() as u64);
     let key = brief.key;
-    let reserved = run_job(&core, move |store| {
+    let reserved = core.shared.run_job(move |store| {
         Box::pin(async move { ask(store.reserve(key, device, groups_max, now, since)).await })
     });
     match reserved.await {
@@ -270,31 +269,40 @@ async fn join(core: Arc<Core>, entries: Vec<CheckedEntry>, reply: Reply) {
     }
 }
 
-/// Runs a write in the queue of a committer and waits for its result.
-async fn run_job<T: Send + 'static>(
-    core: &Core,
-    work: impl FnOnce(
-        Arc<dyn crate::ports::Store>,
-    ) -> std::pin::Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>
-    + Send
-    + 'static,
-) -> Result<T, StoreError> {
-    let (done, result) = oneshot::channel::<Result<T, StoreError>>();
-    let queued = core.shared.committer(LogKey(0)).job(Box::new(move |store| {
-        // Nobody waits for it any more: the device was told to come back, and doing it now would
-        // only keep others waiting.
-        let work = (!done.is_closed()).then(|| work(store));
-        Box::pin(async move {
-            if let Some(work) = work {
-                // The session may go meanwhile; the write stands all the same.
-                let _ = done.send(work.await);
-            }
-        })
-    }));
-    if !queued {
-        return Err(StoreError::Unavailable);
+// ---- totals groups
+
+async fn create_totals(core: Arc<Core>, request: u32) {
+    match core.shared.create_totals(core.outbox.device).await {
+        Ok(joined) => core.answer(request, &joined_frame(joined).into()),
+        Err(failure) => core.refuse(request, failure),
     }
-    ask(async { result.await.unwrap_or(Err(StoreError::Unavailable)) }).await
+}
+
+async fn join_totals(core: Arc<Core>, request: u32, log: LogId) {
+    match core.shared.join_totals(core.outbox.device, log).await {
+        Ok(joined) => core.answer(request, &joined_frame(joined).into()),
+        Err(failure) => core.refuse(request, failure),
+    }
+}
+
+async fn leave_totals(core: Arc<Core>, request: u32, log: LogId) {
+    match core.shared.leave_totals(core.outbox.device, log).await {
+        Ok(()) => core.answer(request, &Done {}.into()),
+        Err(failure) => core.refuse(request, failure),
+    }
+}
+
+async fn set_push_token(core: Arc<Core>, request: u32, frame: frame::SetPushToken) {
+    let token = frame.token.filter(|token| !token.is_empty());
+    let place = token.map(|token| (frame.platform.to_string(), token.to_string()));
+    match core.shared.set_push_token(core.outbox.device, place).await {
+        Ok(()) => core.answer(request, &Done {}.into()),
+        Err(failure) => core.refuse(request, failure),
+    }
+}
+
+fn joined_frame(joined: crate::totals::Joined) -> frame::Joined {
+    frame::Joined { log: joined.group, at: joined.at, head: joined.head }
 }
 
 // ---- acks
