@@ -292,6 +292,8 @@ async fn a_revoked_device_is_cut_off_told_so_and_never_admitted_again() {
     let failure = bob.append(entry).await.expect_err("refused");
     assert_eq!((failure.code, failure.seq), (ErrorCode::Revoked, Some(3)));
     assert!(bob.nothing_waits());
+    let failure = bob.subscribe(group.id, None).await.expect_err("refused");
+    assert_eq!((failure.code, failure.seq), (ErrorCode::Revoked, Some(3)));
     let rejoined = Group { id: group.id, join: next };
     let entry = bob.join_entry(&rejoined);
     assert_eq!(code(bob.append(entry).await), ErrorCode::Revoked);
