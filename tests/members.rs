@@ -125,7 +125,7 @@ async fn a_stranger_is_told_of_no_log(database: Database) {
         let failure = stranger.try_join(&forged).await.expect_err("no invitation");
         assert_eq!(failure, Failure::new(ErrorCode::InviteInvalid));
     }
-    let logs = match stranger.request(ListLogs {}).await {
+    let logs = match stranger.request(ListLogs { after: None }).await {
         Ok(RelayFrame::Logs(frame)) => frame.logs,
         other => panic!("{other:?}"),
     };

@@ -33,7 +33,7 @@ pub(super) fn act(core: &Arc<Core>, request: u32, frame: ClientFrame) -> Step {
         ClientFrame::Subscribe(frame) => later(subscribe(core.clone(), request, frame)),
         ClientFrame::Unsubscribe(frame) => unsubscribe(core, request, frame.log),
         ClientFrame::ListMembers(frame) => later(list_members(core.clone(), request, frame.log)),
-        ClientFrame::ListLogs(_) => later(list_logs(core.clone(), request)),
+        ClientFrame::ListLogs(frame) => later(list_logs(core.clone(), request, frame.after)),
         ClientFrame::Ping(_) => {
             core.outbox.heartbeat(request, core.shared.clock.now_ms());
             Step::Done
@@ -456,10 +456,10 @@ async fn list_members(core: Arc<Core>, request: u32, log: LogId) {
     }
 }
 
-async fn list_logs(core: Arc<Core>, request: u32) {
+async fn list_logs(core: Arc<Core>, request: u32, after: Option<LogId>) {
     match briefs(&core.shared, core.outbox.device).await {
         Ok(logs) => {
-            let logs = summaries(core.shared.store.incarnation(), &logs);
+            let logs = summaries(core.shared.store.incarnation(), &logs, after);
             core.answer(request, &Logs { logs }.into());
         }
         Err(_) => core.refuse(request, unavailable()),
