@@ -313,10 +313,10 @@ impl Registry {
             for outbox in subscribers {
                 outbox.history_changed(key, position);
             }
-            // After the subscriptions have gone: whoever still saw one has read the number before.
-            presence.losses.fetch_add(1, Ordering::Release);
             let streams = presence.streams.lock().clone();
             streams.iter().for_each(|stream| stream.end());
+            // After the subscriptions have gone: whoever still saw one has read the number before.
+            presence.losses.fetch_add(1, Ordering::Release);
             return;
         }
         presence.wake_streams(key);
