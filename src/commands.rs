@@ -118,6 +118,7 @@ async fn serve(
             body_lifetime: config.retention,
             ..Options::new(secrets.relay_key, secrets.token_keys)
         },
+        recovery_keys: secrets.recovery_keys,
         unauthenticated: config.unauthenticated,
         proxies: config.trusted_proxies,
         connections_max,

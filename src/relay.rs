@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use axum::Router;
 use sealwire_actors::ports::{Clock, StoreError};
+use sealwire_actors::recovery::{Recovery, RecoveryKeys};
 use sealwire_actors::{Options, StartError, System};
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -32,6 +33,8 @@ pub struct RelayOptions {
     pub store: StoreOptions,
     /// What its actors are told.
     pub actors: Options,
+    /// What finds recovery vaults.
+    pub recovery_keys: RecoveryKeys,
     /// What holds strangers back.
     pub unauthenticated: UnauthenticatedLimits,
     /// The proxies whose word about addresses is believed.
@@ -96,6 +99,8 @@ impl Relay {
         }
         let system = Arc::new(System::start(store.store(), clock, options.actors).await?);
         view.system.get_or_init(|| system.clone());
+        let recovery = Recovery::new(&system, options.recovery_keys);
+        tell_of_other_secrets(&recovery).await?;
         let limits = Arc::new(AddressLimits::new(&options.unauthenticated));
         let gateway =
             Arc::new(Gateway::new(system.clone(), limits.clone(), options.proxies, drain.clone()));
@@ -167,6 +172,18 @@ impl Relay {
         let left = deadline.saturating_duration_since(Instant::now());
         self.store.close(left.max(CLOSE_SHARE)).await
     }
+}
+
+/// Says which recovery vaults depend on a secret that is about to go, or has gone.
+async fn tell_of_other_secrets(recovery: &Recovery) -> Result<(), OpenError> {
+    let (older, lost) = recovery.under_other_secrets().await?;
+    if older > 0 {
+        tracing::info!(vaults = older, "recovery vaults still need the previous recovery secret");
+    }
+    if lost > 0 {
+        tracing::warn!(vaults = lost, "no recovery secret that is set finds these recovery vaults");
+    }
+    Ok(())
 }
 
 /// The least time that the store is given to close.

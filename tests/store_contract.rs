@@ -10,6 +10,7 @@ mod members;
 mod opening;
 mod outages;
 mod pages;
+mod recovery;
 mod retention;
 mod scribe;
 

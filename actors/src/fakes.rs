@@ -9,6 +9,7 @@
 //! Holds always: a failed, refused or held commit has changed nothing.
 
 mod log;
+mod recovery;
 mod state;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -71,6 +72,7 @@ pub struct MemoryStore {
     incarnation: u64,
     committers: usize,
     state: Mutex<State>,
+    vaults: Mutex<recovery::Vaults>,
     hooks: Mutex<Hooks>,
     held: watch::Sender<bool>,
     waiting: watch::Sender<usize>,
@@ -104,6 +106,7 @@ impl MemoryStore {
             incarnation,
             committers,
             state: Mutex::new(State::default()),
+            vaults: Mutex::default(),
             hooks: Mutex::new(Hooks::default()),
             held: watch::Sender::new(false),
             waiting: watch::Sender::new(0),

@@ -15,12 +15,14 @@ mod entry;
 #[cfg(any(test, feature = "fakes"))]
 pub mod fakes;
 mod heartbeat;
+mod job;
 pub mod limits;
 mod log;
 mod mailbox;
 pub mod metrics;
 pub mod outbox;
 pub mod ports;
+pub mod recovery;
 pub mod registry;
 mod reply;
 mod retention;

@@ -94,8 +94,13 @@ metrics_table! {
     counter LOGS_LOADED = "sealwire_logs_loaded_total", Count;
     /// Log actors that were passivated.
     counter LOGS_PASSIVATED = "sealwire_logs_passivated_total", Count;
-    /// Rows that retention swept: reservations, devices and challenges whose time was over.
+    /// Rows that retention swept: reservations, devices, challenges and counters of recovery vaults
+    /// whose time was over.
     counter SWEPT = "sealwire_retention_swept_total", Count;
+    /// What became of requests about recovery vaults, by `what`: `stored`, `taken` (by another
+    /// device), `fetched`, `failure_reported`, `locked`, `unknown` (no vault under this code) or
+    /// `deleted`. Many `unknown` are somebody who guesses codes.
+    counter RECOVERY = "sealwire_recovery_total", Count;
     /// Groups that ended: the last member left, or there was no entry for a year.
     counter GROUPS_ENDED = "sealwire_groups_ended_total", Count;
 }

@@ -5,12 +5,18 @@
 //! else's. What every store must do is written down as tests (`tests/store_contract.rs` of the relay
 //! crate), which SQLite, PostgreSQL and the in-memory store of the unit tests all pass.
 
+mod recovery;
+
 use async_trait::async_trait;
 use sealwire_protocol::frame::Member;
 use sealwire_protocol::header::HeaderBytes;
 use sealwire_protocol::ids::Signature;
 use sealwire_protocol::{AckSet, Body, DeviceKey, Digest, LogId, LogType};
 use thiserror::Error;
+
+pub use recovery::{
+    Counted, NewRecovery, RecoveryId, RecoveryIds, RecoveryPut, RecoveryRecord, RecoveryStore,
+};
 
 /// A log's small integer inside the relay. The UUID stays at the edge: rows that cluster by a
 /// random UUID are four to six times slower on SQLite.
@@ -375,7 +381,7 @@ pub struct StoreStats {
 /// outcome of a dropped write is unknown. Times are milliseconds since the epoch and come from the
 /// caller's [`Clock`], never from the store's machine.
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Store: RecoveryStore {
     /// One random number per store; another one means that history may have been lost.
     fn incarnation(&self) -> u64;
 

@@ -157,7 +157,9 @@ impl State {
         let queued = self.shared.committer(LogKey(0)).job(Box::new(move |store| {
             Box::pin(async move {
                 let rows = store.sweep(reservations, devices, now, RETENTION_ROWS_MAX);
-                let _ = done.send(deadline(rows).await.unwrap_or(0));
+                let rows = deadline(rows).await.unwrap_or(0);
+                let counts = store.forget_recovery_counts(now, RETENTION_ROWS_MAX);
+                let _ = done.send(rows + deadline(counts).await.unwrap_or(0));
             })
         }));
         if queued && let Ok(Ok(rows)) = timeout(STORE_DEADLINE, swept).await {

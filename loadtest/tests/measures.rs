@@ -13,6 +13,7 @@ use sealwire::store::{Lock, StoreOptions};
 use sealwire::telemetry;
 use sealwire_actors::Options;
 use sealwire_actors::ports::SystemClock;
+use sealwire_actors::recovery::{RecoveryKey, RecoveryKeys};
 use sealwire_protocol::token::TokenKey;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -31,6 +32,7 @@ impl World {
         let options = RelayOptions {
             store: StoreOptions { url, data_dir: directory.path().to_owned(), lock: Lock::Try },
             actors: Options::new(relay_key(), vec![TokenKey::derive(&[7; 32])]),
+            recovery_keys: RecoveryKeys { current: RecoveryKey::derive(&[8; 32]), previous: None },
             unauthenticated: UnauthenticatedLimits {
                 max: 10_000,
                 per_address_max: 10_000,

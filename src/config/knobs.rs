@@ -160,6 +160,27 @@ pub const RELAY_KEY: Knob = Knob {
           person.",
 };
 
+/// `SEALWIRE_RECOVERY_SECRET`
+pub const RECOVERY_SECRET: Knob = Knob {
+    key: "recovery_secret",
+    variable: "SEALWIRE_RECOVERY_SECRET",
+    default: Default::Words("made once, in `recovery.secret` in the data directory"),
+    shape: SECRET,
+    kind: Kind::Secret,
+    why: "What finds recovery vaults by their codes. Without it nobody restores: keep a copy.",
+};
+
+/// `SEALWIRE_RECOVERY_SECRET_PREVIOUS`
+pub const RECOVERY_SECRET_PREVIOUS: Knob = Knob {
+    key: "recovery_secret_previous",
+    variable: "SEALWIRE_RECOVERY_SECRET_PREVIOUS",
+    default: Default::Words("none"),
+    shape: SECRET,
+    kind: Kind::Secret,
+    why: "The secret before this one: recovery vaults stored under it are found until their owners \
+          store them anew. At start the relay says how many are left.",
+};
+
 /// `TRUSTED_PROXY_IPS`
 pub const TRUSTED_PROXY_IPS: Knob = Knob {
     key: "trusted_proxy_ips",
@@ -323,6 +344,8 @@ pub const ALL: &[&Knob] = &[
     &DEVICE_SESSION_SECRET,
     &DEVICE_SESSION_SECRET_PREVIOUS,
     &RELAY_KEY,
+    &RECOVERY_SECRET,
+    &RECOVERY_SECRET_PREVIOUS,
     &TRUSTED_PROXY_IPS,
     &MAX_GROUPS_PER_DEVICE,
     &RETENTION_DAYS,

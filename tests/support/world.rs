@@ -13,6 +13,7 @@ use sealwire::store::{Lock, StoreOptions};
 use sealwire::telemetry;
 use sealwire_actors::Options;
 use sealwire_actors::ports::{LogRecord, Store, SystemClock};
+use sealwire_actors::recovery::{RecoveryKey, RecoveryKeys};
 use sealwire_client::address::RelayUrl;
 use sealwire_protocol::LogId;
 use sealwire_protocol::token::TokenKey;
@@ -51,6 +52,10 @@ impl World {
                 lock: Lock::Wait,
             },
             actors: Options::new(relay_key, vec![TokenKey::derive(b"a secret of the tests")]),
+            recovery_keys: RecoveryKeys {
+                current: RecoveryKey::derive(b"another secret of the tests"),
+                previous: None,
+            },
             unauthenticated: generous(),
             proxies: TrustedProxies::default(),
             connections_max: 1000,

@@ -11,10 +11,10 @@ use sealwire_protocol::signing::{admissible, join_message, verify};
 use sealwire_protocol::{
     Audience, ClientFrame, Control, EntryIn, ErrorCode, Failure, Head, Kind, LogId, LogType,
 };
-use tokio::sync::oneshot;
 
 use super::{Core, Step, ask, briefs, known, summaries};
 use crate::entry::{CheckedEntry, Content};
+use crate::job::run_job;
 use crate::limits::RESERVATION_LIFETIME;
 use crate::log::{AckRequest, AppendRequest, LogMessage};
 use crate::metrics::ENTRIES;
@@ -183,7 +183,7 @@ async fn found(core: Arc<Core>, mut entries: Vec<CheckedEntry>, reply: Reply) {
         },
     };
     let groups_max = core.shared.options.groups_max;
-    let result = run_job(&core, move |store| {
+    let result = run_job(&core.shared, move |store| {
         Box::pin(async move { ask(store.found(&new, groups_max)).await })
     });
     match result.await {
@@ -253,7 +253,7 @@ async fn join(core: Arc<Core>, entries: Vec<CheckedEntry>, reply: Reply) {
     let now = core.shared.clock.now_ms();
     let since = now.saturating_sub(RESERVATION_LIFETIME.as_millis() as u64);
     let key = brief.key;
-    let reserved = run_job(&core, move |store| {
+    let reserved = run_job(&core.shared, move |store| {
         Box::pin(async move { ask(store.reserve(key, device, groups_max, now, since)).await })
     });
     match reserved.await {
@@ -268,33 +268,6 @@ async fn join(core: Arc<Core>, entries: Vec<CheckedEntry>, reply: Reply) {
         Ok(ReserveResult::NoSuchLog) => reply.refuse(Failure::new(ErrorCode::InviteInvalid)),
         Err(_) => drop(reply),
     }
-}
-
-/// Runs a write in the queue of a committer and waits for its result.
-async fn run_job<T: Send + 'static>(
-    core: &Core,
-    work: impl FnOnce(
-        Arc<dyn crate::ports::Store>,
-    ) -> std::pin::Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>
-    + Send
-    + 'static,
-) -> Result<T, StoreError> {
-    let (done, result) = oneshot::channel::<Result<T, StoreError>>();
-    let queued = core.shared.committer(LogKey(0)).job(Box::new(move |store| {
-        // Nobody waits for it any more: the device was told to come back, and doing it now would
-        // only keep others waiting.
-        let work = (!done.is_closed()).then(|| work(store));
-        Box::pin(async move {
-            if let Some(work) = work {
-                // The session may go meanwhile; the write stands all the same.
-                let _ = done.send(work.await);
-            }
-        })
-    }));
-    if !queued {
-        return Err(StoreError::Unavailable);
-    }
-    ask(async { result.await.unwrap_or(Err(StoreError::Unavailable)) }).await
 }
 
 // ---- acks
