@@ -12,3 +12,4 @@ pub mod secrets;
 mod socket;
 pub mod store;
 pub mod telemetry;
+pub mod worker;

@@ -41,6 +41,8 @@ mod memory;
 mod hostile_requests;
 // The operator sees whether the relay lives and works, and what it is doing, actor by actor.
 mod operator;
+// Retention beside a relay takes nothing from anybody who is there.
+mod worker;
 // The program does what is typed.
 mod commands;
 // The documents say what the code does.

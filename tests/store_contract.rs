@@ -11,6 +11,7 @@ mod opening;
 mod outages;
 mod pages;
 mod recovery;
+mod resting;
 mod retention;
 mod scribe;
 

@@ -84,6 +84,7 @@ struct Hooks {
     mishaps: VecDeque<Mishap>,
     poisoned: BTreeSet<LogKey>,
     unreadable: bool,
+    elsewhere: bool,
 }
 
 impl Default for MemoryStore {
@@ -132,6 +133,11 @@ impl MemoryStore {
     /// While on, every read is answered [`StoreError::Unavailable`].
     pub fn fail_reads(&self, on: bool) {
         self.hooks.lock().unreadable = on;
+    }
+
+    /// While on, another process holds the lock for retention.
+    pub fn hold_retention(&self, on: bool) {
+        self.hooks.lock().elsewhere = on;
     }
 
     /// Commits wait, before they change anything, until [`Self::release_commits`].
@@ -325,6 +331,10 @@ impl Store for MemoryStore {
     async fn touch_device(&self, device: DeviceKey, now: u64) -> Result<(), StoreError> {
         self.state.lock().touch_device(device, now);
         Ok(())
+    }
+
+    async fn retention_is_elsewhere(&self) -> Result<bool, StoreError> {
+        self.read(|_| self.hooks.lock().elsewhere)
     }
 
     async fn ready(&self) -> Result<(), StoreError> {

@@ -32,6 +32,7 @@ pub mod system;
 #[cfg(test)]
 #[expect(clippy::wildcard_enum_match_arm, reason = "any frame but the expected one fails a test")]
 mod tests;
+pub mod worker;
 
 pub use outbox::Outbox;
 pub use registry::Registry;

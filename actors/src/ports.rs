@@ -6,6 +6,7 @@
 //! crate), which SQLite, PostgreSQL and the in-memory store of the unit tests all pass.
 
 mod recovery;
+mod resting;
 
 use async_trait::async_trait;
 use sealwire_protocol::frame::Member;
@@ -17,6 +18,7 @@ use thiserror::Error;
 pub use recovery::{
     Counted, NewRecovery, RecoveryId, RecoveryIds, RecoveryPut, RecoveryRecord, RecoveryStore,
 };
+pub use resting::{Alter, RestingLogs};
 
 /// A log's small integer inside the relay. The UUID stays at the edge: rows that cluster by a
 /// random UUID are four to six times slower on SQLite.
@@ -531,6 +533,13 @@ pub trait Store: RecoveryStore {
     /// # Errors
     /// [`StoreError::Unavailable`].
     async fn touch_device(&self, device: DeviceKey, now: u64) -> Result<(), StoreError>;
+
+    /// Whether retention is the business of another process, which holds the lock for it: then the
+    /// relay's own rests.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn retention_is_elsewhere(&self) -> Result<bool, StoreError>;
 
     /// Answers if the store can read and write now.
     ///

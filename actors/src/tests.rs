@@ -2,6 +2,7 @@
 
 mod device;
 mod recovery;
+mod retention;
 mod unlucky;
 
 use std::sync::Arc;

@@ -119,8 +119,7 @@ where
 
     async fn forget_recovery_counts(&self, now: u64, limit: usize) -> Result<u64, StoreError> {
         self.may_write()?;
-        let values = [Value::number(now)?, bound(limit)];
-        Ok(self.lanes.write().await?.rows(FORGET, &values).await?.len() as u64)
+        self.lanes.forget_recovery_counts(now, limit).await
     }
 }
 
@@ -133,6 +132,15 @@ where
         lease.begin(D::BEGIN).await?;
         let outcome = put(&mut lease, new).await;
         lease.end(outcome).await
+    }
+
+    pub(super) async fn forget_recovery_counts(
+        &self,
+        now: u64,
+        limit: usize,
+    ) -> Result<u64, StoreError> {
+        let values = [Value::number(now)?, bound(limit)];
+        Ok(self.write().await?.rows(FORGET, &values).await?.len() as u64)
     }
 
     /// Whether the code is another device's.

@@ -76,6 +76,11 @@ impl World {
         RelayUrl::parse(&format!("ws://{}", self.address)).expect("a URL")
     }
 
+    /// Where its data is.
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
+
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
