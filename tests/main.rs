@@ -33,12 +33,16 @@ mod database_down;
 mod secrecy;
 // When an older copy of the database is put back, devices are told, and nothing is skipped.
 mod restored;
+// A code and a PIN bring an identity back, and nobody can try them for long.
+mod recovery;
 // Stopping loses nothing, ends on time, and tells the devices when to come back.
 mod shutdown;
 // What one device does costs that device, never others, and never memory.
 mod memory;
 // Requests that are well-formed and wrong, or too many: a typed answer each, nothing appended.
 mod hostile_requests;
+// A phone with the Totals app proves its key by a signed challenge or a token, and nobody else can.
+mod totals_auth;
 // The operator sees whether the relay lives and works, and what it is doing, actor by actor.
 mod operator;
 // Retention beside a relay takes nothing from anybody who is there.

@@ -21,6 +21,7 @@ mod log;
 mod mailbox;
 pub mod metrics;
 pub mod outbox;
+pub mod passes;
 pub mod ports;
 pub mod recovery;
 pub mod registry;
@@ -32,6 +33,7 @@ pub mod system;
 #[cfg(test)]
 #[expect(clippy::wildcard_enum_match_arm, reason = "any frame but the expected one fails a test")]
 mod tests;
+mod totals;
 pub mod worker;
 
 pub use outbox::Outbox;

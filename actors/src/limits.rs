@@ -122,6 +122,9 @@ pub const RECONNECT_AFTER_MS_MAX: u64 = 8_000;
 /// How long a joining device holds its reservation.
 pub const RESERVATION_LIFETIME: Duration = Duration::from_secs(60);
 
+/// Most HTTP challenges that are claimed in one transaction.
+pub const CLAIMS_BATCH_MAX: usize = 512;
+
 /// Devices that retention may still have to note as seen.
 pub const SEEN_DEVICES_MAX: usize = 100_000;
 

@@ -9,6 +9,7 @@ mod recovery;
 mod resting;
 
 use async_trait::async_trait;
+use sealwire_protocol::challenge::CHALLENGE_BYTES;
 use sealwire_protocol::frame::Member;
 use sealwire_protocol::header::HeaderBytes;
 use sealwire_protocol::ids::Signature;
@@ -306,6 +307,17 @@ pub struct SubscriptionRecord {
     pub acked: AckSet,
 }
 
+/// A `totals` group and everybody in it, as one moment saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupRecord {
+    /// Its UUID.
+    pub id: LogId,
+    /// When its first entry was ordered, in milliseconds since the epoch.
+    pub created_at: u64,
+    /// Its members, by the entries that made them so.
+    pub members: Vec<Member>,
+}
+
 /// An entry as it was stored. `body` is none if it was deleted or not asked for.
 #[derive(Clone, Debug)]
 pub struct StoredEntry {
@@ -444,6 +456,13 @@ pub trait Store: RecoveryStore {
     /// [`StoreError::Unavailable`].
     async fn memberships(&self, device: DeviceKey) -> Result<Vec<LogBrief>, StoreError>;
 
+    /// The `totals` groups that a device is a member of, ordered by key, with all their members: read
+    /// at one moment, whole or not at all.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn totals_groups(&self, device: DeviceKey) -> Result<Vec<GroupRecord>, StoreError>;
+
     /// What a subscription begins with; `None` if the device is not a member now.
     ///
     /// # Errors
@@ -527,6 +546,17 @@ pub trait Store: RecoveryStore {
         now: u64,
         limit: usize,
     ) -> Result<u64, StoreError>;
+
+    /// Claims HTTP challenges, each with the time at which it expires, in milliseconds since the
+    /// epoch: in one transaction, and each as one atomic statement. Gives for each, in order, whether
+    /// nobody had claimed it before; one that appears twice is claimed by its first place.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    async fn claim_challenges(
+        &self,
+        challenges: &[([u8; CHALLENGE_BYTES], u64)],
+    ) -> Result<Vec<bool>, StoreError>;
 
     /// Notes that a device was here, to the day, if a row of it exists.
     ///

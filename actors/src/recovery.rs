@@ -164,6 +164,12 @@ impl Recovery {
         Ok(())
     }
 
+    /// How long a lock still lasts, in seconds, rounded up.
+    #[must_use]
+    pub fn seconds_until(&self, lock: Locked) -> u64 {
+        lock.until.saturating_sub(self.shared.clock.now_ms()).div_ceil(1000)
+    }
+
     /// Recovery vaults that only the previous secret finds, and those that none of the secrets finds.
     ///
     /// # Errors

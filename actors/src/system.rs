@@ -31,6 +31,7 @@ use crate::limits::{
     SEEN_DEVICES_MAX,
 };
 use crate::log::{self, LogMessage, LogRef};
+use crate::passes::WaitingClaims;
 use crate::ports::{Clock, LogKey, Store};
 use crate::registry::{Registry, StartLog};
 use crate::reply::{Budget, jitter};
@@ -76,6 +77,8 @@ pub(crate) struct Shared {
     pub(crate) heartbeats: heartbeat::Wheel,
     /// Devices that were seen and are still to be noted, to the day.
     pub(crate) seen: Mutex<HashSet<DeviceKey>>,
+    /// HTTP challenges that wait to be claimed.
+    pub(crate) claims: WaitingClaims,
     pub(crate) started_logs: DashMap<ActorId, (LogKey, LogRef)>,
     pub(crate) committers: RwLock<Vec<CommitterRef>>,
     pub(crate) logs_supervisor: RwLock<Option<ActorCell>>,
@@ -188,6 +191,7 @@ impl System {
             page_reads: Semaphore::new(PAGE_READS_MAX),
             heartbeats: heartbeat::Wheel::default(),
             seen: Mutex::new(HashSet::new()),
+            claims: Mutex::default(),
             started_logs: DashMap::new(),
             committers: RwLock::new(Vec::new()),
             logs_supervisor: RwLock::new(None),

@@ -4,7 +4,8 @@
 //! whole logs in [`super::load`]. Nothing here writes, and nothing that was read is kept in memory.
 
 use sealwire_actors::ports::{
-    DUE_ENTRIES_MAX, DueLog, LogBrief, LogKey, Position, StoreError, SubscriptionRecord,
+    DUE_ENTRIES_MAX, DueLog, GroupRecord, LogBrief, LogKey, Position, StoreError,
+    SubscriptionRecord,
 };
 use sealwire_protocol::digest::entry_digest;
 use sealwire_protocol::frame::Member;
@@ -24,6 +25,13 @@ const REVOKED_AT: &str = "select r.seq from logs l join revoked r on r.log = l.k
 const MEMBERSHIPS: &str = "select l.key, l.id, l.log_type, l.join_key, l.seq, l.chain \
      from members m join logs l on l.key = m.log \
      where m.device = $1 and m.state = 2 order by l.key";
+
+/// Of those with a UUID of version 4: between these bytes stands what tells them from native groups.
+const TOTALS_GROUPS: &str = "select l.key, l.id, l.created_at, o.device, o.joined_seq, o.joined_at \
+     from members m join logs l on l.key = m.log and l.log_type = 1 \
+        and substr(l.id, 7, 1) >= $2 and substr(l.id, 7, 1) < $3 \
+     join members o on o.log = l.key and o.state = 2 \
+     where m.device = $1 and m.state = 2 order by l.key, o.joined_seq, o.device";
 
 const SUBSCRIPTION: &str = "select l.seq, l.chain, l.floor_seq, l.floor_chain, m.joined_seq, \
      m.ack_floor, m.ack_ranges \
@@ -140,6 +148,27 @@ where
 
     pub(super) async fn memberships(&self, device: DeviceKey) -> Result<Vec<LogBrief>, StoreError> {
         self.query(MEMBERSHIPS, &[Value::bytes(&device.0)]).await?.iter().map(brief).collect()
+    }
+
+    pub(super) async fn totals_groups(
+        &self,
+        device: DeviceKey,
+    ) -> Result<Vec<GroupRecord>, StoreError> {
+        let values = [Value::bytes(&device.0), Value::bytes(&[0x40]), Value::bytes(&[0x50])];
+        let mut groups: Vec<GroupRecord> = Vec::new();
+        for row in self.query(TOTALS_GROUPS, &values).await? {
+            let id = log_id(&row, 1)?;
+            let (joined_seq, joined_at) = (row.number(4)?, row.number(5)?);
+            let member = Member { device: row.device(3)?, joined_seq, joined_at };
+            match groups.last_mut() {
+                Some(group) if group.id == id => group.members.push(member),
+                _ => {
+                    let created_at = row.number(2)?;
+                    groups.push(GroupRecord { id, created_at, members: vec![member] });
+                }
+            }
+        }
+        Ok(groups)
     }
 
     pub(super) async fn subscription(

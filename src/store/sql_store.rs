@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use sealwire_actors::ports::{
-    CommitResult, DueLog, FoundResult, LogBrief, LogCommit, LogKey, LogRecord, NewLog, PageRequest,
-    Position, ReserveResult, Store, StoreError, StoreStats, StoredEntry, SubscriptionRecord,
+    CommitResult, DueLog, FoundResult, GroupRecord, LogBrief, LogCommit, LogKey, LogRecord, NewLog,
+    PageRequest, Position, ReserveResult, Store, StoreError, StoreStats, StoredEntry,
+    SubscriptionRecord,
 };
+use sealwire_protocol::challenge::CHALLENGE_BYTES;
 use sealwire_protocol::frame::Member;
 use sealwire_protocol::{DeviceKey, Digest, LogId};
 use sqlx::Executor;
@@ -140,6 +142,10 @@ where
         self.lanes.memberships(device).await
     }
 
+    async fn totals_groups(&self, device: DeviceKey) -> Result<Vec<GroupRecord>, StoreError> {
+        self.lanes.totals_groups(device).await
+    }
+
     async fn subscription(
         &self,
         key: LogKey,
@@ -207,6 +213,14 @@ where
         let (empty, last) = self.lanes.sweep_empty_devices(after, limit).await?;
         *self.swept.lock() = last;
         Ok(gone + empty)
+    }
+
+    async fn claim_challenges(
+        &self,
+        challenges: &[([u8; CHALLENGE_BYTES], u64)],
+    ) -> Result<Vec<bool>, StoreError> {
+        self.may_write()?;
+        self.lanes.claim_challenges(challenges).await
     }
 
     async fn touch_device(&self, device: DeviceKey, now: u64) -> Result<(), StoreError> {

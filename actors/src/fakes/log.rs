@@ -60,6 +60,7 @@ pub(super) struct Log {
     pub(super) head: Position,
     pub(super) version: u64,
     pub(super) floor: Position,
+    pub(super) created_at: u64,
     pub(super) last_entry_at: u64,
     pub(super) entries: BTreeMap<u64, KeptEntry>,
     /// (slot, count) of the entries that are kept and have a count.
@@ -72,7 +73,7 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn new(id: LogId, log_type: LogType, chain_start: Digest) -> Self {
+    pub(super) fn new(id: LogId, log_type: LogType, chain_start: Digest, created_at: u64) -> Self {
         let start = Position { seq: 0, chain: chain_start };
         Self {
             id,
@@ -80,6 +81,7 @@ impl Log {
             head: start,
             version: 0,
             floor: start,
+            created_at,
             last_entry_at: 0,
             entries: BTreeMap::new(),
             counts: HashMap::new(),

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 
+use sealwire_protocol::challenge::CHALLENGE_BYTES;
 use sealwire_protocol::digest::{chain_start, entry_digest};
 use sealwire_protocol::frame::Member;
 use sealwire_protocol::limits::SEQ_MAX;
@@ -15,9 +16,9 @@ use sealwire_protocol::{DeviceKey, Digest, LogId, LogType};
 
 use super::log::{Log, Membership};
 use crate::ports::{
-    CommitResult, DueLog, FoundResult, LogBrief, LogCommit, LogKey, LogRecord, MemberChange,
-    NewLog, PageRequest, Position, ReserveResult, SenderRecord, StoreError, StoreStats,
-    StoredEntry, SubscriptionRecord,
+    CommitResult, DueLog, FoundResult, GroupRecord, LogBrief, LogCommit, LogKey, LogRecord,
+    MemberChange, NewLog, PageRequest, Position, ReserveResult, SenderRecord, StoreError,
+    StoreStats, StoredEntry, SubscriptionRecord,
 };
 
 const DAY_MS: u64 = 86_400_000;
@@ -29,6 +30,8 @@ pub(super) struct State {
     ids: HashMap<LogId, LogKey>,
     /// The day on which each was last seen.
     devices: BTreeMap<DeviceKey, u64>,
+    /// Claimed challenges, and when each expires.
+    challenges: BTreeMap<[u8; CHALLENGE_BYTES], u64>,
     /// The last device that a sweep has looked at.
     swept: Option<DeviceKey>,
 }
@@ -99,7 +102,7 @@ impl State {
         });
         part.join_key = Some(new.join_key);
         check(&part)?;
-        let mut log = Log::new(new.id, new.log_type, chain_start(new.id));
+        let mut log = Log::new(new.id, new.log_type, chain_start(new.id), new.entry.at);
         log.apply(&part);
         self.last_key = key.0;
         self.ids.insert(new.id, key);
@@ -162,11 +165,34 @@ impl State {
         &mut self,
         reservations_before: u64,
         devices_before: u64,
+        now: u64,
         limit: usize,
     ) -> u64 {
         self.sweep_reservations(reservations_before, limit)
             + self.sweep_idle_devices(devices_before / DAY_MS, limit)
+            + self.sweep_challenges(now, limit)
             + self.sweep_empty_devices(limit)
+    }
+
+    pub(super) fn claim_challenges(
+        &mut self,
+        challenges: &[([u8; CHALLENGE_BYTES], u64)],
+    ) -> Vec<bool> {
+        let mut claim = |(challenge, expires_at): &([u8; CHALLENGE_BYTES], u64)| {
+            self.challenges.insert(*challenge, *expires_at).is_none()
+        };
+        challenges.iter().map(&mut claim).collect()
+    }
+
+    fn sweep_challenges(&mut self, now: u64, limit: usize) -> u64 {
+        let before = self.challenges.len();
+        let mut left = limit;
+        self.challenges.retain(|_, expires_at| {
+            let goes = *expires_at < now && left > 0;
+            left -= usize::from(goes);
+            !goes
+        });
+        (before - self.challenges.len()) as u64
     }
 
     fn sweep_reservations(&mut self, before: u64, limit: usize) -> u64 {
@@ -231,6 +257,18 @@ impl State {
             .iter()
             .filter(|(_, log)| log.member(device).is_some())
             .map(|(key, log)| log.brief(*key))
+            .collect()
+    }
+
+    pub(super) fn totals_groups(&self, device: DeviceKey) -> Vec<GroupRecord> {
+        self.logs
+            .values()
+            .filter(|log| log.id.is_totals() && log.member(device).is_some())
+            .map(|log| GroupRecord {
+                id: log.id,
+                created_at: log.created_at,
+                members: log.member_records().into_iter().map(|record| record.member).collect(),
+            })
             .collect()
     }
 
