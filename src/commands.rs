@@ -122,6 +122,7 @@ async fn serve(
         },
         recovery_keys: secrets.recovery_keys,
         unauthenticated: config.unauthenticated,
+        address_requests: config.address_requests,
         proxies: config.trusted_proxies,
         connections_max,
         shutdown_deadline: config.shutdown_deadline,

@@ -61,6 +61,8 @@ pub struct Config {
     pub connections_max: usize,
     /// What holds back those who have not proved a key.
     pub unauthenticated: UnauthenticatedLimits,
+    /// How much may be asked from one address.
+    pub address_requests: AddressRequests,
     /// How long stopping may take.
     pub shutdown_deadline: Duration,
     /// What is written to the log, and how.
@@ -82,6 +84,15 @@ pub struct UnauthenticatedLimits {
     pub per_address_rate: NonZeroU32,
     /// New ones at once from one address, after a quiet time.
     pub per_address_burst: NonZeroU32,
+}
+
+/// Requests over HTTP of one address, whoever is behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressRequests {
+    /// Per second.
+    pub rate: NonZeroU32,
+    /// At once, after a quiet time.
+    pub burst: NonZeroU32,
 }
 
 /// What is written to the log, and how.
@@ -144,6 +155,10 @@ impl Config {
                 burst: settings.whole(&knobs::CONNECTS_BURST)?,
                 per_address_rate: settings.whole(&knobs::CONNECTS_PER_ADDRESS_PER_SECOND)?,
                 per_address_burst: settings.whole(&knobs::CONNECTS_PER_ADDRESS_BURST)?,
+            },
+            address_requests: AddressRequests {
+                rate: settings.whole(&knobs::REQUESTS_PER_ADDRESS_PER_SECOND)?,
+                burst: settings.whole(&knobs::REQUESTS_PER_ADDRESS_BURST)?,
             },
             shutdown_deadline: Duration::from_secs(
                 settings.whole(&knobs::SHUTDOWN_DEADLINE_SECONDS)?,

@@ -1,7 +1,7 @@
 //! The HTTP API: what the Totals app speaks, on the same port as the native protocol.
 //!
 //! ```text
-//! request ─> gateway ─> auth (who is it) ─> a route (what is asked) ─> actors (what is decided)
+//! request ─> gateway ─> limits ─> auth (who is it) ─> limits ─> a route (what is asked) ─> actors (what is decided)
 //! ```
 //!
 //! Each file holds the routes of one group of calls and a `router()` that lists them; they meet here
@@ -17,6 +17,7 @@ pub mod body;
 pub mod error;
 pub mod groups;
 pub mod instant;
+pub mod limits;
 pub mod recovery;
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use tokio::sync::watch;
 
 pub use auth::Device;
 pub use error::ApiError;
+use limits::RequestLimits;
 
 /// Longest body of a request, in bytes: a blob of [`sealwire_protocol::limits::BODY_BYTES_MAX`] in
 /// hex is 512 KiB, and its recipients and field names have the rest.
@@ -39,6 +41,8 @@ pub const REQUEST_BYTES_MAX: usize = 640 * 1024;
 pub struct Api {
     /// Where everything is decided.
     pub system: Arc<System>,
+    /// How much anybody may ask.
+    pub limits: RequestLimits,
     /// Recovery vaults.
     pub recovery: Recovery,
     /// Becomes true when the relay is shutting down: streams end, and nothing new begins.
@@ -48,10 +52,12 @@ pub struct Api {
 /// Every route of the HTTP API.
 pub fn router(api: Arc<Api>) -> Router {
     let known = middleware::from_fn_with_state(api.clone(), auth::authenticate);
-    let authenticated = groups::router().merge(recovery::router()).layer(known);
+    let limited = middleware::from_fn_with_state(api.clone(), limits::by_device);
+    let authenticated = groups::router().merge(recovery::router()).layer(limited).layer(known);
     auth::router()
         .merge(recovery::open_router())
         .merge(authenticated)
+        .layer(middleware::from_fn_with_state(api.clone(), limits::by_address))
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .with_state(api)
 }

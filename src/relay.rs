@@ -18,8 +18,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use crate::client_address::{AddressLimits, TrustedProxies};
-use crate::config::UnauthenticatedLimits;
+use crate::config::{AddressRequests, UnauthenticatedLimits};
 use crate::gateway::{self, Gateway};
+use crate::http::limits::RequestLimits;
 use crate::http::{self, Api};
 use crate::listener::{Slots, accept_until};
 use crate::operator::answer::with_json_fallbacks;
@@ -38,6 +39,8 @@ pub struct RelayOptions {
     pub recovery_keys: RecoveryKeys,
     /// What holds strangers back.
     pub unauthenticated: UnauthenticatedLimits,
+    /// How much may be asked over HTTP from one address.
+    pub address_requests: AddressRequests,
     /// The proxies whose word about addresses is believed.
     pub proxies: TrustedProxies,
     /// Most connections at the same time.
@@ -104,15 +107,26 @@ impl Relay {
         let recovery = Recovery::new(&system, options.recovery_keys);
         tell_of_other_secrets(&recovery).await;
         let limits = Arc::new(AddressLimits::new(&options.unauthenticated));
+        let requests = RequestLimits::new(options.address_requests, options.proxies.clone());
         let gateway =
             Arc::new(Gateway::new(system.clone(), limits.clone(), options.proxies, drain.clone()));
-        let api = Arc::new(Api { system: system.clone(), recovery, draining: drain.clone() });
+        let api = Arc::new(Api {
+            system: system.clone(),
+            limits: requests,
+            recovery,
+            draining: drain.clone(),
+        });
+        let requests = api.clone();
         let routes = watch.public_routes().merge(gateway.clone().route()).merge(http::router(api));
         let routes = with_json_fallbacks(routes);
         let slots = Slots::new(options.connections_max);
         accepting.push(accept_devices(public, slots, gateway.clone(), routes, drain));
         let upkeep = tokio::spawn(async move {
-            tokio::join!(limits.keep_swept(), options.metrics.keep_up());
+            tokio::join!(
+                limits.keep_swept(),
+                requests.limits.keep_swept(),
+                options.metrics.keep_up()
+            );
         });
         Ok(Self {
             system,

@@ -37,6 +37,8 @@ mod restored;
 mod recovery;
 // Stopping loses nothing, ends on time, and tells the devices when to come back.
 mod shutdown;
+// Whoever asks too much is told when to come back, and nobody else notices.
+mod limits;
 // What one device does costs that device, never others, and never memory.
 mod memory;
 // Requests that are well-formed and wrong, or too many: a typed answer each, nothing appended.

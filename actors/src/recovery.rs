@@ -170,6 +170,12 @@ impl Recovery {
         lock.until.saturating_sub(self.shared.clock.now_ms()).div_ceil(1000)
     }
 
+    /// The time that it is in so many seconds, in milliseconds since the epoch.
+    #[must_use]
+    pub fn in_seconds(&self, seconds: u64) -> u64 {
+        self.shared.clock.now_ms().saturating_add(seconds.saturating_mul(1000))
+    }
+
     /// Recovery vaults that only the previous secret finds, and those that none of the secrets finds.
     ///
     /// # Errors

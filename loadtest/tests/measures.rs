@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sealwire::client_address::TrustedProxies;
-use sealwire::config::UnauthenticatedLimits;
+use sealwire::config::{AddressRequests, UnauthenticatedLimits};
 use sealwire::relay::{Relay, RelayOptions};
 use sealwire::store::{Lock, StoreOptions};
 use sealwire::telemetry;
@@ -40,6 +40,10 @@ impl World {
                 burst: many,
                 per_address_rate: many,
                 per_address_burst: many,
+            },
+            address_requests: AddressRequests {
+                rate: 100_000.try_into().expect("not zero"),
+                burst: 100_000.try_into().expect("not zero"),
             },
             proxies: TrustedProxies::default(),
             connections_max: 1000,

@@ -229,7 +229,7 @@ pub const CONNECTIONS_MAX: Knob = Knob {
 pub const UNAUTHENTICATED_MAX: Knob = Knob {
     key: "unauthenticated_max",
     variable: "SEALWIRE_UNAUTHENTICATED_MAX",
-    default: Default::Is("4096"),
+    default: Default::Is("16384"),
     shape: Shape::Whole { min: 1, max: 1_000_000, unit: "connections" },
     kind: Kind::Plain,
     why: "Connections that have not proved a key yet, all together. Each may last ten seconds, so \
@@ -240,11 +240,11 @@ pub const UNAUTHENTICATED_MAX: Knob = Knob {
 pub const UNAUTHENTICATED_PER_ADDRESS_MAX: Knob = Knob {
     key: "unauthenticated_per_address_max",
     variable: "SEALWIRE_UNAUTHENTICATED_PER_ADDRESS_MAX",
-    default: Default::Is("256"),
+    default: Default::Is("4096"),
     shape: Shape::Whole { min: 1, max: 1_000_000, unit: "connections" },
     kind: Kind::Plain,
     why: "The same for one IPv4 address or one IPv6 /64. Mobile carriers put thousands of phones \
-          behind one address.",
+          behind one address, and a phone with the Totals app opens a dozen connections at its start.",
 };
 
 /// `SEALWIRE_CONNECTS_PER_SECOND`
@@ -262,30 +262,53 @@ pub const CONNECTS_PER_SECOND: Knob = Knob {
 pub const CONNECTS_BURST: Knob = Knob {
     key: "connects_burst",
     variable: "SEALWIRE_CONNECTS_BURST",
-    default: Default::Is("4000"),
+    default: Default::Is("20000"),
     shape: BURST,
     kind: Kind::Plain,
-    why: "What may come at once after a quiet time: two seconds' worth.",
+    why: "What may come at once after a quiet time: ten seconds' worth.",
 };
 
 /// `SEALWIRE_CONNECTS_PER_ADDRESS_PER_SECOND`
 pub const CONNECTS_PER_ADDRESS_PER_SECOND: Knob = Knob {
     key: "connects_per_address_per_second",
     variable: "SEALWIRE_CONNECTS_PER_ADDRESS_PER_SECOND",
-    default: Default::Is("50"),
+    default: Default::Is("500"),
     shape: RATE,
     kind: Kind::Plain,
-    why: "The same for one IPv4 address or one IPv6 /64: 40 such addresses fill the rate of all.",
+    why: "The same for one IPv4 address or one IPv6 /64: four such addresses fill the rate of all.",
 };
 
 /// `SEALWIRE_CONNECTS_PER_ADDRESS_BURST`
 pub const CONNECTS_PER_ADDRESS_BURST: Knob = Knob {
     key: "connects_per_address_burst",
     variable: "SEALWIRE_CONNECTS_PER_ADDRESS_BURST",
-    default: Default::Is("500"),
+    default: Default::Is("5000"),
     shape: BURST,
     kind: Kind::Plain,
-    why: "What may come at once from one address: a carrier's phones after a break in the network.",
+    why: "What may come at once from one address: a carrier's phones after a break in the network, a \
+          dozen connections each.",
+};
+
+/// `SEALWIRE_REQUESTS_PER_ADDRESS_PER_SECOND`
+pub const REQUESTS_PER_ADDRESS_PER_SECOND: Knob = Knob {
+    key: "requests_per_address_per_second",
+    variable: "SEALWIRE_REQUESTS_PER_ADDRESS_PER_SECOND",
+    default: Default::Is("1000"),
+    shape: Shape::Whole { min: 1, max: 1_000_000, unit: "requests per second" },
+    kind: Kind::Plain,
+    why: "Requests over HTTP from one IPv4 address or one IPv6 /64. Each device has limits of its own \
+          beside it.",
+};
+
+/// `SEALWIRE_REQUESTS_PER_ADDRESS_BURST`
+pub const REQUESTS_PER_ADDRESS_BURST: Knob = Knob {
+    key: "requests_per_address_burst",
+    variable: "SEALWIRE_REQUESTS_PER_ADDRESS_BURST",
+    default: Default::Is("30000"),
+    shape: Shape::Whole { min: 1, max: 10_000_000, unit: "requests" },
+    kind: Kind::Plain,
+    why: "What may come at once after a quiet time. An app at its start makes some 50 requests, and \
+          hundreds of phones behind one address start when the network returns.",
 };
 
 /// `SEALWIRE_SHUTDOWN_DEADLINE_SECONDS`
@@ -356,6 +379,8 @@ pub const ALL: &[&Knob] = &[
     &CONNECTS_BURST,
     &CONNECTS_PER_ADDRESS_PER_SECOND,
     &CONNECTS_PER_ADDRESS_BURST,
+    &REQUESTS_PER_ADDRESS_PER_SECOND,
+    &REQUESTS_PER_ADDRESS_BURST,
     &SHUTDOWN_DEADLINE_SECONDS,
     &LOG_FORMAT,
     &LOG_FILTER,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
 use sealwire::client_address::TrustedProxies;
-use sealwire::config::UnauthenticatedLimits;
+use sealwire::config::{AddressRequests, UnauthenticatedLimits};
 use sealwire::relay::{Relay, RelayOptions};
 use sealwire::store::{Lock, StoreOptions};
 use sealwire::telemetry;
@@ -57,6 +57,10 @@ impl World {
                 previous: None,
             },
             unauthenticated: generous(),
+            address_requests: AddressRequests {
+                rate: 100_000.try_into().expect("not zero"),
+                burst: 100_000.try_into().expect("not zero"),
+            },
             proxies: TrustedProxies::default(),
             connections_max: 1000,
             shutdown_deadline: Duration::from_secs(25),
