@@ -261,10 +261,10 @@ async fn upgrade(
     let slot = connection.0.held.lock().slot.take();
     let system = gateway.system.clone();
     tokio::spawn(async move {
-        // The slot is held for as long as the socket is.
-        let _slot = slot;
         match take_stream(upgraded).await {
-            Some((stream, leftover)) => socket::serve(stream, leftover, system, admission).await,
+            Some((stream, leftover)) => {
+                socket::serve(stream, leftover, system, admission, slot).await;
+            }
             None => count_refused("upgrade"),
         }
     });
@@ -313,8 +313,7 @@ impl Gateway {
 
 /// Takes the bare connection out of hyper, with what the peer sent after its request.
 async fn take_stream(upgraded: OnUpgrade) -> Option<(TcpStream, bytes::Bytes)> {
-    // In a box, because it is large and the session's task is to be small.
-    let upgraded = Box::pin(tokio::time::timeout(HANDSHAKE_DEADLINE, upgraded)).await.ok()?.ok()?;
+    let upgraded = tokio::time::timeout(HANDSHAKE_DEADLINE, upgraded).await.ok()?.ok()?;
     let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
     Some((parts.io.into_inner(), parts.read_buf))
 }

@@ -19,7 +19,7 @@ mod subscription;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use metrics::counter;
@@ -54,6 +54,8 @@ pub struct Outbox {
     last_heard: AtomicU64,
     /// Seconds of the relay's uptime since which the socket is being written to; 0 while it is not.
     writing_since: AtomicU64,
+    /// Its slot on the wheel of heartbeats.
+    beat: AtomicU16,
     wake: Notify,
     inner: Mutex<Inner>,
 }
@@ -72,6 +74,17 @@ struct Inner {
     /// Subscribed logs that are behind and wait for a page, first come, first served.
     waiting: VecDeque<LogKey>,
     closing: Option<CloseReason>,
+}
+
+/// How far a session has been shown a log that it is subscribed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shown {
+    /// Everything up to and with this seq was before the cursor that was compared, or was queued.
+    pub(crate) up_to: u64,
+    /// Where the log ends, as far as is known here.
+    pub(crate) head: u64,
+    /// How often the log had lost history when this was looked at.
+    pub(crate) losses: u64,
 }
 
 /// A frame that waits.
@@ -97,6 +110,7 @@ impl Outbox {
             in_flight: InFlight::default(),
             last_heard: AtomicU64::new(0),
             writing_since: AtomicU64::new(0),
+            beat: AtomicU16::new(u16::MAX),
             wake: Notify::new(),
             inner: Mutex::new(Inner {
                 queue: VecDeque::new(),
@@ -166,6 +180,15 @@ impl Outbox {
     pub fn writing(&self, since_uptime_s: Option<u64>) {
         let since = since_uptime_s.map_or(0, |uptime_s| uptime_s.max(1));
         self.writing_since.store(since, Ordering::Relaxed);
+    }
+
+    /// Notes its slot on the wheel of heartbeats.
+    pub(crate) fn set_beat(&self, slot: u16) {
+        self.beat.store(slot, Ordering::Relaxed);
+    }
+
+    pub(crate) fn beat(&self) -> u16 {
+        self.beat.load(Ordering::Relaxed)
     }
 
     /// For how many seconds the socket has not taken what is being written to it.
@@ -291,6 +314,18 @@ impl Outbox {
         drop(inner);
         self.wake.notify_one();
         true
+    }
+
+    /// How far this session has been shown a log; none if it is not subscribed to it.
+    pub(crate) fn shown(&self, key: LogKey) -> Option<Shown> {
+        let inner = self.inner.lock();
+        let index = inner.find(key).ok()?;
+        let subscription = inner.logs[index].subscription.as_deref()?;
+        Some(Shown {
+            up_to: subscription.next - 1,
+            head: subscription.presence.head().seq,
+            losses: subscription.presence.losses(),
+        })
     }
 
     /// How many logs are subscribed, apart from `key`.
