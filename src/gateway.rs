@@ -30,8 +30,10 @@ use hyper_util::service::TowerToHyperService;
 use metrics::counter;
 use parking_lot::Mutex;
 use sealwire_actors::System;
+use sealwire_actors::limits::STALLED_MAX;
 use sealwire_actors::metrics::CONNECTIONS_REFUSED;
 use sealwire_protocol::limits::{HANDSHAKE_DEADLINE, WEBSOCKET_PATH, WEBSOCKET_SUBPROTOCOL};
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
@@ -102,6 +104,8 @@ pub async fn serve_connection(accepted: Accepted, gateway: Arc<Gateway>, router:
             Err(refused) => return count_refused(refused.reason()),
         }
     };
+    // A phone that is gone without a word takes nothing any more, and its kernel says nothing.
+    let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(STALLED_MAX));
     let connection = Connection::new(Held { peer, admission, slot: Some(slot) });
     let kept = connection.clone();
     let of_requests = connection.clone();

@@ -18,16 +18,24 @@ pub mod error;
 pub mod groups;
 pub mod instant;
 pub mod limits;
+pub mod openapi;
+pub mod payloads;
+pub mod push;
 pub mod recovery;
+pub mod streams;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
+use axum::routing::get;
+use bytes::Bytes;
 use sealwire_actors::System;
 use sealwire_actors::recovery::Recovery;
 use tokio::sync::watch;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
 
 pub use auth::Device;
 pub use error::ApiError;
@@ -49,15 +57,43 @@ pub struct Api {
     pub draining: watch::Receiver<bool>,
 }
 
+/// The calls that nobody needs to be known for.
+fn open_routes() -> OpenApiRouter<Arc<Api>> {
+    auth::router().merge(recovery::open_router())
+}
+
+/// The calls of a device that has proved its key.
+fn known_routes() -> OpenApiRouter<Arc<Api>> {
+    groups::router()
+        .merge(payloads::router())
+        .merge(streams::router())
+        .merge(push::router())
+        .merge(recovery::router())
+}
+
+/// What the API says of itself: made from the routes, and from those of `watch`, which anybody may ask.
+#[must_use]
+pub fn document() -> OpenApi {
+    let mut known = known_routes().into_openapi();
+    openapi::describe_known(&mut known);
+    let mut whole = open_routes().into_openapi().merge_from(known);
+    openapi::describe_all(&mut whole);
+    let mut whole = whole.merge_from(crate::operator::document());
+    openapi::complete(&mut whole);
+    whole
+}
+
 /// Every route of the HTTP API.
 pub fn router(api: Arc<Api>) -> Router {
     let known = middleware::from_fn_with_state(api.clone(), auth::authenticate);
     let limited = middleware::from_fn_with_state(api.clone(), limits::by_device);
-    let authenticated = groups::router().merge(recovery::router()).layer(limited).layer(known);
-    auth::router()
-        .merge(recovery::open_router())
-        .merge(authenticated)
+    let known = Router::from(known_routes()).layer(limited).layer(known);
+    // The document is made of constants, which are written.
+    let said = Bytes::from(document().to_pretty_json().unwrap_or_default());
+    Router::from(open_routes())
+        .merge(known)
         .layer(middleware::from_fn_with_state(api.clone(), limits::by_address))
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .with_state(api)
+        .route(openapi::PATH, get(async move || openapi::answer(&said)))
 }

@@ -5,7 +5,7 @@
 //!                                                        │
 //!    commit, changes   one transaction for many logs, compare-and-set on every head
 //!    lanes    committers' connections, and everybody else's
-//!    reads, pages, load, writes, recovery   every statement, once for both databases
+//!    reads, pages, pending, load, writes, recovery   every statement, once for both databases
 //!    dialect  what the two do differently: sqlite, postgres
 //!    tenure, witness   how a lost past is noticed
 //!    resting   what a worker may do beside the relay
@@ -28,6 +28,7 @@ mod housekeeping;
 mod lanes;
 mod load;
 mod pages;
+mod pending;
 mod postgres;
 mod reads;
 mod recovery;

@@ -45,6 +45,12 @@ mod memory;
 mod hostile_requests;
 // A phone with the Totals app proves its key by a signed challenge or a token, and nobody else can.
 mod totals_auth;
+// Phones make, join, list and leave groups, and everybody sees the same.
+mod totals_groups;
+// Payloads reach those whom they are for, stay until they are acked, and no longer.
+mod totals_payloads;
+// A phone that listens is given what waits, then what comes, and hears when its groups change.
+mod totals_streams;
 // The operator sees whether the relay lives and works, and what it is doing, actor by actor.
 mod operator;
 // Retention beside a relay takes nothing from anybody who is there.

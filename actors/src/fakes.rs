@@ -25,8 +25,8 @@ use tokio::sync::watch;
 use self::state::State;
 use crate::ports::{
     Clock, CommitResult, DueLog, FoundResult, GroupRecord, LogBrief, LogCommit, LogKey, LogRecord,
-    NewLog, PageRequest, Position, ReserveResult, Store, StoreError, StoreStats, StoredEntry,
-    SubscriptionRecord,
+    NewLog, PageRequest, PendingRequest, Position, ReserveResult, Store, StoreError, StoreStats,
+    StoredEntry, SubscriptionRecord,
 };
 
 /// A clock that stands still until it is turned.
@@ -300,6 +300,17 @@ impl Store for MemoryStore {
         self.read(|state| state.read_page(request))
     }
 
+    async fn read_pending(
+        &self,
+        request: &PendingRequest,
+    ) -> Result<Option<Vec<StoredEntry>>, StoreError> {
+        self.read(|state| state.read_pending(request))
+    }
+
+    async fn control_at(&self, key: LogKey, body: &[u8]) -> Result<Option<u64>, StoreError> {
+        self.read(|state| state.control_at(key, body))
+    }
+
     async fn read_controls(
         &self,
         key: LogKey,
@@ -339,6 +350,20 @@ impl Store for MemoryStore {
     ) -> Result<Vec<bool>, StoreError> {
         let mishap = self.admit().await;
         self.meet(mishap, |state| Ok(state.claim_challenges(challenges)))
+    }
+
+    async fn set_push_token(
+        &self,
+        device: DeviceKey,
+        place: Option<(String, String)>,
+        now: u64,
+    ) -> Result<(), StoreError> {
+        self.state.lock().set_push_token(device, place, now);
+        Ok(())
+    }
+
+    async fn push_token(&self, device: DeviceKey) -> Result<Option<(String, String)>, StoreError> {
+        self.read(|state| state.push_token(device))
     }
 
     async fn touch_device(&self, device: DeviceKey, now: u64) -> Result<(), StoreError> {

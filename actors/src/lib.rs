@@ -15,7 +15,6 @@ mod entry;
 #[cfg(any(test, feature = "fakes"))]
 pub mod fakes;
 mod heartbeat;
-mod job;
 pub mod limits;
 mod log;
 mod mailbox;
@@ -23,6 +22,7 @@ pub mod metrics;
 pub mod outbox;
 pub mod passes;
 pub mod ports;
+mod push_token;
 pub mod recovery;
 pub mod registry;
 mod reply;
@@ -33,7 +33,7 @@ pub mod system;
 #[cfg(test)]
 #[expect(clippy::wildcard_enum_match_arm, reason = "any frame but the expected one fails a test")]
 mod tests;
-mod totals;
+pub mod totals;
 pub mod worker;
 
 pub use outbox::Outbox;

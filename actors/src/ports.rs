@@ -360,6 +360,19 @@ pub struct PageRequest {
     pub bytes_max: usize,
 }
 
+/// Who asks for what it has not acked in a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PendingRequest {
+    /// Which group.
+    pub key: LogKey,
+    /// Who.
+    pub reader: DeviceKey,
+    /// Most entries.
+    pub entries_max: usize,
+    /// Most bytes of bodies; the first entry is given however long it is.
+    pub bytes_max: usize,
+}
+
 /// Most entries of one log that come due at once: deleting them is one short transaction, and the
 /// next look finds the rest.
 pub const DUE_ENTRIES_MAX: u64 = 4096;
@@ -502,6 +515,24 @@ pub trait Store: RecoveryStore {
     /// [`StoreError::Unavailable`], or [`StoreError::Corrupt`].
     async fn read_page(&self, request: &PageRequest) -> Result<Vec<StoredEntry>, StoreError>;
 
+    /// The entries that a member of a group has not acked and whose bodies are kept, its own not
+    /// among them: in order, if all of them fit; otherwise those that name this reader alone come
+    /// first, then the others, each in order. `None` if the reader is no member.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], or [`StoreError::Corrupt`].
+    async fn read_pending(
+        &self,
+        request: &PendingRequest,
+    ) -> Result<Option<Vec<StoredEntry>>, StoreError>;
+
+    /// When the newest control entry of a log with exactly this body was ordered, in milliseconds
+    /// since the epoch.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn control_at(&self, key: LogKey, body: &[u8]) -> Result<Option<u64>, StoreError>;
+
     /// Control entries with `after < seq <= up_to`, in order, at most `limit`, with their bodies.
     ///
     /// # Errors
@@ -557,6 +588,24 @@ pub trait Store: RecoveryStore {
         &self,
         challenges: &[([u8; CHALLENGE_BYTES], u64)],
     ) -> Result<Vec<bool>, StoreError>;
+
+    /// Notes at `now` where a device's doorbell is, as platform and token, or that it is nowhere.
+    /// Another device that had this token has none from then on.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    async fn set_push_token(
+        &self,
+        device: DeviceKey,
+        place: Option<(String, String)>,
+        now: u64,
+    ) -> Result<(), StoreError>;
+
+    /// Where a device's doorbell is, as platform and token.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn push_token(&self, device: DeviceKey) -> Result<Option<(String, String)>, StoreError>;
 
     /// Notes that a device was here, to the day, if a row of it exists.
     ///

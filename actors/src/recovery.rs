@@ -29,7 +29,6 @@ pub use counters::{Counters, Locked};
 pub use seal::{RecoveryKey, RecoveryKeys};
 pub use vault::{KdfParams, RecoveryVault, Unfit};
 
-use crate::job::run_job;
 use crate::metrics::RECOVERY;
 use crate::ports::{Counted, NewRecovery, RecoveryIds, RecoveryPut, StoreError};
 use crate::session::ask;
@@ -80,9 +79,8 @@ impl Recovery {
             sealed: seal::seal(code, owner, vault)?,
             day: shared.clock.now_ms() / DAY_MS,
         };
-        let put = run_job(shared, move |store| {
-            Box::pin(async move { ask(store.put_recovery(&new)).await })
-        });
+        let put = shared
+            .run_job(move |store| Box::pin(async move { ask(store.put_recovery(&new)).await }));
         let put = put.await?;
         count(match put {
             RecoveryPut::Stored => "stored",
@@ -105,7 +103,7 @@ impl Recovery {
         if let Some(refused) = self.refused(ids, |counters| counters.fetch(now)).await? {
             return Ok(refused);
         }
-        let counted = run_job(shared, move |store| {
+        let counted = shared.run_job(move |store| {
             Box::pin(async move { ask(store.count_recovery_fetch(ids, now)).await })
         });
         let record = match counted.await? {
@@ -137,7 +135,7 @@ impl Recovery {
         if let Some(refused) = self.refused(ids, |counters| counters.fail(now)).await? {
             return Ok(refused);
         }
-        let counted = run_job(shared, move |store| {
+        let counted = shared.run_job(move |store| {
             Box::pin(async move { ask(store.count_recovery_failure(ids, now)).await })
         });
         Ok(match counted.await? {
@@ -155,9 +153,9 @@ impl Recovery {
     /// # Errors
     /// [`StoreError`]; nothing is known to have happened.
     pub async fn delete(&self, owner: DeviceKey) -> Result<(), StoreError> {
-        let deleted = run_job(&self.shared, move |store| {
-            Box::pin(async move { ask(store.delete_recovery(owner)).await })
-        });
+        let deleted = self
+            .shared
+            .run_job(move |store| Box::pin(async move { ask(store.delete_recovery(owner)).await }));
         if deleted.await? {
             count("deleted");
         }

@@ -11,11 +11,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use axum::routing::{post, put};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sealwire_actors::ports::RecoveryPut;
@@ -26,13 +24,17 @@ use sealwire_actors::recovery::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::Api;
 use super::auth::Device;
 use super::body::Given;
-use super::error::ApiError;
+use super::error::{ApiError, Refusal};
 use super::instant::iso;
+use super::openapi::Nothing;
 use crate::operator::json_answer;
 
 /// Calls by code are answered at whole multiples of this: longer than counting and committing take, so
@@ -40,19 +42,17 @@ use crate::operator::json_answer;
 const ANSWER_STEP: Duration = Duration::from_millis(50);
 
 /// The owner's calls.
-pub(super) fn router() -> Router<Arc<Api>> {
-    Router::new().route("/identity/vault", put(store).delete(delete))
+pub(super) fn router() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::new().routes(routes!(store, delete))
 }
 
 /// The calls of a device that has lost everything.
-pub(super) fn open_router() -> Router<Arc<Api>> {
-    Router::new()
-        .route("/identity/vault/fetch", post(fetch))
-        .route("/identity/vault/report-failure", post(report_failure))
+pub(super) fn open_router() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::new().routes(routes!(fetch)).routes(routes!(report_failure))
 }
 
 /// How a PIN becomes a key, by Argon2id.
-#[derive(Clone, Copy, Deserialize, Serialize)]
+#[derive(Clone, Copy, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct KdfParamsJson {
     /// Memory in KiB.
@@ -64,10 +64,11 @@ pub struct KdfParamsJson {
 }
 
 /// Body of `PUT /identity/vault`.
-#[derive(Deserialize, Zeroize, ZeroizeOnDrop)]
+#[derive(Deserialize, ToSchema, Zeroize, ZeroizeOnDrop)]
 #[serde(rename_all = "camelCase")]
 pub struct StoreRequest {
     /// 16 characters.
+    #[schema(pattern = "^[0-9A-HJKMNP-TV-Z]{16}$")]
     recovery_code: String,
     /// 1.
     version: u64,
@@ -81,15 +82,16 @@ pub struct StoreRequest {
 }
 
 /// Body of the calls by code.
-#[derive(Deserialize, Zeroize, ZeroizeOnDrop)]
+#[derive(Deserialize, ToSchema, Zeroize, ZeroizeOnDrop)]
 #[serde(rename_all = "camelCase")]
 pub struct CodeRequest {
     /// 16 characters.
+    #[schema(pattern = "^[0-9A-HJKMNP-TV-Z]{16}$")]
     recovery_code: String,
 }
 
 /// Answer to `POST /identity/vault/fetch`.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FetchedVault {
     /// In base64.
@@ -102,6 +104,15 @@ pub struct FetchedVault {
     version: u8,
 }
 
+/// Stores the device's recovery vault, in place of the one before.
+#[utoipa::path(
+    put, path = "/identity/vault", tag = "recovery",
+    request_body = StoreRequest,
+    responses(
+        (status = 200, body = Nothing, description = "Stored; nothing is counted against it"),
+        (status = 409, body = Refusal, description = "`recovery_code_taken`: by another device"),
+    ),
+)]
 async fn store(
     State(api): State<Arc<Api>>,
     Device(device): Device,
@@ -118,11 +129,28 @@ async fn store(
     }
 }
 
+/// Deletes the device's recovery vault, if it has one.
+#[utoipa::path(
+    delete, path = "/identity/vault", tag = "recovery",
+    responses(
+        (status = 200, body = Nothing, description = "It has none now"),
+    ),
+)]
 async fn delete(State(api): State<Arc<Api>>, Device(device): Device) -> Result<Response, ApiError> {
     api.recovery.delete(device).await?;
     Ok(done())
 }
 
+/// A recovery vault, by its code. Ten times an hour.
+#[utoipa::path(
+    post, path = "/identity/vault/fetch", tag = "recovery",
+    request_body = CodeRequest,
+    responses(
+        (status = 200, body = FetchedVault, description = "As it was stored"),
+        (status = 404, body = Refusal, description = "`no_such_vault`"),
+        (status = 429, body = Refusal, description = "`locked`, or `rate_limited`: until `lockedUntil`"),
+    ),
+)]
 async fn fetch(
     State(api): State<Arc<Api>>,
     Given(request): Given<CodeRequest>,
@@ -139,7 +167,17 @@ async fn fetch(
     }
 }
 
-/// Answers a code without a vault as one with a vault: what is reported is ignored by the app.
+/// Tells that a PIN was wrong. The fifth locks for an hour, later ones for longer, a day at most.
+///
+/// A code without a vault is answered as one with a vault.
+#[utoipa::path(
+    post, path = "/identity/vault/report-failure", tag = "recovery",
+    request_body = CodeRequest,
+    responses(
+        (status = 200, body = Nothing, description = "Counted, if there is such a vault"),
+        (status = 429, body = Refusal, description = "`locked`, or `rate_limited`: until `lockedUntil`"),
+    ),
+)]
 async fn report_failure(
     State(api): State<Arc<Api>>,
     Given(request): Given<CodeRequest>,

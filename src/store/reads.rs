@@ -41,6 +41,8 @@ const SUBSCRIPTION: &str = "select l.seq, l.chain, l.floor_seq, l.floor_chain, m
 const MEMBERS: &str = "select l.seq, l.chain, m.device, m.joined_seq, m.joined_at \
      from logs l left join members m on m.log = l.key and m.state = 2 where l.key = $1";
 
+const PUSH_TOKEN: &str = "select push_platform, push_token from devices where key = $1";
+
 const CHAIN_AT: &str = "select chain from entries where log = $1 and seq = $2";
 
 const FIND_ENTRY: &str = "select e.seq, e.header from senders s \
@@ -200,6 +202,16 @@ where
         }
         members.sort_unstable_by_key(|member| (member.joined_seq, member.device));
         Ok(Some((head, members)))
+    }
+
+    pub(super) async fn push_token(
+        &self,
+        device: DeviceKey,
+    ) -> Result<Option<(String, String)>, StoreError> {
+        let rows = self.query(PUSH_TOKEN, &[Value::bytes(&device.0)]).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let (platform, token) = (row.maybe_text(0)?, row.maybe_text(1)?);
+        Ok(platform.zip(token).map(|(platform, token)| (platform.to_owned(), token.to_owned())))
     }
 
     pub(super) async fn chain_at(

@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use sealwire_actors::ports::{
     CommitResult, DueLog, FoundResult, GroupRecord, LogBrief, LogCommit, LogKey, LogRecord, NewLog,
-    PageRequest, Position, ReserveResult, Store, StoreError, StoreStats, StoredEntry,
-    SubscriptionRecord,
+    PageRequest, PendingRequest, Position, ReserveResult, Store, StoreError, StoreStats,
+    StoredEntry, SubscriptionRecord,
 };
 use sealwire_protocol::challenge::CHALLENGE_BYTES;
 use sealwire_protocol::frame::Member;
@@ -197,6 +197,17 @@ where
         self.lanes.read_page(request).await
     }
 
+    async fn read_pending(
+        &self,
+        request: &PendingRequest,
+    ) -> Result<Option<Vec<StoredEntry>>, StoreError> {
+        self.lanes.read_pending(request).await
+    }
+
+    async fn control_at(&self, key: LogKey, body: &[u8]) -> Result<Option<u64>, StoreError> {
+        self.lanes.control_at(key, body).await
+    }
+
     async fn read_controls(
         &self,
         key: LogKey,
@@ -243,6 +254,20 @@ where
     ) -> Result<Vec<bool>, StoreError> {
         self.may_write()?;
         self.lanes.claim_challenges(challenges).await
+    }
+
+    async fn set_push_token(
+        &self,
+        device: DeviceKey,
+        place: Option<(String, String)>,
+        now: u64,
+    ) -> Result<(), StoreError> {
+        self.may_write()?;
+        self.lanes.set_push_token(device, place.as_ref(), now).await
+    }
+
+    async fn push_token(&self, device: DeviceKey) -> Result<Option<(String, String)>, StoreError> {
+        self.lanes.push_token(device).await
     }
 
     async fn touch_device(&self, device: DeviceKey, now: u64) -> Result<(), StoreError> {

@@ -71,6 +71,15 @@ const SWEEP_CHALLENGES: &str = "delete from challenges where expires_at < $1 \
         and challenge in (select challenge from challenges where expires_at < $1 limit $2 + 0) \
      returning expires_at";
 
+const CLEAR_PUSH_TOKEN: &str =
+    "update devices set push_platform = null, push_token = null where key = $1";
+
+const TAKE_PUSH_TOKEN: &str = "update devices set push_platform = null, push_token = null \
+     where push_token = $1 and push_platform = $2 and key <> $3";
+
+const SET_PUSH_TOKEN: &str =
+    "update devices set push_platform = $2, push_token = $3 where key = $1";
+
 static CLAIM_CHALLENGES: Step = Step::new(
     &[("challenge", Bytes), ("expires_at", Int)],
     "insert into challenges (challenge, expires_at) select challenge, expires_at from given \
@@ -156,6 +165,29 @@ where
             gone += lease.rows(sql, &[Value::number(before)?, bound(limit)]).await?.len() as u64;
         }
         Ok(gone)
+    }
+
+    pub(super) async fn set_push_token(
+        &self,
+        device: DeviceKey,
+        place: Option<&(String, String)>,
+        now: u64,
+    ) -> Result<(), StoreError> {
+        let key = || Value::bytes(&device.0);
+        let mut lease = self.write().await?;
+        let Some((platform, token)) = place else {
+            return lease.rows(CLEAR_PUSH_TOKEN, &[key()]).await.map(|_| ());
+        };
+        lease.begin(D::BEGIN).await?;
+        let outcome = async {
+            let others = [Value::Text(token), Value::Text(platform), key()];
+            lease.rows(TAKE_PUSH_TOKEN, &others).await?;
+            lock_device(&mut lease, device, now).await?;
+            let own = [key(), Value::Text(platform), Value::Text(token)];
+            lease.rows(SET_PUSH_TOKEN, &own).await
+        };
+        let outcome = outcome.await;
+        lease.end(outcome.map(|_| Verdict::Keep(()))).await
     }
 
     pub(super) async fn claim_challenges(

@@ -250,3 +250,245 @@ impl Phone {
         self.call("POST", path, Some(body)).await.expect("an answer")
     }
 }
+
+/// What a phone does with groups.
+impl Phone {
+    /// Makes a group.
+    pub(crate) async fn create(&self) -> String {
+        let group = self.post("/groups", json!({})).await.ok();
+        group["id"].as_str().expect("an id").to_owned()
+    }
+
+    /// Joins a group.
+    pub(crate) async fn join(&self, group: &str) -> Answer {
+        self.post(&format!("/groups/{group}/join"), json!({})).await
+    }
+
+    /// Leaves a group.
+    pub(crate) async fn leave(&self, group: &str) -> Answer {
+        let path = format!("/groups/{group}/members/me");
+        self.call("DELETE", &path, None).await.expect("an answer")
+    }
+
+    /// The groups that it is shown, as the app reads them: id, and each member with its time.
+    pub(crate) async fn groups(&self) -> Vec<(String, Vec<(String, String)>)> {
+        let answer = self.get("/groups").await.ok();
+        let groups = answer["groups"].as_array().expect("a list");
+        groups.iter().map(|group| (text(&group["id"]), members(group))).collect()
+    }
+
+    /// The members of a group, each with its time.
+    pub(crate) async fn members(&self, group: &str) -> Vec<(String, String)> {
+        members(&self.get(&format!("/groups/{group}/members")).await.ok())
+    }
+
+    /// Sends a payload to all members.
+    pub(crate) async fn send_all(&self, group: &str, kind: &str, blob: &str) -> Answer {
+        let body = json!({ "encryptedBlob": blob, "kind": kind });
+        self.post(&format!("/groups/{group}/payloads"), body).await
+    }
+
+    /// Sends a payload to these.
+    pub(crate) async fn send_to(
+        &self,
+        group: &str,
+        kind: &str,
+        recipients: &[&Self],
+        blob: &str,
+    ) -> Answer {
+        let recipients: Vec<String> = recipients.iter().map(|phone| phone.name()).collect();
+        let body =
+            json!({ "encryptedBlob": blob, "recipientPublicKeys": recipients, "kind": kind });
+        self.post(&format!("/groups/{group}/payloads/targeted"), body).await
+    }
+
+    /// A page of what waits.
+    pub(crate) async fn pending(&self, group: &str) -> Vec<Value> {
+        let answer = self.get(&format!("/groups/{group}/pending")).await.ok();
+        answer["payloads"].as_array().expect("a list").clone()
+    }
+
+    /// The blobs of a page.
+    pub(crate) async fn blobs(&self, group: &str) -> Vec<String> {
+        self.pending(group).await.iter().map(|payload| text(&payload["encryptedBlob"])).collect()
+    }
+
+    /// Acks one payload.
+    pub(crate) async fn ack(&self, id: &str) -> Answer {
+        let path = format!("/payloads/{id}/ack");
+        self.call("POST", &path, None).await.expect("an answer")
+    }
+
+    /// Acks several at once.
+    pub(crate) async fn ack_all(&self, ids: &[String]) -> Answer {
+        self.post("/payloads/ack", json!({ "payloadIds": ids })).await
+    }
+
+    /// Opens a stream.
+    pub(crate) async fn listen(&self, path: &str) -> Listening {
+        self.try_listen(path).await.expect("a stream")
+    }
+
+    /// Opens a stream, or says what was said instead.
+    ///
+    /// # Errors
+    /// The refusal, or what went wrong below HTTP with status 0.
+    pub(crate) async fn try_listen(&self, path: &str) -> Result<Listening, Answer> {
+        let broken = |_| Answer { status: 0, headers: HeaderMap::new(), json: json!({}) };
+        let mut proof = self.proof().await.map_err(broken)?;
+        for second in [false, true] {
+            let mut request = hyper::Request::builder()
+                .method("GET")
+                .uri(format!("http://{}{path}", self.base))
+                .header("content-type", "application/json")
+                .header("x-device-public-key", self.name());
+            match &proof {
+                Proof::None => {}
+                Proof::Token(token) => request = request.header("x-device-session", token),
+                Proof::Signed { challenge, signature } => {
+                    request =
+                        request.header("x-challenge", challenge).header("x-signature", signature);
+                }
+            }
+            let request = request.body(Full::new(Bytes::new())).expect("a request");
+            let answer = self.client.request(request).await;
+            let answer = answer.map_err(|error| broken(error.to_string()))?;
+            let status = answer.status().as_u16();
+            if status == 200 {
+                return Ok(Listening::new(answer.into_body()));
+            }
+            let (head, body) = answer.into_parts();
+            // It must come to an end, or the app would wait for ever.
+            let collected = timeout(REQUEST_DEADLINE, body.collect()).await;
+            let bytes = collected.expect("an end").map_err(|error| broken(error.to_string()))?;
+            let json = serde_json::from_slice(&bytes.to_bytes()).unwrap_or_else(|_| json!({}));
+            if status != 401 || second {
+                return Err(Answer { status, headers: head.headers, json });
+            }
+            *self.token.lock() = None;
+            proof = self.signed().await.map_err(broken)?;
+        }
+        unreachable!("the second answer is given")
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().expect("a string").to_owned()
+}
+
+fn members(of: &Value) -> Vec<(String, String)> {
+    let members = of["members"].as_array().expect("a list");
+    members.iter().map(|one| (text(&one["devicePublicKey"]), text(&one["joinedAt"]))).collect()
+}
+
+/// An event that the app acts on.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Event {
+    /// A payload has come.
+    Payload(Value),
+    /// The groups have changed.
+    GroupsChanged,
+}
+
+/// A stream, read by the app's rules.
+pub(crate) struct Listening {
+    body: hyper::body::Incoming,
+    unread: Vec<u8>,
+    event: String,
+    data: Vec<String>,
+    /// Lines that were comments: signs of life.
+    pub(crate) comments: usize,
+}
+
+impl Listening {
+    fn new(body: hyper::body::Incoming) -> Self {
+        Self { body, unread: Vec::new(), event: String::new(), data: Vec::new(), comments: 0 }
+    }
+
+    /// The next event; none when the stream has ended.
+    pub(crate) async fn next(&mut self) -> Option<Event> {
+        loop {
+            while let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.unread.drain(..=end).collect();
+                let line =
+                    std::str::from_utf8(&line).expect("UTF-8").trim_end_matches(['\n', '\r']);
+                if let Some(event) = self.line(line) {
+                    return Some(event);
+                }
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    self.unread.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+                }
+                // What stands at the end without an empty line is still an event.
+                Some(Err(_)) | None => return self.dispatch(),
+            }
+        }
+    }
+
+    fn line(&mut self, line: &str) -> Option<Event> {
+        if line.is_empty() {
+            return self.dispatch();
+        }
+        if line.starts_with(':') {
+            self.comments += 1;
+            return None;
+        }
+        let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match field {
+            "event" => self.event = value.to_owned(),
+            "data" => self.data.push(value.to_owned()),
+            _ => {}
+        }
+        None
+    }
+
+    fn dispatch(&mut self) -> Option<Event> {
+        let (event, data) = (std::mem::take(&mut self.event), std::mem::take(&mut self.data));
+        if data.is_empty() {
+            return None;
+        }
+        match event.as_str() {
+            "payload" => {
+                let payload = serde_json::from_str(&data.join("\n"));
+                Some(Event::Payload(payload.expect("a payload in JSON")))
+            }
+            "groups_changed" => Some(Event::GroupsChanged),
+            "error" => None,
+            _ => None,
+        }
+    }
+
+    /// The next payload, which must come.
+    pub(crate) async fn payload(&mut self) -> Value {
+        loop {
+            match timeout(super::DEADLINE, self.next()).await.expect("an event in time") {
+                Some(Event::Payload(payload)) => return payload,
+                Some(Event::GroupsChanged) => {}
+                None => panic!("the stream has ended"),
+            }
+        }
+    }
+
+    /// The blobs of the next payloads.
+    pub(crate) async fn blobs(&mut self, count: usize) -> Vec<String> {
+        let mut blobs = Vec::new();
+        for _ in 0..count {
+            blobs.push(text(&self.payload().await["encryptedBlob"]));
+        }
+        blobs
+    }
+
+    /// The news that the groups have changed, which must come.
+    pub(crate) async fn change(&mut self) {
+        let event = timeout(super::DEADLINE, self.next()).await.expect("an event in time");
+        assert_eq!(event, Some(Event::GroupsChanged));
+    }
+
+    /// Reads until the stream ends.
+    pub(crate) async fn until_ended(&mut self) {
+        let ended = async { while self.next().await.is_some() {} };
+        timeout(super::DEADLINE, ended).await.expect("an end in time");
+    }
+}

@@ -17,8 +17,8 @@ use sealwire_protocol::{DeviceKey, Digest, LogId, LogType};
 use super::log::{Log, Membership};
 use crate::ports::{
     CommitResult, DueLog, FoundResult, GroupRecord, LogBrief, LogCommit, LogKey, LogRecord,
-    MemberChange, NewLog, PageRequest, Position, ReserveResult, SenderRecord, StoreError,
-    StoreStats, StoredEntry, SubscriptionRecord,
+    MemberChange, NewLog, PageRequest, PendingRequest, Position, ReserveResult, SenderRecord,
+    StoreError, StoreStats, StoredEntry, SubscriptionRecord,
 };
 
 const DAY_MS: u64 = 86_400_000;
@@ -30,6 +30,8 @@ pub(super) struct State {
     ids: HashMap<LogId, LogKey>,
     /// The day on which each was last seen.
     devices: BTreeMap<DeviceKey, u64>,
+    /// Where devices' doorbells are.
+    push_tokens: BTreeMap<DeviceKey, (String, String)>,
     /// Claimed challenges, and when each expires.
     challenges: BTreeMap<[u8; CHALLENGE_BYTES], u64>,
     /// The last device that a sweep has looked at.
@@ -155,6 +157,25 @@ impl State {
         *seen = (*seen).max(now / DAY_MS);
     }
 
+    pub(super) fn set_push_token(
+        &mut self,
+        device: DeviceKey,
+        place: Option<(String, String)>,
+        now: u64,
+    ) {
+        let Some(place) = place else {
+            self.push_tokens.remove(&device);
+            return;
+        };
+        self.push_tokens.retain(|_, other| *other != place);
+        self.push_tokens.insert(device, place);
+        self.note_device(device, now);
+    }
+
+    pub(super) fn push_token(&self, device: DeviceKey) -> Option<(String, String)> {
+        self.push_tokens.get(&device).cloned()
+    }
+
     pub(super) fn touch_device(&mut self, device: DeviceKey, now: u64) {
         if let Some(seen) = self.devices.get_mut(&device) {
             *seen = (*seen).max(now / DAY_MS);
@@ -211,9 +232,13 @@ impl State {
 
     fn sweep_idle_devices(&mut self, before_day: u64, limit: usize) -> u64 {
         let mut gone = 0;
-        self.devices.retain(|_, seen| {
+        let push_tokens = &mut self.push_tokens;
+        self.devices.retain(|device, seen| {
             let goes = *seen < before_day && gone < limit;
             gone += usize::from(goes);
+            if goes {
+                push_tokens.remove(device);
+            }
             !goes
         });
         gone as u64
@@ -231,7 +256,8 @@ impl State {
         self.swept = if next.len() < limit { None } else { next.last().copied() };
         let mut gone = 0;
         for device in next {
-            if !self.logs.values().any(|log| log.members.contains_key(&device)) {
+            let rung = self.push_tokens.contains_key(&device);
+            if !rung && !self.logs.values().any(|log| log.members.contains_key(&device)) {
                 self.devices.remove(&device);
                 gone += 1;
             }
@@ -310,6 +336,18 @@ impl State {
 
     pub(super) fn read_page(&self, request: &PageRequest) -> Vec<StoredEntry> {
         self.logs.get(&request.key).map_or_else(Vec::new, |log| log.page(request))
+    }
+
+    pub(super) fn read_pending(&self, request: &PendingRequest) -> Option<Vec<StoredEntry>> {
+        let log = self.logs.get(&request.key)?;
+        let member = log.member(request.reader)?;
+        Some(log.pending(request, &member))
+    }
+
+    pub(super) fn control_at(&self, key: LogKey, body: &[u8]) -> Option<u64> {
+        let entries = self.logs.get(&key)?.entries.values().rev();
+        let mut controls = entries.filter(|entry| entry.new.control);
+        controls.find(|entry| entry.new.body.as_ref() == body).map(|entry| entry.new.at)
     }
 
     pub(super) fn read_controls(

@@ -14,7 +14,6 @@ use sealwire_protocol::{
 
 use super::{Core, Step, ask, briefs, known, summaries};
 use crate::entry::{CheckedEntry, Content};
-use crate::job::run_job;
 use crate::limits::RESERVATION_LIFETIME;
 use crate::log::{AckRequest, AppendRequest, LogMessage};
 use crate::metrics::ENTRIES;
@@ -43,11 +42,11 @@ pub(super) fn act(core: &Arc<Core>, request: u32, frame: ClientFrame) -> Step {
             Step::Done
         }
         ClientFrame::Authenticate(_) => refuse(core, request, ErrorCode::Malformed),
-        ClientFrame::CreateTotals(_)
-        | ClientFrame::JoinTotals(_)
-        | ClientFrame::LeaveTotals(_)
-        | ClientFrame::GetVaultToken(_)
-        | ClientFrame::SetPushToken(_)
+        ClientFrame::CreateTotals(_) => later(create_totals(core.clone(), request)),
+        ClientFrame::JoinTotals(frame) => later(join_totals(core.clone(), request, frame.log)),
+        ClientFrame::LeaveTotals(frame) => later(leave_totals(core.clone(), request, frame.log)),
+        ClientFrame::SetPushToken(frame) => later(set_push_token(core.clone(), request, frame)),
+        ClientFrame::GetVaultToken(_)
         | ClientFrame::ListSnapshots(_)
         | ClientFrame::PutSnapshotChunk(_)
         | ClientFrame::GetSnapshotChunk(_) => refuse(core, request, ErrorCode::Unsupported),
@@ -174,7 +173,7 @@ async fn found(core: Arc<Core>, mut entries: Vec<CheckedEntry>, reply: Reply) {
             header: entry.bytes,
             body: entry.body,
             control: true,
-            signature: Some(entry.signature),
+            signature: entry.signature,
             recipients: Vec::new(),
             totals_kind: None,
             chain,
@@ -183,9 +182,9 @@ async fn found(core: Arc<Core>, mut entries: Vec<CheckedEntry>, reply: Reply) {
         },
     };
     let groups_max = core.shared.options.groups_max;
-    let result = run_job(&core.shared, move |store| {
-        Box::pin(async move { ask(store.found(&new, groups_max)).await })
-    });
+    let result = core
+        .shared
+        .run_job(move |store| Box::pin(async move { ask(store.found(&new, groups_max)).await }));
     match result.await {
         Ok(FoundResult::Created(key)) => {
             counter!(ENTRIES, "kind" => "control").increment(1);
@@ -253,7 +252,7 @@ async fn join(core: Arc<Core>, entries: Vec<CheckedEntry>, reply: Reply) {
     let now = core.shared.clock.now_ms();
     let since = now.saturating_sub(RESERVATION_LIFETIME.as_millis() as u64);
     let key = brief.key;
-    let reserved = run_job(&core.shared, move |store| {
+    let reserved = core.shared.run_job(move |store| {
         Box::pin(async move { ask(store.reserve(key, device, groups_max, now, since)).await })
     });
     match reserved.await {
@@ -268,6 +267,42 @@ async fn join(core: Arc<Core>, entries: Vec<CheckedEntry>, reply: Reply) {
         Ok(ReserveResult::NoSuchLog) => reply.refuse(Failure::new(ErrorCode::InviteInvalid)),
         Err(_) => drop(reply),
     }
+}
+
+// ---- totals groups
+
+async fn create_totals(core: Arc<Core>, request: u32) {
+    match core.shared.create_totals(core.outbox.device).await {
+        Ok(joined) => core.answer(request, &joined_frame(joined).into()),
+        Err(failure) => core.refuse(request, failure),
+    }
+}
+
+async fn join_totals(core: Arc<Core>, request: u32, log: LogId) {
+    match core.shared.join_totals(core.outbox.device, log).await {
+        Ok(joined) => core.answer(request, &joined_frame(joined).into()),
+        Err(failure) => core.refuse(request, failure),
+    }
+}
+
+async fn leave_totals(core: Arc<Core>, request: u32, log: LogId) {
+    match core.shared.leave_totals(core.outbox.device, log).await {
+        Ok(()) => core.answer(request, &Done {}.into()),
+        Err(failure) => core.refuse(request, failure),
+    }
+}
+
+async fn set_push_token(core: Arc<Core>, request: u32, frame: frame::SetPushToken) {
+    let token = frame.token.filter(|token| !token.is_empty());
+    let place = token.map(|token| (frame.platform.to_string(), token.to_string()));
+    match core.shared.set_push_token(core.outbox.device, place).await {
+        Ok(()) => core.answer(request, &Done {}.into()),
+        Err(failure) => core.refuse(request, failure),
+    }
+}
+
+fn joined_frame(joined: crate::totals::Joined) -> frame::Joined {
+    frame::Joined { log: joined.group, at: joined.at, head: joined.head }
 }
 
 // ---- acks
