@@ -14,3 +14,4 @@ pub mod secrets;
 mod socket;
 pub mod store;
 pub mod telemetry;
+pub mod worker;

@@ -13,20 +13,20 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::unfold;
 use sealwire_actors::totals::payload::Payload;
 use sealwire_actors::totals::stream::{PayloadStream, StreamEvent};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::Api;
 use super::auth::Device;
-use super::error::ApiError;
+use super::error::{ApiError, Refusal};
 use super::groups::{GroupId, stranger};
 use super::payloads::PendingPayload;
 
@@ -43,13 +43,17 @@ const GROUPS_CHANGED: &[u8] = b"event: groups_changed\ndata: {}\n\n";
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// The streams.
-pub(super) fn router() -> Router<Arc<Api>> {
-    Router::new()
-        .route("/groups/stream", get(changes))
-        .route("/groups/pending/stream", get(all))
-        .route("/groups/{id}/pending/stream", get(one))
+pub(super) fn router() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::new().routes(routes!(changes)).routes(routes!(all)).routes(routes!(one))
 }
 
+/// Events `groups_changed`: the list of groups, or members in one, are others now; and `recovery_fetched`.
+#[utoipa::path(
+    get, path = "/groups/stream", tag = "streams",
+    responses(
+        (status = 200, content_type = "text/event-stream", body = String, description = "Server-sent events, until either end closes"),
+    ),
+)]
 async fn changes(
     State(api): State<Arc<Api>>,
     Device(device): Device,
@@ -58,11 +62,29 @@ async fn changes(
     Ok(events(api.system.follow_changes(device)))
 }
 
+/// Events `payload`: everything that is not acked in any group, and then what comes.
+#[utoipa::path(
+    get, path = "/groups/pending/stream", tag = "streams",
+    responses(
+        (status = 200, content_type = "text/event-stream", body = String, description = "Server-sent events, until either end closes"),
+    ),
+)]
 async fn all(State(api): State<Arc<Api>>, Device(device): Device) -> Result<Response, ApiError> {
     refuse_when_draining(&api)?;
     Ok(events(api.system.follow_all(device).await?))
 }
 
+/// Events `payload` of one group.
+#[utoipa::path(
+    get, path = "/groups/{id}/pending/stream", tag = "streams",
+    params(("id" = String, Path, description = "The group's UUID")),
+    responses(
+        (status = 200, content_type = "text/event-stream", body = String, description = "Server-sent events, until either end closes"),
+        (status = 403, body = Refusal, description = "`not_member`"),
+        (status = 404, body = Refusal, description = "`group_not_found`"),
+        (status = 409, body = Refusal, description = "`native_group`: this group speaks the native protocol"),
+    ),
+)]
 async fn one(
     State(api): State<Arc<Api>>,
     Device(device): Device,

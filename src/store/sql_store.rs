@@ -23,8 +23,9 @@ use sqlx::Executor;
 use tokio::sync::watch;
 
 use super::Standing;
+use super::advisory::RETENTION_LOCK;
 use super::commit;
-use super::dialect::Dialect;
+use super::dialect::{Columns, Dialect, Value};
 use super::lanes::{Lanes, Verdict};
 use super::tenure::Tenure;
 use super::writes::day;
@@ -107,7 +108,7 @@ where
         }
     }
 
-    fn may_write(&self) -> Result<(), StoreError> {
+    pub(super) fn may_write(&self) -> Result<(), StoreError> {
         match *self.standing.borrow() {
             Standing::Serving => Ok(()),
             Standing::Waiting | Standing::Superseded => Err(StoreError::Unavailable),
@@ -322,6 +323,13 @@ where
             touches.len() >= TOUCHES_MAX
         };
         if full { self.flush_touches().await } else { Ok(()) }
+    }
+
+    async fn retention_is_elsewhere(&self) -> Result<bool, StoreError> {
+        let Some(sql) = D::RETENTION_HELD else { return Ok(false) };
+        let [high, low] = [RETENTION_LOCK >> 32, RETENTION_LOCK & 0xffff_ffff];
+        let rows = self.lanes.query(sql, &[Value::Int(high), Value::Int(low)]).await?;
+        Ok(rows.first().map_or(Ok(0), |row| row.int(0))? > 0)
     }
 
     async fn ready(&self) -> Result<(), StoreError> {
