@@ -11,7 +11,6 @@ use sealwire_protocol::signing::{admissible, join_message, verify};
 use sealwire_protocol::{
     Audience, ClientFrame, Control, EntryIn, ErrorCode, Failure, Head, Kind, LogId, LogType,
 };
-use tokio::sync::oneshot;
 
 use super::{Core, Step, ask, briefs, known, summaries};
 use crate::entry::{CheckedEntry, Content};
@@ -33,7 +32,7 @@ pub(super) fn act(core: &Arc<Core>, request: u32, frame: ClientFrame) -> Step {
         ClientFrame::Subscribe(frame) => later(subscribe(core.clone(), request, frame)),
         ClientFrame::Unsubscribe(frame) => unsubscribe(core, request, frame.log),
         ClientFrame::ListMembers(frame) => later(list_members(core.clone(), request, frame.log)),
-        ClientFrame::ListLogs(_) => later(list_logs(core.clone(), request)),
+        ClientFrame::ListLogs(frame) => later(list_logs(core.clone(), request, frame.after)),
         ClientFrame::Ping(_) => {
             core.outbox.heartbeat(request, core.shared.clock.now_ms());
             Step::Done
@@ -43,11 +42,11 @@ pub(super) fn act(core: &Arc<Core>, request: u32, frame: ClientFrame) -> Step {
             Step::Done
         }
         ClientFrame::Authenticate(_) => refuse(core, request, ErrorCode::Malformed),
-        ClientFrame::CreateTotals(_)
-        | ClientFrame::JoinTotals(_)
-        | ClientFrame::LeaveTotals(_)
-        | ClientFrame::GetVaultToken(_)
-        | ClientFrame::SetPushToken(_)
+        ClientFrame::CreateTotals(_) => later(create_totals(core.clone(), request)),
+        ClientFrame::JoinTotals(frame) => later(join_totals(core.clone(), request, frame.log)),
+        ClientFrame::LeaveTotals(frame) => later(leave_totals(core.clone(), request, frame.log)),
+        ClientFrame::SetPushToken(frame) => later(set_push_token(core.clone(), request, frame)),
+        ClientFrame::GetVaultToken(_)
         | ClientFrame::ListSnapshots(_)
         | ClientFrame::PutSnapshotChunk(_)
         | ClientFrame::GetSnapshotChunk(_) => refuse(core, request, ErrorCode::Unsupported),
@@ -130,14 +129,23 @@ fn cast_append(core: &Core, key: LogKey, entries: Vec<CheckedEntry>, reply: Repl
     core.shared.cast_log(key, LogMessage::Append(Box::new(request)));
 }
 
-/// The device is no member, as far as its session knows. One that was revoked is told so; everybody
-/// else is told what is told of a log that does not exist, after the same one question.
 async fn append_to_unknown(core: Arc<Core>, log: LogId, reply: Reply) {
+    reply.refuse(why_unknown(&core, log).await);
+}
+
+/// Answers a request about a log that is none of the device's, as far as its session knows.
+async fn refuse_unknown(core: Arc<Core>, request: u32, log: LogId) {
+    let failure = why_unknown(&core, log).await;
+    core.answer(request, &frame::Error { log: Some(log), ..failure.into() }.into());
+}
+
+/// Why a device is no member of a log. One that was revoked is told so; everybody else is told what is
+/// told of a log that does not exist, after the same one question.
+async fn why_unknown(core: &Core, log: LogId) -> Failure {
     match ask(core.shared.store.revoked_at(log, core.outbox.device)).await {
-        Ok(Some(seq)) => reply.refuse(Failure::revoked(seq)),
-        Ok(None) => reply.refuse(Failure::new(ErrorCode::NoSuchLog)),
-        // Dropped: answered as unavailable.
-        Err(_) => drop(reply),
+        Ok(Some(seq)) => Failure::revoked(seq),
+        Ok(None) => Failure::new(ErrorCode::NoSuchLog),
+        Err(_) => unavailable(),
     }
 }
 
@@ -174,7 +182,7 @@ async fn found(core: Arc<Core>, mut entries: Vec<CheckedEntry>, reply: Reply) {
             header: entry.bytes,
             body: entry.body,
             control: true,
-            signature: Some(entry.signature),
+            signature: entry.signature,
             recipients: Vec::new(),
             totals_kind: None,
             chain,
@@ -183,9 +191,9 @@ async fn found(core: Arc<Core>, mut entries: Vec<CheckedEntry>, reply: Reply) {
         },
     };
     let groups_max = core.shared.options.groups_max;
-    let result = run_job(&core, move |store| {
-        Box::pin(async move { ask(store.found(&new, groups_max)).await })
-    });
+    let result = core
+        .shared
+        .run_job(move |store| Box::pin(async move { ask(store.found(&new, groups_max)).await }));
     match result.await {
         Ok(FoundResult::Created(key)) => {
             counter!(ENTRIES, "kind" => "control").increment(1);
@@ -253,7 +261,7 @@ async fn join(core: Arc<Core>, entries: Vec<CheckedEntry>, reply: Reply) {
     let now = core.shared.clock.now_ms();
     let since = now.saturating_sub(RESERVATION_LIFETIME.as_millis() as u64);
     let key = brief.key;
-    let reserved = run_job(&core, move |store| {
+    let reserved = core.shared.run_job(move |store| {
         Box::pin(async move { ask(store.reserve(key, device, groups_max, now, since)).await })
     });
     match reserved.await {
@@ -270,38 +278,47 @@ async fn join(core: Arc<Core>, entries: Vec<CheckedEntry>, reply: Reply) {
     }
 }
 
-/// Runs a write in the queue of a committer and waits for its result.
-async fn run_job<T: Send + 'static>(
-    core: &Core,
-    work: impl FnOnce(
-        Arc<dyn crate::ports::Store>,
-    ) -> std::pin::Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>
-    + Send
-    + 'static,
-) -> Result<T, StoreError> {
-    let (done, result) = oneshot::channel::<Result<T, StoreError>>();
-    let queued = core.shared.committer(LogKey(0)).job(Box::new(move |store| {
-        // Nobody waits for it any more: the device was told to come back, and doing it now would
-        // only keep others waiting.
-        let work = (!done.is_closed()).then(|| work(store));
-        Box::pin(async move {
-            if let Some(work) = work {
-                // The session may go meanwhile; the write stands all the same.
-                let _ = done.send(work.await);
-            }
-        })
-    }));
-    if !queued {
-        return Err(StoreError::Unavailable);
+// ---- totals groups
+
+async fn create_totals(core: Arc<Core>, request: u32) {
+    match core.shared.create_totals(core.outbox.device).await {
+        Ok(joined) => core.answer(request, &joined_frame(joined).into()),
+        Err(failure) => core.refuse(request, failure),
     }
-    ask(async { result.await.unwrap_or(Err(StoreError::Unavailable)) }).await
+}
+
+async fn join_totals(core: Arc<Core>, request: u32, log: LogId) {
+    match core.shared.join_totals(core.outbox.device, log).await {
+        Ok(joined) => core.answer(request, &joined_frame(joined).into()),
+        Err(failure) => core.refuse(request, failure),
+    }
+}
+
+async fn leave_totals(core: Arc<Core>, request: u32, log: LogId) {
+    match core.shared.leave_totals(core.outbox.device, log).await {
+        Ok(()) => core.answer(request, &Done {}.into()),
+        Err(failure) => core.refuse(request, failure),
+    }
+}
+
+async fn set_push_token(core: Arc<Core>, request: u32, frame: frame::SetPushToken) {
+    let token = frame.token.filter(|token| !token.is_empty());
+    let place = token.map(|token| (frame.platform.to_string(), token.to_string()));
+    match core.shared.set_push_token(core.outbox.device, place).await {
+        Ok(()) => core.answer(request, &Done {}.into()),
+        Err(failure) => core.refuse(request, failure),
+    }
+}
+
+fn joined_frame(joined: crate::totals::Joined) -> frame::Joined {
+    frame::Joined { log: joined.group, at: joined.at, head: joined.head }
 }
 
 // ---- acks
 
 fn ack(core: &Arc<Core>, request: u32, frame: &frame::Ack) -> Step {
     let Some(key) = known(core, frame.log) else {
-        return refuse(core, request, ErrorCode::NoSuchLog);
+        return later(refuse_unknown(core.clone(), request, frame.log));
     };
     if frame.state.incarnation != core.shared.store.incarnation() {
         return Step::Done;
@@ -340,7 +357,7 @@ fn cast_ack(core: &Core, key: LogKey, losses: u64, state: &frame::AckState, up_t
 
 async fn subscribe(core: Arc<Core>, request: u32, frame: frame::Subscribe) {
     let Some(key) = known(&core, frame.log) else {
-        return core.refuse(request, Failure::new(ErrorCode::NoSuchLog));
+        return refuse_unknown(core, request, frame.log).await;
     };
     if core.outbox.subscriptions_beside(key) >= SUBSCRIPTIONS_MAX {
         return core.refuse(request, Failure::new(ErrorCode::TooManySubscriptions));
@@ -391,10 +408,9 @@ type Start = (SubscriptionRecord, u64, Phase, Option<Position>);
 /// Where a subscription begins, if the cursor is on this log's chain.
 async fn begin(core: &Core, key: LogKey, frame: &frame::Subscribe) -> Result<Start, Failure> {
     let store = &core.shared.store;
-    let record = ask(store.subscription(key, core.outbox.device))
-        .await
-        .map_err(|_| unavailable())?
-        .ok_or(Failure::new(ErrorCode::NoSuchLog))?;
+    let record =
+        ask(store.subscription(key, core.outbox.device)).await.map_err(|_| unavailable())?;
+    let Some(record) = record else { return Err(why_unknown(core, frame.log).await) };
     let changed = Failure::at_head(ErrorCode::HistoryChanged, head(core, record.head));
     let (from, chain) = frame.cursor.map_or((0, None), |head| (head.seq, Some(head.chain)));
     if from > record.head.seq {
@@ -423,7 +439,7 @@ async fn begin(core: &Core, key: LogKey, frame: &frame::Subscribe) -> Result<Sta
 
 fn unsubscribe(core: &Arc<Core>, request: u32, log: LogId) -> Step {
     let Some(key) = known(core, log) else {
-        return refuse(core, request, ErrorCode::NoSuchLog);
+        return later(refuse_unknown(core.clone(), request, log));
     };
     core.shared.registry.unsubscribe(key, &core.outbox);
     core.answer(request, &Done {}.into());
@@ -433,9 +449,8 @@ fn unsubscribe(core: &Arc<Core>, request: u32, log: LogId) -> Step {
 // ---- lists
 
 async fn list_members(core: Arc<Core>, request: u32, log: LogId) {
-    let no_such_log = Failure::new(ErrorCode::NoSuchLog);
     let Some(key) = known(&core, log) else {
-        return core.refuse(request, no_such_log);
+        return refuse_unknown(core, request, log).await;
     };
     match ask(core.shared.store.members(key)).await {
         Ok(Some((position, members)))
@@ -444,15 +459,15 @@ async fn list_members(core: Arc<Core>, request: u32, log: LogId) {
             let members = Bounded::new(members).unwrap_or_default();
             core.answer(request, &Members { log, head: head(&core, position), members }.into());
         }
-        Ok(_) => core.refuse(request, no_such_log),
+        Ok(_) => refuse_unknown(core, request, log).await,
         Err(_) => core.refuse(request, unavailable()),
     }
 }
 
-async fn list_logs(core: Arc<Core>, request: u32) {
+async fn list_logs(core: Arc<Core>, request: u32, after: Option<LogId>) {
     match briefs(&core.shared, core.outbox.device).await {
         Ok(logs) => {
-            let logs = summaries(core.shared.store.incarnation(), &logs);
+            let logs = summaries(core.shared.store.incarnation(), &logs, after);
             core.answer(request, &Logs { logs }.into());
         }
         Err(_) => core.refuse(request, unavailable()),

@@ -7,6 +7,7 @@ use sealwire_protocol::{Audience, Control, DeviceKey, ErrorCode, Failure, Kind, 
 use super::{NotAppended, State, cost, refused};
 use crate::entry::{CheckedEntry, Content};
 use crate::limits::QUOTA_RETRY_MS;
+use crate::totals::kinds::rule_of;
 
 impl State {
     /// Checks that the counts are the sender's next ones, in order and linked.
@@ -71,7 +72,8 @@ impl State {
             }
             if !matches!(entry.content, Content::Control(_)) {
                 kept += cost(entry.body.len(), entry.recipients.len());
-                only_small &= entry.header.kind == Kind::Key;
+                only_small &= entry.header.kind == Kind::Key
+                    || entry.totals_kind.as_deref().is_some_and(|kind| rule_of(kind).sent_once);
             }
         }
         if kept > 0 && !self.queue.has_room(kept, only_small) {
