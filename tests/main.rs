@@ -51,6 +51,10 @@ mod totals_groups;
 mod totals_payloads;
 // A phone that listens is given what waits, then what comes, and hears when its groups change.
 mod totals_streams;
+// Phones and devices with a session are members of one group, at once and alike.
+mod totals_mixed;
+// Phones are told the truth while the relay is killed, or its database stopped, again and again.
+mod totals_histories;
 // The operator sees whether the relay lives and works, and what it is doing, actor by actor.
 mod operator;
 // Retention beside a relay takes nothing from anybody who is there.

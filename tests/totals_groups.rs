@@ -28,10 +28,10 @@ async fn a_group_is_listed_whole_and_the_same_to_all_its_members(database: Datab
     let made = phones[0].post("/groups", json!({})).await;
     assert_eq!(made.status, 201);
     let made = made.ok();
-    let group = made["id"].as_str().unwrap().to_owned();
+    let group = made["id"].as_str().expect("it is there").to_owned();
     assert_eq!((group.len(), &group[14..15]), (36, "4"), "a UUID of version 4");
     assert_eq!(group, group.to_lowercase());
-    let created_at = made["createdAt"].as_str().unwrap();
+    let created_at = made["createdAt"].as_str().expect("it is there");
     assert!(created_at.ends_with('Z') && made["expiresAt"].is_null());
     for phone in &phones[1..] {
         // A pasted code may be in any case.
@@ -79,7 +79,7 @@ async fn joining_twice_changes_nothing_and_joining_again_is_new(database: Databa
     let again = bob.join(&group).await.ok()["joinedAt"].clone();
     assert_ne!(again, first, "a new time of joining");
     let after = alice.members(&group).await;
-    assert_eq!(after[1], (bob.name(), again.as_str().unwrap().to_owned()));
+    assert_eq!(after[1], (bob.name(), again.as_str().expect("it is there").to_owned()));
     assert_eq!(after[0], before[0]);
 }
 
@@ -188,7 +188,7 @@ async fn a_farewell_is_heard_after_leaving_and_nothing_else_is(database: Databas
         .pending(&group)
         .await
         .iter()
-        .map(|payload| payload["senderPublicKey"].as_str().unwrap().to_owned())
+        .map(|payload| payload["senderPublicKey"].as_str().expect("it is there").to_owned())
         .collect();
     assert_eq!(senders, [phones[1].name(), phones[2].name(), phones[2].name()]);
     // Who was never there says no farewell.
@@ -229,7 +229,8 @@ async fn a_push_token_is_one_devices_at_a_time(database: Database) {
     register(&alice, None).await.ok();
     assert_eq!((kept(&alice).await, kept(&bob).await), (None, None));
     let body = json!({ "pushToken": "x", "pushPlatform": "pigeon" });
-    let refused = alice.call("PUT", "/groups/push-registration", Some(body)).await.unwrap();
+    let refused =
+        alice.call("PUT", "/groups/push-registration", Some(body)).await.expect("it is there");
     assert_eq!(refused.status, 400);
     register(&alice, Some(&"x".repeat(4000))).await.refused(400, "malformed");
 }
@@ -260,13 +261,21 @@ async fn nonsense_is_refused_in_words(database: Database) {
     ] {
         alice.post(&targeted, body).await.refused(400, "bad_request");
     }
-    let proof = alice.proof().await.unwrap();
+    let proof = alice.proof().await.expect("it is there");
     let broken = alice.send("POST", &path, &proof, Some(b"{\"encryptedBlob".to_vec())).await;
-    broken.unwrap().refused(400, "bad_request");
+    broken.expect("it is there").refused(400, "bad_request");
     let long = vec![b'x'; 700 * 1024];
-    alice.send("POST", &path, &proof, Some(long)).await.unwrap().refused(413, "too_large");
+    alice
+        .send("POST", &path, &proof, Some(long))
+        .await
+        .expect("it is there")
+        .refused(413, "too_large");
     alice.get("/groups/nothing/here").await.refused(404, "not_found");
-    alice.call("DELETE", "/groups", None).await.unwrap().refused(405, "method_not_allowed");
+    alice
+        .call("DELETE", "/groups", None)
+        .await
+        .expect("it is there")
+        .refused(405, "method_not_allowed");
 }
 
 /// An empty list would take all groups from the app.
@@ -289,12 +298,12 @@ async fn a_list_that_cannot_be_read_is_refused_and_never_empty() {
         bob.get(&path).await.refused(503, "unavailable");
     }
     alice.send_all(&group, "expense", "bb").await.refused(503, "unavailable");
-    bob.ack(pending[0]["id"].as_str().unwrap()).await.refused(503, "unavailable");
+    bob.ack(pending[0]["id"].as_str().expect("it is there")).await.refused(503, "unavailable");
     alice.post("/groups", json!({})).await.refused(503, "unavailable");
     cluster.run().await;
     relay.until_ready().await;
     assert_eq!(bob.groups().await, groups);
     assert_eq!(bob.blobs(&group).await, ["aa"]);
-    bob.ack(pending[0]["id"].as_str().unwrap()).await.ok();
+    bob.ack(pending[0]["id"].as_str().expect("it is there")).await.ok();
     assert_eq!(bob.blobs(&group).await, Vec::<String>::new());
 }

@@ -106,7 +106,7 @@ async fn a_joiner_is_given_nothing_from_before(database: Database) {
 async fn an_ack_can_be_repeated_and_frees_the_body_when_it_is_the_last(database: Database) {
     let world = World::start(database).await;
     let (phones, group) = together(&world, 3).await;
-    let log = LogId::from_uuid_text(&group).unwrap();
+    let log = LogId::from_uuid_text(&group).expect("it is there");
     for blob in ["01", "02", "03"] {
         phones[0].send_all(&group, "expense", blob).await.ok();
     }
@@ -123,7 +123,7 @@ async fn an_ack_can_be_repeated_and_frees_the_body_when_it_is_the_last(database:
     all.extend(["nonsense".to_owned(), group.clone()]);
     phones[1].ack_all(&all).await.ok();
     assert_eq!(phones[1].blobs(&group).await, Vec::<String>::new());
-    let first = world.stored(log).await.live.first().map(|live| live.seq).unwrap();
+    let first = world.stored(log).await.live.first().map(|live| live.seq).expect("it is there");
     world.until_bodies(log, &[first]).await;
 
     let eve = Phone::new(world.address(), 9);
@@ -164,9 +164,10 @@ async fn acks_between_payloads_that_stay_are_all_kept(database: Database) {
     let rest: Vec<String> = phones[1].pending(&group).await.iter().map(id).collect();
     phones[1].ack_all(&rest).await.ok();
     assert_eq!(phones[1].blobs(&group).await, Vec::<String>::new());
-    let log = LogId::from_uuid_text(&group).unwrap();
+    let log = LogId::from_uuid_text(&group).expect("it is there");
     let record = world.stored(log).await;
-    let mine = record.members.iter().find(|it| it.member.device == phones[1].key()).unwrap();
+    let mine =
+        record.members.iter().find(|it| it.member.device == phones[1].key()).expect("it is there");
     assert!(mine.acked.ranges().len() <= 1, "what does not wait holds up no floor");
 }
 
@@ -181,7 +182,7 @@ async fn an_ack_that_was_answered_outlives_a_kill(database: Database) {
         let sent = alice.send_all(&group, "expense", &format!("{round}1")).await.ok();
         relay.kill();
         relay.run().await;
-        bob.ack(sent["id"].as_str().unwrap()).await.ok();
+        bob.ack(sent["id"].as_str().expect("it is there")).await.ok();
         relay.kill();
         relay.run().await;
         let expected: Vec<String> = (0..=round).map(|round| format!("{round}0")).collect();
@@ -214,7 +215,10 @@ async fn a_page_that_does_not_hold_everything_begins_with_what_is_for_me_alone(d
         if page.is_empty() {
             break;
         }
-        seen.extend(page.iter().map(|it| it["encryptedBlob"].as_str().unwrap()[..2].to_owned()));
+        seen.extend(
+            page.iter()
+                .map(|it| it["encryptedBlob"].as_str().expect("it is there")[..2].to_owned()),
+        );
         let ids: Vec<String> = page.iter().map(id).collect();
         phones[1].ack_all(&ids).await.ok();
     }

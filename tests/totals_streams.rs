@@ -37,7 +37,7 @@ async fn a_stream_begins_with_what_waits_and_goes_on_with_what_comes(database: D
         alice.send_all(&group, "expense", blob).await.ok();
     }
     let pending = bob.pending(&group).await;
-    bob.ack(pending[1]["id"].as_str().unwrap()).await.ok();
+    bob.ack(pending[1]["id"].as_str().expect("it is there")).await.ok();
     let mut one = bob.listen(&format!("/groups/{group}/pending/stream")).await;
     let mut all = bob.listen("/groups/pending/stream").await;
     for stream in [&mut one, &mut all] {
@@ -143,7 +143,7 @@ async fn many_streams_of_one_device_all_hear(database: Database) {
     for _ in 0..20 {
         streams.push(bob.beside().listen("/groups/pending/stream").await);
     }
-    let last = streams.last_mut().unwrap();
+    let last = streams.last_mut().expect("it is there");
     assert_eq!(last.blobs(1).await, ["01"]);
     alice.send_all(&group, "expense", "02").await.ok();
     assert_eq!(last.blobs(1).await, ["02"]);
@@ -189,7 +189,7 @@ async fn a_relay_that_stops_ends_the_streams_and_answers_the_rest(database: Data
     bob.join(&group).await.ok();
     let mut stream = bob.listen("/groups/pending/stream").await;
     let path = format!("/groups/{group}/payloads");
-    let proof = alice.proof().await.unwrap();
+    let proof = alice.proof().await.expect("it is there");
     let sending = (0..40).map(|number| {
         let body = format!("{{\"encryptedBlob\":\"{number:02x}\"}}").into_bytes();
         alice.send("POST", &path, &proof, Some(body))

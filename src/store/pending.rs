@@ -31,8 +31,8 @@ const WAITING: &str = "select string_agg(p.seq || ' ' || p.bytes || ' ' || p.alo
 static CHOSEN: Step = Step::new(
     &[("log", Int), ("seq", Int)],
     "select e.seq, e.at, e.header, e.signature, e.recipients, e.chain, b.body, b.totals_kind \
-     from given g join entries e on e.log = g.log and e.seq = g.seq \
-     join bodies b on b.log = g.log and b.seq = g.seq",
+     from given g cross join entries e cross join bodies b \
+     where e.log = g.log and e.seq = g.seq and b.log = g.log and b.seq = g.seq",
 );
 
 /// Walks the control entries of one log, of which there are as many as changes of membership.
