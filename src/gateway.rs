@@ -42,6 +42,7 @@ use tower::ServiceExt;
 
 use crate::client_address::limits::RETRY_AFTER_SECONDS;
 use crate::client_address::{AddressLimits, Admission, ClientAddress, Refused, TrustedProxies};
+use crate::drained::Drained;
 use crate::listener::{Accepted, Slot};
 use crate::operator::{error_response, retry_later};
 use crate::socket;
@@ -115,7 +116,8 @@ pub async fn serve_connection(accepted: Accepted, gateway: Arc<Gateway>, router:
         let (router, answering) = (router.clone(), of_requests.answering());
         let draining = draining.clone();
         async move {
-            let Ok(mut answer) = router.oneshot(request.map(Body::new)).await;
+            let Ok(mut answer) =
+                router.oneshot(request.map(|body| Body::new(Drained::new(body)))).await;
             drop(answering);
             if *draining.borrow() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
                 // The next request finds another relay.

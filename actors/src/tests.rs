@@ -3,6 +3,7 @@
 mod device;
 mod recovery;
 mod retention;
+mod totals;
 mod unlucky;
 
 use std::sync::Arc;
