@@ -23,7 +23,8 @@ pub const STUBS_PENDING_MAX: usize = 256;
 /// Most entries in one page of a catch-up.
 pub const PAGE_ENTRIES_MAX: usize = 256;
 
-/// Most bytes of bodies in one page of a catch-up; a page has at least one entry.
+/// Most bytes of bodies and of addressees' names in one page of a catch-up; a page has at least one
+/// entry.
 pub const PAGE_BYTES_MAX: usize = 256 * 1024;
 
 /// Pages that are read from the store at the same time, over all sessions: first come, first

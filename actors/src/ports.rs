@@ -356,7 +356,8 @@ pub struct PageRequest {
     pub joined_seq: u64,
     /// Most entries.
     pub entries_max: usize,
-    /// Most bytes of bodies; the first entry is given however long it is.
+    /// Most bytes of bodies and of the names of addressees; the first entry is given however long it
+    /// is.
     pub bytes_max: usize,
 }
 

@@ -1,8 +1,10 @@
 //! The load tester itself: every subcommand runs against a real relay, on real sockets, and says
 //! what it saw.
 
+mod honest;
+
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,13 +76,17 @@ fn relay_key() -> ed25519_dalek::SigningKey {
 }
 
 async fn run(arguments: String) {
+    assert!(load_test(arguments).await.success());
+}
+
+async fn load_test(arguments: String) -> ExitStatus {
     let status = tokio::task::spawn_blocking(move || {
         Command::new(env!("CARGO_BIN_EXE_sealwire-loadtest"))
             .args(arguments.split_whitespace())
             .stdout(Stdio::null())
             .status()
     });
-    assert!(status.await.expect("it ends").expect("it runs").success());
+    status.await.expect("it ends").expect("it runs")
 }
 
 fn figures(json: &Path) -> Value {
