@@ -33,8 +33,12 @@ mod database_down;
 mod secrecy;
 // When an older copy of the database is put back, devices are told, and nothing is skipped.
 mod restored;
+// A code and a PIN bring an identity back, and nobody can try them for long.
+mod recovery;
 // Stopping loses nothing, ends on time, and tells the devices when to come back.
 mod shutdown;
+// Whoever asks too much is told when to come back, and nobody else notices.
+mod limits;
 // What one device does costs that device, never others, and never memory.
 mod memory;
 // Requests that are well-formed and wrong, or too many: a typed answer each, nothing appended.
@@ -55,6 +59,8 @@ mod totals_mixed;
 mod totals_histories;
 // The operator sees whether the relay lives and works, and what it is doing, actor by actor.
 mod operator;
+// Retention beside a relay takes nothing from anybody who is there.
+mod worker;
 // The program does what is typed.
 mod commands;
 // The documents say what the code does.

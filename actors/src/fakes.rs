@@ -9,6 +9,7 @@
 //! Holds always: a failed, refused or held commit has changed nothing.
 
 mod log;
+mod recovery;
 mod state;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -72,6 +73,7 @@ pub struct MemoryStore {
     incarnation: u64,
     committers: usize,
     state: Mutex<State>,
+    vaults: Mutex<recovery::Vaults>,
     hooks: Mutex<Hooks>,
     held: watch::Sender<bool>,
     waiting: watch::Sender<usize>,
@@ -83,6 +85,7 @@ struct Hooks {
     mishaps: VecDeque<Mishap>,
     poisoned: BTreeSet<LogKey>,
     unreadable: bool,
+    elsewhere: bool,
 }
 
 impl Default for MemoryStore {
@@ -105,6 +108,7 @@ impl MemoryStore {
             incarnation,
             committers,
             state: Mutex::new(State::default()),
+            vaults: Mutex::default(),
             hooks: Mutex::new(Hooks::default()),
             held: watch::Sender::new(false),
             waiting: watch::Sender::new(0),
@@ -130,6 +134,11 @@ impl MemoryStore {
     /// While on, every read is answered [`StoreError::Unavailable`].
     pub fn fail_reads(&self, on: bool) {
         self.hooks.lock().unreadable = on;
+    }
+
+    /// While on, another process holds the lock for retention.
+    pub fn hold_retention(&self, on: bool) {
+        self.hooks.lock().elsewhere = on;
     }
 
     /// Commits wait, before they change anything, until [`Self::release_commits`].
@@ -358,6 +367,10 @@ impl Store for MemoryStore {
     async fn touch_device(&self, device: DeviceKey, now: u64) -> Result<(), StoreError> {
         self.state.lock().touch_device(device, now);
         Ok(())
+    }
+
+    async fn retention_is_elsewhere(&self) -> Result<bool, StoreError> {
+        self.read(|_| self.hooks.lock().elsewhere)
     }
 
     async fn ready(&self) -> Result<(), StoreError> {

@@ -23,6 +23,7 @@ pub mod outbox;
 pub mod passes;
 pub mod ports;
 mod push_token;
+pub mod recovery;
 pub mod registry;
 mod reply;
 mod retention;
@@ -33,6 +34,7 @@ pub mod system;
 #[expect(clippy::wildcard_enum_match_arm, reason = "any frame but the expected one fails a test")]
 mod tests;
 pub mod totals;
+pub mod worker;
 
 pub use outbox::Outbox;
 pub use registry::Registry;

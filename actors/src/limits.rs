@@ -23,7 +23,8 @@ pub const STUBS_PENDING_MAX: usize = 256;
 /// Most entries in one page of a catch-up.
 pub const PAGE_ENTRIES_MAX: usize = 256;
 
-/// Most bytes of bodies in one page of a catch-up; a page has at least one entry.
+/// Most bytes of bodies and of addressees' names in one page of a catch-up; a page has at least one
+/// entry.
 pub const PAGE_BYTES_MAX: usize = 256 * 1024;
 
 /// Pages that are read from the store at the same time, over all sessions: first come, first
@@ -199,6 +200,17 @@ pub const RETENTION_LOGS_MAX: usize = 256;
 /// Rows that one step of retention deletes in a sweep.
 pub const RETENTION_ROWS_MAX: usize = 1000;
 
+/// How long a log must have been without entry and ack before the worker, which has no actor to ask,
+/// touches it: far longer than an actor lives after its last work.
+pub const RESTING: Duration = Duration::from_secs(3600);
+
+/// What must be overdue by so much before a relay takes it from a worker: the worker waits for a log
+/// to rest, and some never do.
+pub const RETENTION_OVERDUE: Duration = Duration::from_secs(2 * 3600);
+
+/// Logs that are due and that the worker remembers until they have rested. 65,536 of them take 3 MiB.
+pub const WORKER_LOGS_MAX: usize = 65_536;
+
 /// Groups end one year after their last entry.
 pub const GROUP_IDLE: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -211,4 +223,6 @@ const _: () = {
     assert!(BATCH_BYTES_MAX <= COMMIT_BYTES_MAX);
     assert!(IN_FLIGHT_REQUESTS_MAX < LOG_MAILBOX_MAX);
     assert!(GROUP_RESERVE_BYTES < GROUP_UNDELIVERED_BYTES_MAX);
+    assert!(RESTING.as_secs() < RETENTION_OVERDUE.as_secs());
+    assert!(LOG_IDLE.as_secs() < RESTING.as_secs());
 };

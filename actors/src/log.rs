@@ -25,6 +25,7 @@
 mod loading;
 mod queue;
 mod resend;
+pub(crate) mod resting;
 mod state;
 
 use std::collections::VecDeque;

@@ -5,6 +5,9 @@
 //! else's. What every store must do is written down as tests (`tests/store_contract.rs` of the relay
 //! crate), which SQLite, PostgreSQL and the in-memory store of the unit tests all pass.
 
+mod recovery;
+mod resting;
+
 use async_trait::async_trait;
 use sealwire_protocol::challenge::CHALLENGE_BYTES;
 use sealwire_protocol::frame::Member;
@@ -12,6 +15,11 @@ use sealwire_protocol::header::HeaderBytes;
 use sealwire_protocol::ids::Signature;
 use sealwire_protocol::{AckSet, Body, DeviceKey, Digest, LogId, LogType};
 use thiserror::Error;
+
+pub use recovery::{
+    Counted, NewRecovery, RecoveryId, RecoveryIds, RecoveryPut, RecoveryRecord, RecoveryStore,
+};
+pub use resting::{Alter, RestingLogs};
 
 /// A log's small integer inside the relay. The UUID stays at the edge: rows that cluster by a
 /// random UUID are four to six times slower on SQLite.
@@ -358,7 +366,8 @@ pub struct PageRequest {
     pub joined_seq: u64,
     /// Most entries.
     pub entries_max: usize,
-    /// Most bytes of bodies; the first entry is given however long it is.
+    /// Most bytes of bodies and of the names of addressees; the first entry is given however long it
+    /// is.
     pub bytes_max: usize,
 }
 
@@ -410,7 +419,7 @@ pub struct StoreStats {
 /// outcome of a dropped write is unknown. Times are milliseconds since the epoch and come from the
 /// caller's [`Clock`], never from the store's machine.
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Store: RecoveryStore {
     /// One random number per store; another one means that history may have been lost.
     fn incarnation(&self) -> u64;
 
@@ -609,6 +618,13 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Unavailable`].
     async fn touch_device(&self, device: DeviceKey, now: u64) -> Result<(), StoreError>;
+
+    /// Whether retention is the business of another process, which holds the lock for it: then the
+    /// relay's own rests.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn retention_is_elsewhere(&self) -> Result<bool, StoreError>;
 
     /// Answers if the store can read and write now.
     ///

@@ -166,7 +166,7 @@ impl Greeter {
             incarnation,
             heartbeat_s,
             resume_token: shared.resume_token(frame.device),
-            logs: summaries(incarnation, &logs),
+            logs: summaries(incarnation, &logs, None),
         };
         outbox.answer(request, &welcome.into());
         outbox.heard(shared.uptime_s());
@@ -321,10 +321,15 @@ pub(crate) async fn briefs(
     ask(shared.store.memberships(device)).await
 }
 
+/// As many logs as fit, in the order of their ids, after the given one.
 pub(crate) fn summaries<const MAX: usize>(
     incarnation: u64,
     logs: &[LogBrief],
+    after: Option<LogId>,
 ) -> Bounded<LogSummary, MAX> {
+    let mut logs: Vec<&LogBrief> =
+        logs.iter().filter(|log| after.is_none_or(|after| log.id > after)).collect();
+    logs.sort_unstable_by_key(|log| log.id);
     let summaries = logs.iter().take(MAX).map(|log| LogSummary {
         log: log.id,
         head: Head { incarnation, seq: log.head.seq, chain: log.head.chain },

@@ -230,12 +230,13 @@ where
         self.write().await?.each(table).await.map(|_| ())
     }
 
-    /// Whether the database can be written to now.
-    pub(super) async fn ready(&self) -> Result<(), StoreError> {
+    /// Whether the database can be written to now; with `durably`, by a commit.
+    pub(super) async fn ready(&self, durably: bool) -> Result<(), StoreError> {
         let mut lease = self.write().await?;
         lease.begin(D::BEGIN).await?;
-        let outcome = lease.rows(WRITE_NOTHING, &[]).await.map(|_| Verdict::Undo(()));
-        lease.end(outcome).await
+        let written = lease.rows(WRITE_NOTHING, &[]).await;
+        let verdict = if durably { Verdict::Keep(()) } else { Verdict::Undo(()) };
+        lease.end(written.map(|_| verdict)).await
     }
 }
 

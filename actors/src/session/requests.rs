@@ -32,7 +32,7 @@ pub(super) fn act(core: &Arc<Core>, request: u32, frame: ClientFrame) -> Step {
         ClientFrame::Subscribe(frame) => later(subscribe(core.clone(), request, frame)),
         ClientFrame::Unsubscribe(frame) => unsubscribe(core, request, frame.log),
         ClientFrame::ListMembers(frame) => later(list_members(core.clone(), request, frame.log)),
-        ClientFrame::ListLogs(_) => later(list_logs(core.clone(), request)),
+        ClientFrame::ListLogs(frame) => later(list_logs(core.clone(), request, frame.after)),
         ClientFrame::Ping(_) => {
             core.outbox.heartbeat(request, core.shared.clock.now_ms());
             Step::Done
@@ -129,14 +129,23 @@ fn cast_append(core: &Core, key: LogKey, entries: Vec<CheckedEntry>, reply: Repl
     core.shared.cast_log(key, LogMessage::Append(Box::new(request)));
 }
 
-/// The device is no member, as far as its session knows. One that was revoked is told so; everybody
-/// else is told what is told of a log that does not exist, after the same one question.
 async fn append_to_unknown(core: Arc<Core>, log: LogId, reply: Reply) {
+    reply.refuse(why_unknown(&core, log).await);
+}
+
+/// Answers a request about a log that is none of the device's, as far as its session knows.
+async fn refuse_unknown(core: Arc<Core>, request: u32, log: LogId) {
+    let failure = why_unknown(&core, log).await;
+    core.answer(request, &frame::Error { log: Some(log), ..failure.into() }.into());
+}
+
+/// Why a device is no member of a log. One that was revoked is told so; everybody else is told what is
+/// told of a log that does not exist, after the same one question.
+async fn why_unknown(core: &Core, log: LogId) -> Failure {
     match ask(core.shared.store.revoked_at(log, core.outbox.device)).await {
-        Ok(Some(seq)) => reply.refuse(Failure::revoked(seq)),
-        Ok(None) => reply.refuse(Failure::new(ErrorCode::NoSuchLog)),
-        // Dropped: answered as unavailable.
-        Err(_) => drop(reply),
+        Ok(Some(seq)) => Failure::revoked(seq),
+        Ok(None) => Failure::new(ErrorCode::NoSuchLog),
+        Err(_) => unavailable(),
     }
 }
 
@@ -309,7 +318,7 @@ fn joined_frame(joined: crate::totals::Joined) -> frame::Joined {
 
 fn ack(core: &Arc<Core>, request: u32, frame: &frame::Ack) -> Step {
     let Some(key) = known(core, frame.log) else {
-        return refuse(core, request, ErrorCode::NoSuchLog);
+        return later(refuse_unknown(core.clone(), request, frame.log));
     };
     if frame.state.incarnation != core.shared.store.incarnation() {
         return Step::Done;
@@ -348,7 +357,7 @@ fn cast_ack(core: &Core, key: LogKey, losses: u64, state: &frame::AckState, up_t
 
 async fn subscribe(core: Arc<Core>, request: u32, frame: frame::Subscribe) {
     let Some(key) = known(&core, frame.log) else {
-        return core.refuse(request, Failure::new(ErrorCode::NoSuchLog));
+        return refuse_unknown(core, request, frame.log).await;
     };
     if core.outbox.subscriptions_beside(key) >= SUBSCRIPTIONS_MAX {
         return core.refuse(request, Failure::new(ErrorCode::TooManySubscriptions));
@@ -399,10 +408,9 @@ type Start = (SubscriptionRecord, u64, Phase, Option<Position>);
 /// Where a subscription begins, if the cursor is on this log's chain.
 async fn begin(core: &Core, key: LogKey, frame: &frame::Subscribe) -> Result<Start, Failure> {
     let store = &core.shared.store;
-    let record = ask(store.subscription(key, core.outbox.device))
-        .await
-        .map_err(|_| unavailable())?
-        .ok_or(Failure::new(ErrorCode::NoSuchLog))?;
+    let record =
+        ask(store.subscription(key, core.outbox.device)).await.map_err(|_| unavailable())?;
+    let Some(record) = record else { return Err(why_unknown(core, frame.log).await) };
     let changed = Failure::at_head(ErrorCode::HistoryChanged, head(core, record.head));
     let (from, chain) = frame.cursor.map_or((0, None), |head| (head.seq, Some(head.chain)));
     if from > record.head.seq {
@@ -431,7 +439,7 @@ async fn begin(core: &Core, key: LogKey, frame: &frame::Subscribe) -> Result<Sta
 
 fn unsubscribe(core: &Arc<Core>, request: u32, log: LogId) -> Step {
     let Some(key) = known(core, log) else {
-        return refuse(core, request, ErrorCode::NoSuchLog);
+        return later(refuse_unknown(core.clone(), request, log));
     };
     core.shared.registry.unsubscribe(key, &core.outbox);
     core.answer(request, &Done {}.into());
@@ -441,9 +449,8 @@ fn unsubscribe(core: &Arc<Core>, request: u32, log: LogId) -> Step {
 // ---- lists
 
 async fn list_members(core: Arc<Core>, request: u32, log: LogId) {
-    let no_such_log = Failure::new(ErrorCode::NoSuchLog);
     let Some(key) = known(&core, log) else {
-        return core.refuse(request, no_such_log);
+        return refuse_unknown(core, request, log).await;
     };
     match ask(core.shared.store.members(key)).await {
         Ok(Some((position, members)))
@@ -452,15 +459,15 @@ async fn list_members(core: Arc<Core>, request: u32, log: LogId) {
             let members = Bounded::new(members).unwrap_or_default();
             core.answer(request, &Members { log, head: head(&core, position), members }.into());
         }
-        Ok(_) => core.refuse(request, no_such_log),
+        Ok(_) => refuse_unknown(core, request, log).await,
         Err(_) => core.refuse(request, unavailable()),
     }
 }
 
-async fn list_logs(core: Arc<Core>, request: u32) {
+async fn list_logs(core: Arc<Core>, request: u32, after: Option<LogId>) {
     match briefs(&core.shared, core.outbox.device).await {
         Ok(logs) => {
-            let logs = summaries(core.shared.store.incarnation(), &logs);
+            let logs = summaries(core.shared.store.incarnation(), &logs, after);
             core.answer(request, &Logs { logs }.into());
         }
         Err(_) => core.refuse(request, unavailable()),
