@@ -20,6 +20,7 @@ mod log;
 mod mailbox;
 pub mod metrics;
 pub mod outbox;
+mod pace;
 pub mod ports;
 pub mod registry;
 mod reply;
@@ -30,6 +31,7 @@ pub mod system;
 #[cfg(test)]
 #[expect(clippy::wildcard_enum_match_arm, reason = "any frame but the expected one fails a test")]
 mod tests;
+mod turns;
 
 pub use outbox::Outbox;
 pub use registry::Registry;

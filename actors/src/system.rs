@@ -21,20 +21,21 @@ use sealwire_protocol::frame::Draining;
 use sealwire_protocol::limits::{PROTOCOL_VERSION, TOKEN_LIFETIME};
 use sealwire_protocol::token::{Claims, Purpose, TOKEN_BYTES, TokenKey};
 use sealwire_protocol::{DeviceKey, LogId, signing};
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::committer::CommitterRef;
 use crate::heartbeat;
 use crate::limits::{
-    PAGE_READS_MAX, RECONNECT_AFTER_MS_MAX, RECONNECT_AFTER_MS_MIN, RETENTION_PAUSE,
-    SEEN_DEVICES_MAX,
+    RECONNECT_AFTER_MS_MAX, RECONNECT_AFTER_MS_MIN, RETENTION_PAUSE, SEEN_DEVICES_MAX,
 };
 use crate::log::{self, LogMessage, LogRef};
+use crate::pace::Paces;
 use crate::ports::{Clock, LogKey, Store};
 use crate::registry::{Registry, StartLog};
 use crate::reply::{Budget, jitter};
 use crate::supervisor;
+use crate::turns::Turns;
 use sealwire_protocol::close::CloseReason;
 
 /// What an operator decides. It has no `Debug`: it holds keys.
@@ -72,7 +73,8 @@ pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     pub(crate) options: Options,
     pub(crate) budget: Arc<Budget>,
-    pub(crate) page_reads: Semaphore,
+    pub(crate) turns: Turns,
+    pub(crate) paces: Paces,
     pub(crate) heartbeats: heartbeat::Wheel,
     /// Devices that were seen and are still to be noted, to the day.
     pub(crate) seen: Mutex<HashSet<DeviceKey>>,
@@ -185,7 +187,8 @@ impl System {
             registry: Arc::new(Registry::new(incarnation)),
             options,
             budget: Arc::new(Budget::default()),
-            page_reads: Semaphore::new(PAGE_READS_MAX),
+            turns: Turns::new(),
+            paces: Paces::default(),
             heartbeats: heartbeat::Wheel::default(),
             seen: Mutex::new(HashSet::new()),
             started_logs: DashMap::new(),

@@ -1,5 +1,6 @@
 //! What is done about each frame of a session: one line per frame, then a function for each.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use metrics::counter;
@@ -12,17 +13,20 @@ use sealwire_protocol::{
     Audience, ClientFrame, Control, EntryIn, ErrorCode, Failure, Head, Kind, LogId, LogType,
 };
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
-use super::{Core, Step, ask, briefs, known, summaries};
+use super::{Core, Step, briefs, known, summaries};
 use crate::entry::{CheckedEntry, Content};
-use crate::limits::RESERVATION_LIFETIME;
+use crate::limits::{RESERVATION_LIFETIME, STORE_DEADLINE};
 use crate::log::{AckRequest, AppendRequest, LogMessage};
 use crate::metrics::ENTRIES;
 use crate::outbox::{Phase, Subscription};
 use crate::ports::{
-    FoundResult, LogKey, NewEntry, NewLog, Position, ReserveResult, StoreError, SubscriptionRecord,
+    FoundResult, LogKey, NewEntry, NewLog, Position, ReserveResult, Store, StoreError,
+    SubscriptionRecord,
 };
 use crate::reply::{Reply, unavailable};
+use crate::turns::Turn;
 
 /// Acts on a frame.
 pub(super) fn act(core: &Arc<Core>, request: u32, frame: ClientFrame) -> Step {
@@ -143,7 +147,7 @@ async fn refuse_unknown(core: Arc<Core>, request: u32, log: LogId) {
 /// Why a device is no member of a log. One that was revoked is told so; everybody else is told what is
 /// told of a log that does not exist, after the same one question.
 async fn why_unknown(core: &Core, log: LogId) -> Failure {
-    match ask(core.shared.store.revoked_at(log, core.outbox.device)).await {
+    match core.ask(Turn::Question, core.shared.store.revoked_at(log, core.outbox.device)).await {
         Ok(Some(seq)) => Failure::revoked(seq),
         Ok(None) => Failure::new(ErrorCode::NoSuchLog),
         Err(_) => unavailable(),
@@ -192,11 +196,14 @@ async fn found(core: Arc<Core>, mut entries: Vec<CheckedEntry>, reply: Reply) {
         },
     };
     let groups_max = core.shared.options.groups_max;
-    let result = run_job(&core, move |store| {
-        Box::pin(async move { ask(store.found(&new, groups_max)).await })
-    });
-    match result.await {
+    if let Err(failure) = core.shared.paces.may_found(core.outbox.device) {
+        return reply.refuse(failure);
+    }
+    let work: Work<FoundResult> =
+        Box::new(move |store| Box::pin(async move { store.found(&new, groups_max).await }));
+    match run_job(&core, work).await {
         Ok(FoundResult::Created(key)) => {
+            core.shared.paces.founded(core.outbox.device);
             counter!(ENTRIES, "kind" => "control").increment(1);
             core.shared.registry.member_joined(core.outbox.device, id, key, 1);
             let head = head(&core, Position { seq: 1, chain });
@@ -219,7 +226,7 @@ async fn found(core: Arc<Core>, mut entries: Vec<CheckedEntry>, reply: Reply) {
 /// where the log stands.
 async fn founded_before(core: &Core, id: LogId, key: LogKey, reply: Reply) {
     let device = core.outbox.device;
-    match ask(core.shared.store.subscription(key, device)).await {
+    match core.ask(Turn::Question, core.shared.store.subscription(key, device)).await {
         Ok(Some(record)) => {
             core.shared.registry.member_joined(device, id, key, 1);
             let head = head(core, record.head);
@@ -239,7 +246,7 @@ async fn join(core: Arc<Core>, entries: Vec<CheckedEntry>, reply: Reply) {
         return reply.refuse(Failure::new(ErrorCode::BadControl));
     };
     let (log, signature) = (header.log, *signature);
-    let Ok(brief) = ask(core.shared.store.find_log(log)).await else {
+    let Ok(brief) = core.ask(Turn::Question, core.shared.store.find_log(log)).await else {
         return drop(reply);
     };
     // One answer, after the same work, for a log that does not exist and for an invitation that is
@@ -262,10 +269,10 @@ async fn join(core: Arc<Core>, entries: Vec<CheckedEntry>, reply: Reply) {
     let now = core.shared.clock.now_ms();
     let since = now.saturating_sub(RESERVATION_LIFETIME.as_millis() as u64);
     let key = brief.key;
-    let reserved = run_job(&core, move |store| {
-        Box::pin(async move { ask(store.reserve(key, device, groups_max, now, since)).await })
+    let work: Work<ReserveResult> = Box::new(move |store| {
+        Box::pin(async move { store.reserve(key, device, groups_max, now, since).await })
     });
-    match reserved.await {
+    match run_job(&core, work).await {
         Ok(ReserveResult::Reserved | ReserveResult::AlreadyMember) => {
             cast_append(&core, key, entries, reply);
         }
@@ -279,31 +286,37 @@ async fn join(core: Arc<Core>, entries: Vec<CheckedEntry>, reply: Reply) {
     }
 }
 
-/// Runs a write in the queue of a committer and waits for its result.
-async fn run_job<T: Send + 'static>(
-    core: &Core,
-    work: impl FnOnce(
-        Arc<dyn crate::ports::Store>,
-    ) -> std::pin::Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>
-    + Send
-    + 'static,
-) -> Result<T, StoreError> {
+/// A small write.
+type Work<T> = Box<
+    dyn FnOnce(Arc<dyn Store>) -> Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>
+        + Send,
+>;
+
+/// Makes a small write and waits for its result. A store with one writer makes it in its committer's
+/// queue; one with several makes it beside them, so that it does not wait for their batches.
+async fn run_job<T: Send + 'static>(core: &Core, work: Work<T>) -> Result<T, StoreError> {
+    if core.shared.store.committers() > 1 {
+        return core.ask(Turn::Write, work(core.shared.store.clone())).await;
+    }
     let (done, result) = oneshot::channel::<Result<T, StoreError>>();
     let queued = core.shared.committer(LogKey(0)).job(Box::new(move |store| {
         // Nobody waits for it any more: the device was told to come back, and doing it now would
         // only keep others waiting.
-        let work = (!done.is_closed()).then(|| work(store));
+        let work = (!done.is_closed()).then(|| timeout(STORE_DEADLINE, work(store)));
         Box::pin(async move {
             if let Some(work) = work {
                 // The session may go meanwhile; the write stands all the same.
-                let _ = done.send(work.await);
+                let _ = done.send(work.await.unwrap_or(Err(StoreError::Unavailable)));
             }
         })
     }));
     if !queued {
         return Err(StoreError::Unavailable);
     }
-    ask(async { result.await.unwrap_or(Err(StoreError::Unavailable)) }).await
+    match timeout(STORE_DEADLINE, result).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) | Err(_) => Err(StoreError::Unavailable),
+    }
 }
 
 // ---- acks
@@ -400,8 +413,10 @@ type Start = (SubscriptionRecord, u64, Phase, Option<Position>);
 /// Where a subscription begins, if the cursor is on this log's chain.
 async fn begin(core: &Core, key: LogKey, frame: &frame::Subscribe) -> Result<Start, Failure> {
     let store = &core.shared.store;
-    let record =
-        ask(store.subscription(key, core.outbox.device)).await.map_err(|_| unavailable())?;
+    let record = core
+        .ask(Turn::Subscription, store.subscription(key, core.outbox.device))
+        .await
+        .map_err(|_| unavailable())?;
     let Some(record) = record else { return Err(why_unknown(core, frame.log).await) };
     let changed = Failure::at_head(ErrorCode::HistoryChanged, head(core, record.head));
     let (from, chain) = frame.cursor.map_or((0, None), |head| (head.seq, Some(head.chain)));
@@ -416,7 +431,10 @@ async fn begin(core: &Core, key: LogKey, frame: &frame::Subscribe) -> Result<Sta
     } else if from == record.floor.seq {
         Some(record.floor.chain)
     } else {
-        let chain = ask(store.chain_at(key, from)).await.map_err(|_| unavailable())?;
+        let chain = core
+            .ask(Turn::Subscription, store.chain_at(key, from))
+            .await
+            .map_err(|_| unavailable())?;
         Some(chain.ok_or(changed)?)
     };
     if known.is_some() && known != chain {
@@ -444,7 +462,7 @@ async fn list_members(core: Arc<Core>, request: u32, log: LogId) {
     let Some(key) = known(&core, log) else {
         return refuse_unknown(core, request, log).await;
     };
-    match ask(core.shared.store.members(key)).await {
+    match core.ask(Turn::Question, core.shared.store.members(key)).await {
         Ok(Some((position, members)))
             if members.iter().any(|member| member.device == core.outbox.device) =>
         {
@@ -457,7 +475,7 @@ async fn list_members(core: Arc<Core>, request: u32, log: LogId) {
 }
 
 async fn list_logs(core: Arc<Core>, request: u32, after: Option<LogId>) {
-    match briefs(&core.shared, core.outbox.device).await {
+    match briefs(&core.shared, Turn::Question, core.outbox.device).await {
         Ok(logs) => {
             let logs = summaries(core.shared.store.incarnation(), &logs, after);
             core.answer(request, &Logs { logs }.into());
