@@ -9,6 +9,7 @@
 //! Holds always: a failed, refused or held commit has changed nothing.
 
 mod log;
+mod recovery;
 mod state;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -16,15 +17,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use sealwire_protocol::challenge::CHALLENGE_BYTES;
 use sealwire_protocol::frame::Member;
 use sealwire_protocol::{DeviceKey, Digest, LogId};
 use tokio::sync::watch;
 
 use self::state::State;
 use crate::ports::{
-    Clock, CommitResult, DueLog, FoundResult, LogBrief, LogCommit, LogKey, LogRecord, NewLog,
-    PageRequest, Position, ReserveResult, Store, StoreError, StoreStats, StoredEntry,
-    SubscriptionRecord,
+    Clock, CommitResult, DueLog, FoundResult, GroupRecord, LogBrief, LogCommit, LogKey, LogRecord,
+    NewLog, PageRequest, PendingRequest, Position, ReserveResult, Store, StoreError, StoreStats,
+    StoredEntry, SubscriptionRecord,
 };
 
 /// A clock that stands still until it is turned.
@@ -71,6 +73,7 @@ pub struct MemoryStore {
     incarnation: u64,
     committers: usize,
     state: Mutex<State>,
+    vaults: Mutex<recovery::Vaults>,
     hooks: Mutex<Hooks>,
     held: watch::Sender<bool>,
     waiting: watch::Sender<usize>,
@@ -82,6 +85,7 @@ struct Hooks {
     mishaps: VecDeque<Mishap>,
     poisoned: BTreeSet<LogKey>,
     unreadable: bool,
+    elsewhere: bool,
 }
 
 impl Default for MemoryStore {
@@ -104,6 +108,7 @@ impl MemoryStore {
             incarnation,
             committers,
             state: Mutex::new(State::default()),
+            vaults: Mutex::default(),
             hooks: Mutex::new(Hooks::default()),
             held: watch::Sender::new(false),
             waiting: watch::Sender::new(0),
@@ -129,6 +134,11 @@ impl MemoryStore {
     /// While on, every read is answered [`StoreError::Unavailable`].
     pub fn fail_reads(&self, on: bool) {
         self.hooks.lock().unreadable = on;
+    }
+
+    /// While on, another process holds the lock for retention.
+    pub fn hold_retention(&self, on: bool) {
+        self.hooks.lock().elsewhere = on;
     }
 
     /// Commits wait, before they change anything, until [`Self::release_commits`].
@@ -257,6 +267,10 @@ impl Store for MemoryStore {
         self.read(|state| state.memberships(device))
     }
 
+    async fn totals_groups(&self, device: DeviceKey) -> Result<Vec<GroupRecord>, StoreError> {
+        self.read(|state| state.totals_groups(device))
+    }
+
     async fn subscription(
         &self,
         key: LogKey,
@@ -286,6 +300,17 @@ impl Store for MemoryStore {
         self.read(|state| state.read_page(request))
     }
 
+    async fn read_pending(
+        &self,
+        request: &PendingRequest,
+    ) -> Result<Option<Vec<StoredEntry>>, StoreError> {
+        self.read(|state| state.read_pending(request))
+    }
+
+    async fn control_at(&self, key: LogKey, body: &[u8]) -> Result<Option<u64>, StoreError> {
+        self.read(|state| state.control_at(key, body))
+    }
+
     async fn read_controls(
         &self,
         key: LogKey,
@@ -313,15 +338,41 @@ impl Store for MemoryStore {
         &self,
         reservations_before: u64,
         devices_before: u64,
-        _now: u64,
+        now: u64,
         limit: usize,
     ) -> Result<u64, StoreError> {
-        Ok(self.state.lock().sweep(reservations_before, devices_before, limit))
+        Ok(self.state.lock().sweep(reservations_before, devices_before, now, limit))
+    }
+
+    async fn claim_challenges(
+        &self,
+        challenges: &[([u8; CHALLENGE_BYTES], u64)],
+    ) -> Result<Vec<bool>, StoreError> {
+        let mishap = self.admit().await;
+        self.meet(mishap, |state| Ok(state.claim_challenges(challenges)))
+    }
+
+    async fn set_push_token(
+        &self,
+        device: DeviceKey,
+        place: Option<(String, String)>,
+        now: u64,
+    ) -> Result<(), StoreError> {
+        self.state.lock().set_push_token(device, place, now);
+        Ok(())
+    }
+
+    async fn push_token(&self, device: DeviceKey) -> Result<Option<(String, String)>, StoreError> {
+        self.read(|state| state.push_token(device))
     }
 
     async fn touch_device(&self, device: DeviceKey, now: u64) -> Result<(), StoreError> {
         self.state.lock().touch_device(device, now);
         Ok(())
+    }
+
+    async fn retention_is_elsewhere(&self) -> Result<bool, StoreError> {
+        self.read(|_| self.hooks.lock().elsewhere)
     }
 
     async fn ready(&self) -> Result<(), StoreError> {

@@ -21,7 +21,10 @@ mod mailbox;
 pub mod metrics;
 pub mod outbox;
 mod pace;
+pub mod passes;
 pub mod ports;
+mod push_token;
+pub mod recovery;
 pub mod registry;
 mod reply;
 mod retention;
@@ -31,7 +34,9 @@ pub mod system;
 #[cfg(test)]
 #[expect(clippy::wildcard_enum_match_arm, reason = "any frame but the expected one fails a test")]
 mod tests;
+pub mod totals;
 mod turns;
+pub mod worker;
 
 pub use outbox::Outbox;
 pub use registry::Registry;

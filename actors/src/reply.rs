@@ -21,6 +21,30 @@ use crate::outbox::Outbox;
 #[derive(Default)]
 pub(crate) struct Budget(AtomicUsize);
 
+/// The share of that which a request without a session takes, for as long as it is under way.
+pub(crate) struct Credit {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Credit {
+    /// Takes credit for `bytes` of bodies.
+    ///
+    /// # Errors
+    /// `unavailable` if all together have too much unanswered.
+    pub(crate) fn take(budget: &Arc<Budget>, bytes: usize) -> Result<Self, Failure> {
+        let all = budget.0.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let credit = Self { budget: budget.clone(), bytes };
+        if all > IN_FLIGHT_BYTES_GLOBAL_MAX { Err(unavailable()) } else { Ok(credit) }
+    }
+}
+
+impl Drop for Credit {
+    fn drop(&mut self) {
+        self.budget.0.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 /// What one session has unanswered.
 #[derive(Default)]
 pub(crate) struct InFlight {

@@ -29,8 +29,10 @@ use sealwire_protocol::limits::{HEARTBEAT_MAX, HEARTBEAT_MIN, PROTOCOL_VERSION};
 use sealwire_protocol::{
     ClientFrame, DeviceKey, Digest, ErrorCode, Failure, Head, LogId, RelayFrame,
 };
+use tokio::time::timeout;
 
 use crate::catch_up;
+use crate::limits::STORE_DEADLINE;
 use crate::metrics::FRAMES_IN;
 use crate::outbox::Outbox;
 use crate::ports::{LogBrief, LogKey, StoreError};
@@ -312,6 +314,13 @@ impl Core {
 fn rejected(request: u32, code: ErrorCode, reason: CloseReason) -> Rejected {
     let error = Error::from(Failure::new(code));
     Rejected { frame: Bytes::from(encode_relay(request, &error.into())), reason }
+}
+
+/// Asks the store with a deadline, whoever else asks.
+pub(crate) async fn ask<T>(
+    question: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    timeout(STORE_DEADLINE, question).await.unwrap_or(Err(StoreError::Unavailable))
 }
 
 /// The logs of a device, as the store knows them.

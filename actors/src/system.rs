@@ -8,6 +8,7 @@
 //! ```
 
 use std::collections::HashSet;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -21,21 +22,24 @@ use sealwire_protocol::frame::Draining;
 use sealwire_protocol::limits::{PROTOCOL_VERSION, TOKEN_LIFETIME};
 use sealwire_protocol::token::{Claims, Purpose, TOKEN_BYTES, TokenKey};
 use sealwire_protocol::{DeviceKey, LogId, signing};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::committer::CommitterRef;
 use crate::heartbeat;
 use crate::limits::{
-    RECONNECT_AFTER_MS_MAX, RECONNECT_AFTER_MS_MIN, RETENTION_PAUSE, SEEN_DEVICES_MAX,
+    PENDING_READS_MAX, RECONNECT_AFTER_MS_MAX, RECONNECT_AFTER_MS_MIN, RETENTION_PAUSE,
+    SEEN_DEVICES_MAX, STREAM_READS_MAX,
 };
 use crate::log::{self, LogMessage, LogRef};
 use crate::pace::Paces;
-use crate::ports::{Clock, LogKey, Store};
+use crate::passes::WaitingClaims;
+use crate::ports::{Clock, LogKey, Store, StoreError};
 use crate::registry::{Registry, StartLog};
 use crate::reply::{Budget, jitter};
+use crate::session::ask;
 use crate::supervisor;
-use crate::turns::Turns;
+use crate::turns::{Turn, Turns};
 use sealwire_protocol::close::CloseReason;
 
 /// What an operator decides. It has no `Debug`: it holds keys.
@@ -75,9 +79,15 @@ pub(crate) struct Shared {
     pub(crate) budget: Arc<Budget>,
     pub(crate) turns: Turns,
     pub(crate) paces: Paces,
+    /// Pages that streams read.
+    pub(crate) stream_reads: Semaphore,
+    /// Pending pages.
+    pub(crate) pending_reads: Semaphore,
     pub(crate) heartbeats: heartbeat::Wheel,
     /// Devices that were seen and are still to be noted, to the day.
     pub(crate) seen: Mutex<HashSet<DeviceKey>>,
+    /// HTTP challenges that wait to be claimed.
+    pub(crate) claims: WaitingClaims,
     pub(crate) started_logs: DashMap<ActorId, (LogKey, LogRef)>,
     pub(crate) committers: RwLock<Vec<CommitterRef>>,
     pub(crate) logs_supervisor: RwLock<Option<ActorCell>>,
@@ -96,6 +106,36 @@ impl Shared {
         let committers = self.committers.read();
         let index = key.0.unsigned_abs() as usize % committers.len();
         committers[index].clone()
+    }
+
+    /// Makes a small write and waits for its result. A store with one writer makes it in its
+    /// committer's queue; one with several makes it beside them, so that it does not wait for their
+    /// batches.
+    pub(crate) async fn run_job<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(Arc<dyn Store>) -> Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>
+        + Send
+        + 'static,
+    ) -> Result<T, StoreError> {
+        if self.store.committers() > 1 {
+            return self.turns.ask(Turn::Write, work(self.store.clone())).await;
+        }
+        let (done, result) = oneshot::channel::<Result<T, StoreError>>();
+        let queued = self.committer(LogKey(0)).job(Box::new(move |store| {
+            // Nobody waits for it any more: the device was told to come back, and doing it now would
+            // only keep others waiting.
+            let work = (!done.is_closed()).then(|| ask(work(store)));
+            Box::pin(async move {
+                if let Some(work) = work {
+                    // Whoever asked may go meanwhile; the write stands all the same.
+                    let _ = done.send(work.await);
+                }
+            })
+        }));
+        if !queued {
+            return Err(StoreError::Unavailable);
+        }
+        ask(async { result.await.unwrap_or(Err(StoreError::Unavailable)) }).await
     }
 
     /// Hands a message to a log. One that cannot be taken is dropped, which answers its request.
@@ -189,8 +229,11 @@ impl System {
             budget: Arc::new(Budget::default()),
             turns: Turns::new(),
             paces: Paces::default(),
+            stream_reads: Semaphore::new(STREAM_READS_MAX),
+            pending_reads: Semaphore::new(PENDING_READS_MAX),
             heartbeats: heartbeat::Wheel::default(),
             seen: Mutex::new(HashSet::new()),
+            claims: Mutex::default(),
             started_logs: DashMap::new(),
             committers: RwLock::new(Vec::new()),
             logs_supervisor: RwLock::new(None),
@@ -242,6 +285,7 @@ impl System {
     /// to come back with, and is closed once its requests are answered.
     pub async fn drain_sessions(&self, deadline: Instant) {
         self.shared.draining.store(true, Ordering::SeqCst);
+        self.shared.registry.end_streams();
         for outbox in self.shared.registry.sessions() {
             let draining = Draining {
                 reconnect_after_ms: jitter(RECONNECT_AFTER_MS_MIN, RECONNECT_AFTER_MS_MAX),

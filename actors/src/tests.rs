@@ -1,6 +1,9 @@
 //! Promises of the actors, kept over a store in memory: no socket, no database, no waiting for time.
 
 mod device;
+mod recovery;
+mod retention;
+mod totals;
 mod unlucky;
 
 use std::sync::Arc;

@@ -12,17 +12,20 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use sealwire_actors::ports::{
-    CommitResult, DueLog, FoundResult, LogBrief, LogCommit, LogKey, LogRecord, NewLog, PageRequest,
-    Position, ReserveResult, Store, StoreError, StoreStats, StoredEntry, SubscriptionRecord,
+    CommitResult, DueLog, FoundResult, GroupRecord, LogBrief, LogCommit, LogKey, LogRecord, NewLog,
+    PageRequest, PendingRequest, Position, ReserveResult, Store, StoreError, StoreStats,
+    StoredEntry, SubscriptionRecord,
 };
+use sealwire_protocol::challenge::CHALLENGE_BYTES;
 use sealwire_protocol::frame::Member;
 use sealwire_protocol::{DeviceKey, Digest, LogId};
 use sqlx::Executor;
 use tokio::sync::watch;
 
 use super::Standing;
+use super::advisory::RETENTION_LOCK;
 use super::commit;
-use super::dialect::Dialect;
+use super::dialect::{Columns, Dialect, Value};
 use super::lanes::{Lanes, Verdict};
 use super::tenure::Tenure;
 use super::writes::day;
@@ -105,7 +108,7 @@ where
         }
     }
 
-    fn may_write(&self) -> Result<(), StoreError> {
+    pub(super) fn may_write(&self) -> Result<(), StoreError> {
         match *self.standing.borrow() {
             Standing::Serving => Ok(()),
             Standing::Waiting | Standing::Superseded => Err(StoreError::Unavailable),
@@ -206,6 +209,10 @@ where
         self.lanes.memberships(device).await
     }
 
+    async fn totals_groups(&self, device: DeviceKey) -> Result<Vec<GroupRecord>, StoreError> {
+        self.lanes.totals_groups(device).await
+    }
+
     async fn subscription(
         &self,
         key: LogKey,
@@ -233,6 +240,17 @@ where
 
     async fn read_page(&self, request: &PageRequest) -> Result<Vec<StoredEntry>, StoreError> {
         self.lanes.read_page(request).await
+    }
+
+    async fn read_pending(
+        &self,
+        request: &PendingRequest,
+    ) -> Result<Option<Vec<StoredEntry>>, StoreError> {
+        self.lanes.read_pending(request).await
+    }
+
+    async fn control_at(&self, key: LogKey, body: &[u8]) -> Result<Option<u64>, StoreError> {
+        self.lanes.control_at(key, body).await
     }
 
     async fn read_controls(
@@ -275,6 +293,28 @@ where
         Ok(gone + empty)
     }
 
+    async fn claim_challenges(
+        &self,
+        challenges: &[([u8; CHALLENGE_BYTES], u64)],
+    ) -> Result<Vec<bool>, StoreError> {
+        self.may_write()?;
+        self.lanes.claim_challenges(challenges).await
+    }
+
+    async fn set_push_token(
+        &self,
+        device: DeviceKey,
+        place: Option<(String, String)>,
+        now: u64,
+    ) -> Result<(), StoreError> {
+        self.may_write()?;
+        self.lanes.set_push_token(device, place.as_ref(), now).await
+    }
+
+    async fn push_token(&self, device: DeviceKey) -> Result<Option<(String, String)>, StoreError> {
+        self.lanes.push_token(device).await
+    }
+
     async fn touch_device(&self, device: DeviceKey, now: u64) -> Result<(), StoreError> {
         let full = {
             let mut touches = self.touches.lock();
@@ -283,6 +323,13 @@ where
             touches.len() >= TOUCHES_MAX
         };
         if full { self.flush_touches().await } else { Ok(()) }
+    }
+
+    async fn retention_is_elsewhere(&self) -> Result<bool, StoreError> {
+        let Some(sql) = D::RETENTION_HELD else { return Ok(false) };
+        let [high, low] = [RETENTION_LOCK >> 32, RETENTION_LOCK & 0xffff_ffff];
+        let rows = self.lanes.query(sql, &[Value::Int(high), Value::Int(low)]).await?;
+        Ok(rows.first().map_or(Ok(0), |row| row.int(0))? > 0)
     }
 
     async fn ready(&self) -> Result<(), StoreError> {

@@ -48,8 +48,11 @@ impl LogActor {
             }
             Ok(None) => {
                 for message in waiting {
+                    let failure = Failure::new(ErrorCode::NoSuchLog);
                     if let LogMessage::Append(request) = message {
-                        request.reply.refuse(Failure::new(ErrorCode::NoSuchLog));
+                        request.reply.refuse(failure);
+                    } else if let LogMessage::Totals(request) = message {
+                        let _ = request.reply.send(Err(failure));
                     }
                 }
                 let seq = self.presence.head().seq;
@@ -85,6 +88,11 @@ impl LogActor {
         }
         for (device, seq) in state.members() {
             registry.member_joined(device, state.id, self.key, seq);
+        }
+        if state.id.is_totals() && self.next_part > 1 {
+            // What was under way when the memory was dropped may have changed the group.
+            let here = self.presence.devices().into_iter();
+            registry.groups_changed(state.members().map(|(device, _)| device).chain(here));
         }
         if state.is_deserted() {
             // The last member has left, and the end that was to follow has not.

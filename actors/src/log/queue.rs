@@ -116,6 +116,20 @@ impl Queue {
         }
     }
 
+    /// The seqs of these that `device` still waits for, in order. What it has acked must not be among
+    /// them.
+    pub(super) fn waiting_for(
+        &self,
+        device: DeviceKey,
+        first: u64,
+        last: u64,
+    ) -> impl Iterator<Item = u64> {
+        self.bodies
+            .range(first..=last)
+            .filter(move |(_, waiting)| waiting.is_for(device))
+            .map(|(seq, _)| *seq)
+    }
+
     /// A member has left: it waits for nothing any more.
     pub(super) fn left(&mut self, reader: &Reader<'_>, outcomes: &mut Outcomes) {
         for (first, last) in reader.acked.gaps_within(reader.joined_seq + 1, u64::MAX) {

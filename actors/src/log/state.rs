@@ -5,6 +5,7 @@
 //! the store says that it was wrong.
 
 mod checks;
+mod totals;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -20,6 +21,8 @@ use super::queue::{NewBody, Queue, Reader, cost};
 use crate::entry::{Addressed, CheckedEntry, Content, EntryParts, Published, encode_entry};
 use crate::metrics::{Outcome, Outcomes};
 use crate::ports::{LogCommit, LogKey, LogRecord, MemberChange, NewEntry, Position, SenderRecord};
+use crate::totals::payload::{Payload, PayloadId};
+pub(crate) use totals::{NewPayload, relay_header};
 
 /// A member, and what it has acked.
 #[derive(Clone)]
@@ -48,6 +51,8 @@ pub(super) struct State {
     senders: HashMap<DeviceKey, SenderRecord>,
     next_slot: i32,
     queue: Queue,
+    /// `totals` groups: who has just left, and when: they may still say goodbye.
+    departed: HashMap<DeviceKey, u64>,
     /// Outcomes that the next commit makes true.
     outcomes: Outcomes,
 }
@@ -129,6 +134,7 @@ impl State {
             next_slot: record.senders.iter().map(|sender| sender.slot).max().unwrap_or(0) + 1,
             senders: record.senders.iter().map(|sender| (sender.device, *sender)).collect(),
             queue: Queue::default(),
+            departed: HashMap::new(),
             outcomes: Outcomes::default(),
         };
         let slots: HashMap<i32, DeviceKey> =
@@ -223,7 +229,7 @@ impl State {
                 }
                 Content::Plain => false,
             };
-            published.push(std::sync::Arc::new(publish(self.id, seq, at, &entry)));
+            published.push(std::sync::Arc::new(self.publish(seq, at, &entry)));
             if !control {
                 let body = NewBody {
                     seq,
@@ -240,9 +246,9 @@ impl State {
                 header: entry.bytes,
                 body: entry.body,
                 control,
-                signature: Some(entry.signature),
+                signature: entry.signature,
                 recipients: entry.recipients,
-                totals_kind: None,
+                totals_kind: entry.totals_kind,
                 chain,
                 sender_slot: record.slot,
                 count: entry.header.count,
@@ -447,6 +453,30 @@ impl State {
         }
     }
 
+    fn publish(&self, seq: u64, at: u64, entry: &CheckedEntry) -> Published {
+        let addressed = match &entry.content {
+            Content::Control(_) => Addressed::Control,
+            Content::Rotation => Addressed::All,
+            Content::Plain if entry.recipients.is_empty() => Addressed::All,
+            Content::Plain => Addressed::Named(entry.recipients.clone().into()),
+        };
+        let parts = EntryParts {
+            header: entry.bytes,
+            body: &entry.body,
+            signature: entry.signature,
+            recipients: &entry.recipients,
+            totals_kind: entry.totals_kind.as_deref(),
+        };
+        let frame: Bytes = encode_entry(self.id, seq, at, &parts);
+        let sender = entry.header.sender;
+        let payload = self.id.is_totals().then(|| {
+            let id = PayloadId::new(self.key, seq, self.incarnation);
+            let (body, kind) = (entry.body.clone(), entry.totals_kind.clone());
+            std::sync::Arc::new(Payload::new(id, self.id, sender, body, kind, at))
+        });
+        Published { seq, digest: entry.digest, sender, addressed, frame, payload }
+    }
+
     fn take_acks(&mut self, commit: &mut LogCommit) {
         for (device, member) in &mut self.members {
             if std::mem::take(&mut member.dirty) {
@@ -466,22 +496,4 @@ fn reader(member: &MemberState) -> Reader<'_> {
         joined_seq: member.member.joined_seq,
         acked: &member.acked,
     }
-}
-
-fn publish(log: LogId, seq: u64, at: u64, entry: &CheckedEntry) -> Published {
-    let addressed = match &entry.content {
-        Content::Control(_) => Addressed::Control,
-        Content::Rotation => Addressed::All,
-        Content::Plain if entry.recipients.is_empty() => Addressed::All,
-        Content::Plain => Addressed::Named(entry.recipients.clone().into()),
-    };
-    let parts = EntryParts {
-        header: entry.bytes,
-        body: &entry.body,
-        signature: Some(entry.signature),
-        recipients: &entry.recipients,
-        totals_kind: None,
-    };
-    let frame: Bytes = encode_entry(log, seq, at, &parts);
-    Published { seq, digest: entry.digest, sender: entry.header.sender, addressed, frame }
 }

@@ -1,6 +1,5 @@
 //! What is done about each frame of a session: one line per frame, then a function for each.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
 use metrics::counter;
@@ -12,18 +11,15 @@ use sealwire_protocol::signing::{admissible, join_message, verify};
 use sealwire_protocol::{
     Audience, ClientFrame, Control, EntryIn, ErrorCode, Failure, Head, Kind, LogId, LogType,
 };
-use tokio::sync::oneshot;
-use tokio::time::timeout;
 
 use super::{Core, Step, briefs, known, summaries};
 use crate::entry::{CheckedEntry, Content};
-use crate::limits::{RESERVATION_LIFETIME, STORE_DEADLINE};
+use crate::limits::RESERVATION_LIFETIME;
 use crate::log::{AckRequest, AppendRequest, LogMessage};
 use crate::metrics::ENTRIES;
 use crate::outbox::{Phase, Subscription};
 use crate::ports::{
-    FoundResult, LogKey, NewEntry, NewLog, Position, ReserveResult, Store, StoreError,
-    SubscriptionRecord,
+    FoundResult, LogKey, NewEntry, NewLog, Position, ReserveResult, StoreError, SubscriptionRecord,
 };
 use crate::reply::{Reply, unavailable};
 use crate::turns::Turn;
@@ -47,11 +43,11 @@ pub(super) fn act(core: &Arc<Core>, request: u32, frame: ClientFrame) -> Step {
             Step::Done
         }
         ClientFrame::Authenticate(_) => refuse(core, request, ErrorCode::Malformed),
-        ClientFrame::CreateTotals(_)
-        | ClientFrame::JoinTotals(_)
-        | ClientFrame::LeaveTotals(_)
-        | ClientFrame::GetVaultToken(_)
-        | ClientFrame::SetPushToken(_)
+        ClientFrame::CreateTotals(_) => later(create_totals(core.clone(), request)),
+        ClientFrame::JoinTotals(frame) => later(join_totals(core.clone(), request, frame.log)),
+        ClientFrame::LeaveTotals(frame) => later(leave_totals(core.clone(), request, frame.log)),
+        ClientFrame::SetPushToken(frame) => later(set_push_token(core.clone(), request, frame)),
+        ClientFrame::GetVaultToken(_)
         | ClientFrame::ListSnapshots(_)
         | ClientFrame::PutSnapshotChunk(_)
         | ClientFrame::GetSnapshotChunk(_) => refuse(core, request, ErrorCode::Unsupported),
@@ -187,7 +183,7 @@ async fn found(core: Arc<Core>, mut entries: Vec<CheckedEntry>, reply: Reply) {
             header: entry.bytes,
             body: entry.body,
             control: true,
-            signature: Some(entry.signature),
+            signature: entry.signature,
             recipients: Vec::new(),
             totals_kind: None,
             chain,
@@ -199,9 +195,10 @@ async fn found(core: Arc<Core>, mut entries: Vec<CheckedEntry>, reply: Reply) {
     if let Err(failure) = core.shared.paces.may_found(core.outbox.device) {
         return reply.refuse(failure);
     }
-    let work: Work<FoundResult> =
-        Box::new(move |store| Box::pin(async move { store.found(&new, groups_max).await }));
-    match run_job(&core, work).await {
+    let result = core
+        .shared
+        .run_job(move |store| Box::pin(async move { store.found(&new, groups_max).await }));
+    match result.await {
         Ok(FoundResult::Created(key)) => {
             core.shared.paces.founded(core.outbox.device);
             counter!(ENTRIES, "kind" => "control").increment(1);
@@ -269,10 +266,10 @@ async fn join(core: Arc<Core>, entries: Vec<CheckedEntry>, reply: Reply) {
     let now = core.shared.clock.now_ms();
     let since = now.saturating_sub(RESERVATION_LIFETIME.as_millis() as u64);
     let key = brief.key;
-    let work: Work<ReserveResult> = Box::new(move |store| {
+    let reserved = core.shared.run_job(move |store| {
         Box::pin(async move { store.reserve(key, device, groups_max, now, since).await })
     });
-    match run_job(&core, work).await {
+    match reserved.await {
         Ok(ReserveResult::Reserved | ReserveResult::AlreadyMember) => {
             cast_append(&core, key, entries, reply);
         }
@@ -286,37 +283,40 @@ async fn join(core: Arc<Core>, entries: Vec<CheckedEntry>, reply: Reply) {
     }
 }
 
-/// A small write.
-type Work<T> = Box<
-    dyn FnOnce(Arc<dyn Store>) -> Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>
-        + Send,
->;
+// ---- totals groups
 
-/// Makes a small write and waits for its result. A store with one writer makes it in its committer's
-/// queue; one with several makes it beside them, so that it does not wait for their batches.
-async fn run_job<T: Send + 'static>(core: &Core, work: Work<T>) -> Result<T, StoreError> {
-    if core.shared.store.committers() > 1 {
-        return core.ask(Turn::Write, work(core.shared.store.clone())).await;
+async fn create_totals(core: Arc<Core>, request: u32) {
+    match core.shared.create_totals(core.outbox.device).await {
+        Ok(joined) => core.answer(request, &joined_frame(joined).into()),
+        Err(failure) => core.refuse(request, failure),
     }
-    let (done, result) = oneshot::channel::<Result<T, StoreError>>();
-    let queued = core.shared.committer(LogKey(0)).job(Box::new(move |store| {
-        // Nobody waits for it any more: the device was told to come back, and doing it now would
-        // only keep others waiting.
-        let work = (!done.is_closed()).then(|| timeout(STORE_DEADLINE, work(store)));
-        Box::pin(async move {
-            if let Some(work) = work {
-                // The session may go meanwhile; the write stands all the same.
-                let _ = done.send(work.await.unwrap_or(Err(StoreError::Unavailable)));
-            }
-        })
-    }));
-    if !queued {
-        return Err(StoreError::Unavailable);
+}
+
+async fn join_totals(core: Arc<Core>, request: u32, log: LogId) {
+    match core.shared.join_totals(core.outbox.device, log).await {
+        Ok(joined) => core.answer(request, &joined_frame(joined).into()),
+        Err(failure) => core.refuse(request, failure),
     }
-    match timeout(STORE_DEADLINE, result).await {
-        Ok(Ok(result)) => result,
-        Ok(Err(_)) | Err(_) => Err(StoreError::Unavailable),
+}
+
+async fn leave_totals(core: Arc<Core>, request: u32, log: LogId) {
+    match core.shared.leave_totals(core.outbox.device, log).await {
+        Ok(()) => core.answer(request, &Done {}.into()),
+        Err(failure) => core.refuse(request, failure),
     }
+}
+
+async fn set_push_token(core: Arc<Core>, request: u32, frame: frame::SetPushToken) {
+    let token = frame.token.filter(|token| !token.is_empty());
+    let place = token.map(|token| (frame.platform.to_string(), token.to_string()));
+    match core.shared.set_push_token(core.outbox.device, place).await {
+        Ok(()) => core.answer(request, &Done {}.into()),
+        Err(failure) => core.refuse(request, failure),
+    }
+}
+
+fn joined_frame(joined: crate::totals::Joined) -> frame::Joined {
+    frame::Joined { log: joined.group, at: joined.at, head: joined.head }
 }
 
 // ---- acks

@@ -75,6 +75,11 @@ impl Measured {
         self.steps.push(step);
         self.timeline.extend(timeline, end_s);
     }
+
+    /// What a sentence about a step begins with, if there are several.
+    fn part(&self, step: &Step) -> String {
+        if self.steps.len() > 1 { step.prefix() } else { String::new() }
+    }
 }
 
 impl Disturbed {
@@ -271,12 +276,19 @@ impl Figures for Measured {
     }
 
     fn warnings(&self) -> Vec<String> {
-        let several = self.steps.len() > 1;
         let said = |step: &Step| {
-            let part = if several { step.prefix() } else { String::new() };
+            let part = self.part(step);
             step.warnings().into_iter().map(move |warning| format!("{part}{warning}"))
         };
         self.steps.iter().flat_map(said).collect()
+    }
+
+    fn doubts(&self, ceilings: &Ceilings) -> Vec<String> {
+        let doubt = |step: &Step| {
+            let commit_us = step.server.as_ref()?.commit_mean_us()?;
+            Some(format!("{}{}", self.part(step), ceilings.doubt(commit_us)?))
+        };
+        self.steps.iter().filter_map(doubt).collect()
     }
 
     fn ratios(&self, ceilings: &Ceilings) -> Vec<Ratio> {

@@ -143,6 +143,11 @@ impl Server {
         Some(self.store?.commits_per_second)
     }
 
+    /// None if there was no commit.
+    pub(crate) fn commit_mean_us(&self) -> Option<f64> {
+        self.store.filter(|store| store.commits >= COMMITS_MIN).map(|store| store.commit_mean_us)
+    }
+
     pub(crate) fn lines(&self) -> Vec<Line> {
         let mut lines = Vec::new();
         if let Some(store) = &self.store {

@@ -7,6 +7,7 @@ use sealwire_protocol::{Audience, Control, DeviceKey, ErrorCode, Failure, Kind, 
 use super::{NotAppended, State, cost, refused};
 use crate::entry::{CheckedEntry, Content};
 use crate::limits::{GROUP_ENTRIES_MAX, QUOTA_RETRY_MS};
+use crate::totals::kinds::rule_of;
 
 impl State {
     /// Checks that the counts are the sender's next ones, in order and linked.
@@ -75,16 +76,21 @@ impl State {
             if !matches!(entry.content, Content::Control(_)) {
                 kept += cost(entry.body.len(), entry.recipients.len());
                 bodies += 1;
-                only_small &= entry.header.kind == Kind::Key;
+                only_small &= entry.header.kind == Kind::Key
+                    || entry.totals_kind.as_deref().is_some_and(|kind| rule_of(kind).sent_once);
             }
         }
-        let above_floor = self.head.seq - self.floor.seq + entries.len() as u64;
-        if bodies > 0
-            && (!self.queue.has_room(bodies, kept, only_small) || above_floor > GROUP_ENTRIES_MAX)
-        {
+        if bodies > 0 && !self.has_room(bodies, kept, only_small) {
             return Err(Failure::after_ms(ErrorCode::Quota, QUOTA_RETRY_MS).into());
         }
         Ok(())
+    }
+
+    /// Whether the group takes so many more bodies of this [`cost`] in all.
+    pub(super) fn has_room(&self, bodies: usize, cost: u64, may_use_reserve: bool) -> bool {
+        let above_floor = self.head.seq - self.floor.seq;
+        above_floor + bodies as u64 <= GROUP_ENTRIES_MAX
+            && self.queue.has_room(bodies, cost, may_use_reserve)
     }
 
     /// Conditional entries must have seen the newest change of membership or key.
