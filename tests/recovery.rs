@@ -256,11 +256,19 @@ async fn the_owner_is_told_of_a_fetch(database: Database) {
     laptop.identity = Identity::from_seed(&phone.signing.to_bytes());
     laptop.connect().await;
     let mut stranger = world.device(3).await;
+    let mut page = phone.listen("/groups/stream").await;
     by_code(&phone, FETCH, CODE).await.ok();
     let told = |device: &Device| {
         device.told.iter().any(|frame| matches!(frame, RelayFrame::RecoveryFetched(_)))
     };
     laptop.until("told of the fetch", told).await;
+    // The app passes over an event that it does not know, and goes on.
+    phone.create().await;
+    page.change().await;
+    let [(event, data)] = &page.passed_over[..] else { panic!("{:?}", page.passed_over) };
+    assert_eq!(event, "recovery_fetched");
+    let data: Value = serde_json::from_str(data).expect("an object");
+    assert!(data["at"].as_str().is_some_and(|at| at.ends_with('Z')), "{data}");
     stranger.request(Ping {}).await.expect("a heartbeat");
     assert!(!told(&stranger));
 }

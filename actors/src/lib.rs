@@ -20,6 +20,7 @@ mod log;
 mod mailbox;
 pub mod metrics;
 pub mod outbox;
+mod pace;
 pub mod passes;
 pub mod ports;
 mod push_token;
@@ -34,6 +35,7 @@ pub mod system;
 #[expect(clippy::wildcard_enum_match_arm, reason = "any frame but the expected one fails a test")]
 mod tests;
 pub mod totals;
+mod turns;
 pub mod worker;
 
 pub use outbox::Outbox;

@@ -22,7 +22,6 @@ use std::sync::Arc;
 
 use metrics::counter;
 use sealwire_protocol::DeviceKey;
-use sealwire_protocol::frame::RecoveryFetched;
 
 pub use code::{CODE_CHARACTERS, RecoveryCode};
 pub use counters::{Counters, Locked};
@@ -115,12 +114,7 @@ impl Recovery {
         let vault = seal::open(code, record.owner, &record.sealed).inspect_err(|_| {
             tracing::error!("a recovery vault does not open under the code that found it");
         })?;
-        let told = RecoveryFetched { at: now }.into();
-        for outbox in shared.registry.sessions() {
-            if outbox.device == record.owner {
-                outbox.answer(0, &told);
-            }
-        }
+        shared.registry.recovery_fetched(record.owner, now);
         Ok(Answer::Granted((record.owner, vault)))
     }
 

@@ -251,18 +251,18 @@ pub const UNAUTHENTICATED_PER_ADDRESS_MAX: Knob = Knob {
 pub const CONNECTS_PER_SECOND: Knob = Knob {
     key: "connects_per_second",
     variable: "SEALWIRE_CONNECTS_PER_SECOND",
-    default: Default::Is("2000"),
+    default: Default::Is("4000"),
     shape: RATE,
     kind: Kind::Plain,
     why: "New unauthenticated connections, all together. A signature takes 46 µs to check: this is a \
-          tenth of one core.",
+          fifth of one core.",
 };
 
 /// `SEALWIRE_CONNECTS_BURST`
 pub const CONNECTS_BURST: Knob = Knob {
     key: "connects_burst",
     variable: "SEALWIRE_CONNECTS_BURST",
-    default: Default::Is("20000"),
+    default: Default::Is("40000"),
     shape: BURST,
     kind: Kind::Plain,
     why: "What may come at once after a quiet time: ten seconds' worth.",
@@ -272,7 +272,7 @@ pub const CONNECTS_BURST: Knob = Knob {
 pub const CONNECTS_PER_ADDRESS_PER_SECOND: Knob = Knob {
     key: "connects_per_address_per_second",
     variable: "SEALWIRE_CONNECTS_PER_ADDRESS_PER_SECOND",
-    default: Default::Is("500"),
+    default: Default::Is("1000"),
     shape: RATE,
     kind: Kind::Plain,
     why: "The same for one IPv4 address or one IPv6 /64: four such addresses fill the rate of all.",
@@ -282,7 +282,7 @@ pub const CONNECTS_PER_ADDRESS_PER_SECOND: Knob = Knob {
 pub const CONNECTS_PER_ADDRESS_BURST: Knob = Knob {
     key: "connects_per_address_burst",
     variable: "SEALWIRE_CONNECTS_PER_ADDRESS_BURST",
-    default: Default::Is("5000"),
+    default: Default::Is("10000"),
     shape: BURST,
     kind: Kind::Plain,
     why: "What may come at once from one address: a carrier's phones after a break in the network, a \
@@ -293,18 +293,18 @@ pub const CONNECTS_PER_ADDRESS_BURST: Knob = Knob {
 pub const REQUESTS_PER_ADDRESS_PER_SECOND: Knob = Knob {
     key: "requests_per_address_per_second",
     variable: "SEALWIRE_REQUESTS_PER_ADDRESS_PER_SECOND",
-    default: Default::Is("1000"),
+    default: Default::Is("5000"),
     shape: Shape::Whole { min: 1, max: 1_000_000, unit: "requests per second" },
     kind: Kind::Plain,
-    why: "Requests over HTTP from one IPv4 address or one IPv6 /64. Each device has limits of its own \
-          beside it.",
+    why: "Requests over HTTP from one IPv4 address or one IPv6 /64: about half of what two cores can \
+          answer. Each device has limits of its own beside it.",
 };
 
 /// `SEALWIRE_REQUESTS_PER_ADDRESS_BURST`
 pub const REQUESTS_PER_ADDRESS_BURST: Knob = Knob {
     key: "requests_per_address_burst",
     variable: "SEALWIRE_REQUESTS_PER_ADDRESS_BURST",
-    default: Default::Is("30000"),
+    default: Default::Is("100000"),
     shape: Shape::Whole { min: 1, max: 10_000_000, unit: "requests" },
     kind: Kind::Plain,
     why: "What may come at once after a quiet time. An app at its start makes some 50 requests, and \

@@ -54,10 +54,10 @@ struct Bucket {
 
 /// Signatures, of one address: each costs 46 µs to check, and one that is good a place in a commit. 200
 /// phones that start at the same moment sign about eight times each.
-const PROOFS_OF_ADDRESS: Bucket = Bucket { per_second: 200, burst: 4_000 };
+const PROOFS_OF_ADDRESS: Bucket = Bucket { per_second: 1_000, burst: 20_000 };
 
-/// Signatures in all: a tenth of one core.
-const PROOFS: Bucket = Bucket { per_second: 2_000, burst: 20_000 };
+/// Signatures in all: a fifth of one core.
+const PROOFS: Bucket = Bucket { per_second: 4_000, burst: 40_000 };
 
 /// Recovery codes, of one address. A code has 75 bits, so no rate would find one; this one keeps the
 /// database from being asked all the time.
@@ -65,18 +65,18 @@ const CODES_OF_ADDRESS: Bucket = Bucket { per_second: 10, burst: 2_000 };
 
 /// Calls of one device that are none of the others. A start with six groups is about 40 with its
 /// streams; several client objects of one app, and a network that comes and goes, make it some hundred.
-const CALLS: Bucket = Bucket { per_second: 50, burst: 2_000 };
+const CALLS: Bucket = Bucket { per_second: 200, burst: 10_000 };
 
 /// Payloads of one device: a person who was offline for weeks sends what waited, and a snapshot of
-/// years is some hundred parts.
-const PAYLOADS: Bucket = Bucket { per_second: 50, burst: 3_000 };
+/// years is some hundred parts. What a group may keep is bounded in bytes beside it.
+const PAYLOADS: Bucket = Bucket { per_second: 200, burst: 20_000 };
 
 /// Payloads of one device that the app sends once and never again. A request to join is one for each
 /// member, so 63 at most, and a group is joined six times.
-const SENT_ONCE: Bucket = Bucket { per_second: 20, burst: 2_000 };
+const SENT_ONCE: Bucket = Bucket { per_second: 100, burst: 10_000 };
 
 /// Acks of one device: one for each payload that streams bring, as fast as they do.
-const ACKS: Bucket = Bucket { per_second: 500, burst: 20_000 };
+const ACKS: Bucket = Bucket { per_second: 1_000, burst: 50_000 };
 
 /// Which bucket was empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

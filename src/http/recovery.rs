@@ -56,10 +56,13 @@ pub(super) fn open_router() -> OpenApiRouter<Arc<Api>> {
 #[serde(rename_all = "camelCase")]
 pub struct KdfParamsJson {
     /// Memory in KiB.
+    #[schema(minimum = 19_456, maximum = 2_097_152)]
     memory_kb: u32,
     /// Passes over the memory.
+    #[schema(minimum = 2, maximum = 100)]
     iterations: u32,
     /// Lanes.
+    #[schema(minimum = 1, maximum = 64)]
     parallelism: u32,
 }
 
@@ -71,13 +74,24 @@ pub struct StoreRequest {
     #[schema(pattern = "^[0-9A-HJKMNP-TV-Z]{16}$")]
     recovery_code: String,
     /// 1.
+    #[schema(minimum = 1, maximum = 1)]
     version: u64,
     /// 16 to 64 bytes in base64.
+    #[schema(
+        min_length = 24,
+        max_length = 88,
+        pattern = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+    )]
     salt: String,
     /// How the PIN becomes a key.
     #[zeroize(skip)]
     kdf_params: KdfParamsJson,
-    /// Sealed under that key, in base64.
+    /// Sealed under that key, in base64: 29 bytes to 16 KiB.
+    #[schema(
+        min_length = 40,
+        max_length = 21_848,
+        pattern = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+    )]
     encrypted_blob: String,
 }
 

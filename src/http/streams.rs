@@ -28,6 +28,7 @@ use super::Api;
 use super::auth::Device;
 use super::error::{ApiError, Refusal};
 use super::groups::{GroupId, stranger};
+use super::instant::iso;
 use super::payloads::PendingPayload;
 
 /// How long a stream may say nothing: proxies commonly give up after thirty or sixty seconds.
@@ -115,12 +116,18 @@ fn events(stream: PayloadStream) -> Response {
         }
         let chunk = match stream.next(SILENCE_MAX).await? {
             StreamEvent::Payloads(payloads) => written(&payloads),
+            StreamEvent::RecoveryFetched(at) => recovery_fetched(at),
             StreamEvent::GroupsChanged => Bytes::from_static(GROUPS_CHANGED),
             StreamEvent::Silence => Bytes::from_static(COMMENT),
         };
         Some((Ok(chunk), (stream, false)))
     });
     (headers, Body::from_stream(chunks)).into_response()
+}
+
+/// An app that does not know the event passes over it.
+fn recovery_fetched(at: u64) -> Bytes {
+    Bytes::from(format!("event: recovery_fetched\ndata: {{\"at\":\"{}\"}}\n\n", iso(at)))
 }
 
 fn written(payloads: &[Arc<Payload>]) -> Bytes {

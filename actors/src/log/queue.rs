@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use sealwire_protocol::{AckSet, DeviceKey};
 
 use crate::limits::{
-    BODY_OVERHEAD_BYTES, FREED_BODIES_MAX, GROUP_RESERVE_BYTES, GROUP_UNDELIVERED_BYTES_MAX,
+    BODY_OVERHEAD_BYTES, FREED_BODIES_MAX, GROUP_RESERVE_BODIES, GROUP_RESERVE_BYTES,
+    GROUP_UNDELIVERED_BODIES_MAX, GROUP_UNDELIVERED_BYTES_MAX,
 };
 use crate::metrics::{Outcome, Outcomes};
 
@@ -88,15 +89,13 @@ impl Queue {
         }
     }
 
-    /// Whether bodies of this [`cost`] in all may be kept. Keys and the kinds that are never sent
-    /// twice may use the reserve.
-    pub(super) fn has_room(&self, cost: u64, may_use_reserve: bool) -> bool {
-        let max = if may_use_reserve {
-            GROUP_UNDELIVERED_BYTES_MAX
-        } else {
-            GROUP_UNDELIVERED_BYTES_MAX - GROUP_RESERVE_BYTES
-        };
-        self.bytes + cost <= max
+    /// Whether so many bodies of this [`cost`] in all may be kept. Keys and the kinds that are never
+    /// sent twice may use the reserve.
+    pub(super) fn has_room(&self, bodies: usize, cost: u64, may_use_reserve: bool) -> bool {
+        let (reserve_bytes, reserve_bodies) =
+            if may_use_reserve { (0, 0) } else { (GROUP_RESERVE_BYTES, GROUP_RESERVE_BODIES) };
+        self.bytes + cost + reserve_bytes <= GROUP_UNDELIVERED_BYTES_MAX
+            && self.bodies.len() + bodies + reserve_bodies <= GROUP_UNDELIVERED_BODIES_MAX
     }
 
     /// A member has newly acked these seqs.
@@ -259,6 +258,23 @@ mod tests {
 
     fn key(device: u8) -> DeviceKey {
         DeviceKey([device + 1; 32])
+    }
+
+    #[test]
+    fn a_group_holds_so_many_bodies_however_small_they_are() {
+        let nobody = AckSet::new();
+        let mut queue = Queue::default();
+        for seq in 1..=GROUP_UNDELIVERED_BODIES_MAX as u64 {
+            let may_use_reserve = queue.has_room(1, cost(0, 0), true);
+            assert!(may_use_reserve, "{seq}");
+            let reserved = GROUP_UNDELIVERED_BODIES_MAX - GROUP_RESERVE_BODIES;
+            assert_eq!(queue.has_room(1, cost(0, 0), false), seq <= reserved as u64, "{seq}");
+            let recipients = Box::default();
+            let body = NewBody { seq, sender: key(1), recipients, bytes: 0, at: 0 };
+            let reader = Reader { device: key(2), joined_seq: 0, acked: &nobody };
+            queue.add(body, std::iter::once(reader));
+        }
+        assert!(!queue.has_room(1, cost(0, 0), true));
     }
 
     proptest! {

@@ -12,7 +12,7 @@ use sealwire_protocol::{
     Audience, ClientFrame, Control, EntryIn, ErrorCode, Failure, Head, Kind, LogId, LogType,
 };
 
-use super::{Core, Step, ask, briefs, known, summaries};
+use super::{Core, Step, briefs, known, summaries};
 use crate::entry::{CheckedEntry, Content};
 use crate::limits::RESERVATION_LIFETIME;
 use crate::log::{AckRequest, AppendRequest, LogMessage};
@@ -22,6 +22,7 @@ use crate::ports::{
     FoundResult, LogKey, NewEntry, NewLog, Position, ReserveResult, StoreError, SubscriptionRecord,
 };
 use crate::reply::{Reply, unavailable};
+use crate::turns::Turn;
 
 /// Acts on a frame.
 pub(super) fn act(core: &Arc<Core>, request: u32, frame: ClientFrame) -> Step {
@@ -142,7 +143,7 @@ async fn refuse_unknown(core: Arc<Core>, request: u32, log: LogId) {
 /// Why a device is no member of a log. One that was revoked is told so; everybody else is told what is
 /// told of a log that does not exist, after the same one question.
 async fn why_unknown(core: &Core, log: LogId) -> Failure {
-    match ask(core.shared.store.revoked_at(log, core.outbox.device)).await {
+    match core.ask(Turn::Question, core.shared.store.revoked_at(log, core.outbox.device)).await {
         Ok(Some(seq)) => Failure::revoked(seq),
         Ok(None) => Failure::new(ErrorCode::NoSuchLog),
         Err(_) => unavailable(),
@@ -191,11 +192,15 @@ async fn found(core: Arc<Core>, mut entries: Vec<CheckedEntry>, reply: Reply) {
         },
     };
     let groups_max = core.shared.options.groups_max;
+    if let Err(failure) = core.shared.paces.may_found(core.outbox.device) {
+        return reply.refuse(failure);
+    }
     let result = core
         .shared
-        .run_job(move |store| Box::pin(async move { ask(store.found(&new, groups_max)).await }));
+        .run_job(move |store| Box::pin(async move { store.found(&new, groups_max).await }));
     match result.await {
         Ok(FoundResult::Created(key)) => {
+            core.shared.paces.founded(core.outbox.device);
             counter!(ENTRIES, "kind" => "control").increment(1);
             core.shared.registry.member_joined(core.outbox.device, id, key, 1);
             let head = head(&core, Position { seq: 1, chain });
@@ -218,7 +223,7 @@ async fn found(core: Arc<Core>, mut entries: Vec<CheckedEntry>, reply: Reply) {
 /// where the log stands.
 async fn founded_before(core: &Core, id: LogId, key: LogKey, reply: Reply) {
     let device = core.outbox.device;
-    match ask(core.shared.store.subscription(key, device)).await {
+    match core.ask(Turn::Question, core.shared.store.subscription(key, device)).await {
         Ok(Some(record)) => {
             core.shared.registry.member_joined(device, id, key, 1);
             let head = head(core, record.head);
@@ -238,7 +243,7 @@ async fn join(core: Arc<Core>, entries: Vec<CheckedEntry>, reply: Reply) {
         return reply.refuse(Failure::new(ErrorCode::BadControl));
     };
     let (log, signature) = (header.log, *signature);
-    let Ok(brief) = ask(core.shared.store.find_log(log)).await else {
+    let Ok(brief) = core.ask(Turn::Question, core.shared.store.find_log(log)).await else {
         return drop(reply);
     };
     // One answer, after the same work, for a log that does not exist and for an invitation that is
@@ -262,7 +267,7 @@ async fn join(core: Arc<Core>, entries: Vec<CheckedEntry>, reply: Reply) {
     let since = now.saturating_sub(RESERVATION_LIFETIME.as_millis() as u64);
     let key = brief.key;
     let reserved = core.shared.run_job(move |store| {
-        Box::pin(async move { ask(store.reserve(key, device, groups_max, now, since)).await })
+        Box::pin(async move { store.reserve(key, device, groups_max, now, since).await })
     });
     match reserved.await {
         Ok(ReserveResult::Reserved | ReserveResult::AlreadyMember) => {
@@ -408,8 +413,10 @@ type Start = (SubscriptionRecord, u64, Phase, Option<Position>);
 /// Where a subscription begins, if the cursor is on this log's chain.
 async fn begin(core: &Core, key: LogKey, frame: &frame::Subscribe) -> Result<Start, Failure> {
     let store = &core.shared.store;
-    let record =
-        ask(store.subscription(key, core.outbox.device)).await.map_err(|_| unavailable())?;
+    let record = core
+        .ask(Turn::Subscription, store.subscription(key, core.outbox.device))
+        .await
+        .map_err(|_| unavailable())?;
     let Some(record) = record else { return Err(why_unknown(core, frame.log).await) };
     let changed = Failure::at_head(ErrorCode::HistoryChanged, head(core, record.head));
     let (from, chain) = frame.cursor.map_or((0, None), |head| (head.seq, Some(head.chain)));
@@ -424,7 +431,10 @@ async fn begin(core: &Core, key: LogKey, frame: &frame::Subscribe) -> Result<Sta
     } else if from == record.floor.seq {
         Some(record.floor.chain)
     } else {
-        let chain = ask(store.chain_at(key, from)).await.map_err(|_| unavailable())?;
+        let chain = core
+            .ask(Turn::Subscription, store.chain_at(key, from))
+            .await
+            .map_err(|_| unavailable())?;
         Some(chain.ok_or(changed)?)
     };
     if known.is_some() && known != chain {
@@ -452,7 +462,7 @@ async fn list_members(core: Arc<Core>, request: u32, log: LogId) {
     let Some(key) = known(&core, log) else {
         return refuse_unknown(core, request, log).await;
     };
-    match ask(core.shared.store.members(key)).await {
+    match core.ask(Turn::Question, core.shared.store.members(key)).await {
         Ok(Some((position, members)))
             if members.iter().any(|member| member.device == core.outbox.device) =>
         {
@@ -465,7 +475,7 @@ async fn list_members(core: Arc<Core>, request: u32, log: LogId) {
 }
 
 async fn list_logs(core: Arc<Core>, request: u32, after: Option<LogId>) {
-    match briefs(&core.shared, core.outbox.device).await {
+    match briefs(&core.shared, Turn::Question, core.outbox.device).await {
         Ok(logs) => {
             let logs = summaries(core.shared.store.incarnation(), &logs, after);
             core.answer(request, &Logs { logs }.into());

@@ -6,7 +6,7 @@ use sealwire_protocol::{Audience, Control, DeviceKey, ErrorCode, Failure, Kind, 
 
 use super::{NotAppended, State, cost, refused};
 use crate::entry::{CheckedEntry, Content};
-use crate::limits::QUOTA_RETRY_MS;
+use crate::limits::{GROUP_ENTRIES_MAX, QUOTA_RETRY_MS};
 use crate::totals::kinds::rule_of;
 
 impl State {
@@ -39,13 +39,15 @@ impl State {
         Ok(())
     }
 
+    /// Checks what the entries ask. `pace` says whether their sender may write a control entry now.
     pub(super) fn check_contents(
         &self,
         sender: DeviceKey,
         entries: &[CheckedEntry],
+        pace: Result<(), Failure>,
     ) -> Result<(), NotAppended> {
         let single = entries.len() == 1;
-        let mut kept = 0;
+        let (mut kept, mut bodies) = (0, 0);
         let mut only_small = true;
         for entry in entries {
             match &entry.content {
@@ -55,6 +57,7 @@ impl State {
                         return refused(ErrorCode::BadControl);
                     }
                     self.check_control(sender, entry, control)?;
+                    pace?;
                 }
                 Content::Rotation => {
                     if !single {
@@ -72,14 +75,22 @@ impl State {
             }
             if !matches!(entry.content, Content::Control(_)) {
                 kept += cost(entry.body.len(), entry.recipients.len());
+                bodies += 1;
                 only_small &= entry.header.kind == Kind::Key
                     || entry.totals_kind.as_deref().is_some_and(|kind| rule_of(kind).sent_once);
             }
         }
-        if kept > 0 && !self.queue.has_room(kept, only_small) {
+        if bodies > 0 && !self.has_room(bodies, kept, only_small) {
             return Err(Failure::after_ms(ErrorCode::Quota, QUOTA_RETRY_MS).into());
         }
         Ok(())
+    }
+
+    /// Whether the group takes so many more bodies of this [`cost`] in all.
+    pub(super) fn has_room(&self, bodies: usize, cost: u64, may_use_reserve: bool) -> bool {
+        let above_floor = self.head.seq - self.floor.seq;
+        above_floor + bodies as u64 <= GROUP_ENTRIES_MAX
+            && self.queue.has_room(bodies, cost, may_use_reserve)
     }
 
     /// Conditional entries must have seen the newest change of membership or key.
@@ -136,5 +147,72 @@ impl State {
             | Control::TotalsJoin { .. }
             | Control::TotalsLeave { .. } => refused(ErrorCode::BadControl),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::SigningKey;
+    use sealwire_protocol::bounded::Bounded;
+    use sealwire_protocol::digest::{entry_digest, sha256};
+    use sealwire_protocol::frame::Member;
+    use sealwire_protocol::signing::{device_key, entry_message, sign};
+    use sealwire_protocol::{AckSet, Body, Digest, EntryIn, Head, Header, LogId};
+
+    use super::*;
+    use crate::ports::{LogKey, LogRecord, MemberRecord, Position};
+
+    fn group(seq: u64, floor: u64, member: DeviceKey) -> State {
+        let at = |seq| Position { seq, chain: Digest::ZERO };
+        let member = Member { device: member, joined_seq: 1, joined_at: 0 };
+        let record = LogRecord {
+            key: LogKey(1),
+            id: LOG,
+            log_type: LogType::Group,
+            head: at(seq),
+            version: 0,
+            floor: at(floor),
+            join_key: None,
+            guard_seq: 0,
+            last_entry_at: 0,
+            members: vec![MemberRecord { member, acked: AckSet::new() }],
+            revoked: Vec::new(),
+            senders: Vec::new(),
+            live: Vec::new(),
+        };
+        State::new(record, 1)
+    }
+
+    const LOG: LogId = LogId([0x83; 16]);
+
+    #[test]
+    fn a_group_keeps_so_many_entries_above_its_floor_even_if_nobody_waits_for_them() {
+        let signing = SigningKey::from_bytes(&[1; 32]);
+        let device = device_key(&signing);
+        let header = Header {
+            log: LOG,
+            sender: device,
+            count: 1,
+            prev: Digest::ZERO,
+            kind: Kind::Quiet,
+            audience: Audience::All,
+            seen: Head::NONE,
+            body: sha256(b""),
+        }
+        .encode();
+        let entry = || EntryIn {
+            header,
+            body: Body::copy_from(b""),
+            signature: Some(sign(&signing, &entry_message(entry_digest(&header)))),
+            recipients: Bounded::default(),
+            totals_kind: None,
+        };
+        let appended = |seq, floor| {
+            let entry = CheckedEntry::check(entry(), device).expect("an entry");
+            group(seq, floor, device).append(device, vec![entry], Ok(()), 0).is_ok()
+        };
+        assert!(appended(GROUP_ENTRIES_MAX - 1, 0));
+        assert!(!appended(GROUP_ENTRIES_MAX, 0));
+        assert!(appended(GROUP_ENTRIES_MAX, 1));
     }
 }

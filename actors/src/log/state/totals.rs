@@ -132,7 +132,7 @@ impl State {
                 recipients
             }
         };
-        if !self.queue.has_room(cost(payload.body.len(), recipients.len()), rule.sent_once) {
+        if !self.has_room(1, cost(payload.body.len(), recipients.len()), rule.sent_once) {
             return Err(Failure::after_ms(ErrorCode::Quota, QUOTA_RETRY_MS).into());
         }
         let record = self.sender(sender);
