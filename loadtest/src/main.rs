@@ -16,6 +16,7 @@ mod limits;
 mod pace;
 #[cfg(any(feature = "nats", feature = "mosquitto"))]
 mod peers;
+mod phones;
 mod process;
 mod progress;
 mod reader;
@@ -58,6 +59,8 @@ enum Command {
     Append(Box<Framed<append::Arguments>>),
     /// How long a device takes to catch up.
     CatchUp(Box<Framed<catch_up::Arguments>>),
+    /// Phones that speak HTTP and listen to event streams.
+    Phones(Box<Framed<phones::Arguments>>),
     /// What the machine does at best: the disk, WebSockets and the relay's store alone.
     Ceiling(ceiling::Arguments),
     /// The same load on other systems, side by side.
@@ -93,6 +96,7 @@ async fn run(command: &Command) -> Result<()> {
         Command::Idle(framed) => frame::run(framed).await,
         Command::Append(framed) => frame::run(framed).await,
         Command::CatchUp(framed) => frame::run(framed).await,
+        Command::Phones(framed) => frame::run(framed).await,
         Command::Ceiling(arguments) => Box::pin(ceiling::run(arguments)).await,
         #[cfg(any(feature = "nats", feature = "mosquitto"))]
         Command::Peers(arguments) => Box::pin(peers::run(arguments)).await,

@@ -17,6 +17,7 @@ const FILES: &[(&str, &str)] = &[
     ("group-chat", include_str!("../../scenarios/group-chat.toml")),
     ("hot-group", include_str!("../../scenarios/hot-group.toml")),
     ("idle", include_str!("../../scenarios/idle.toml")),
+    ("phones", include_str!("../../scenarios/phones.toml")),
     ("reconnect-storm", include_str!("../../scenarios/reconnect-storm.toml")),
     ("relay-killed", include_str!("../../scenarios/relay-killed.toml")),
     ("saturation", include_str!("../../scenarios/saturation.toml")),

@@ -176,6 +176,18 @@ async fn a_scenario_is_run_by_its_name_and_what_is_given_wins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn phones_hear_every_payload_once_over_event_streams() {
+    let world = World::start().await;
+    let figures =
+        world.measure("run phones --groups 3 --members 3 --rate 30 --seconds 2 --warm-up 0").await;
+    assert_no_faults(&figures);
+    assert_eq!(figures["posted"], 60);
+    assert_eq!(figures["checked"], 120);
+    assert_eq!(figures["due_to_event"]["count"], 120);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_run_is_shown_as_a_page_and_can_be_compared() {
     let world = World::start().await;
     let directory = world.directory.path();
