@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use crate::cli::Command;
 use crate::config::{Config, Settings};
 use crate::listener::{self, ListenError, Listeners};
+use crate::memory;
 use crate::relay::{Relay, RelayError, RelayOptions};
 use crate::secrets::{self, SecretError, Secrets};
 use crate::store::{self, Lock, OpenError, StoreOptions};
@@ -82,6 +83,7 @@ pub fn run(
     secrets::create_directory(&config.data_dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
+        tokio::spawn(memory::keep_giving_back());
         match command {
             Command::Serve => {
                 let names = variables.get(LISTENER_NAMES).map(String::as_str);

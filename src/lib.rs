@@ -8,6 +8,7 @@ mod drained;
 pub mod gateway;
 pub mod http;
 pub mod listener;
+mod memory;
 pub mod operator;
 pub mod relay;
 pub mod secrets;
