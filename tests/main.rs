@@ -51,6 +51,8 @@ mod totals_groups;
 mod totals_payloads;
 // A phone that listens is given what waits, then what comes, and hears when its groups change.
 mod totals_streams;
+// Two hundred phones start at once, and every request is answered.
+mod totals_start;
 // Phones and devices with a session are members of one group, at once and alike.
 mod totals_mixed;
 // Phones are told the truth while the relay is killed, or its database stopped, again and again.

@@ -24,9 +24,9 @@ use tokio::sync::watch;
 
 use self::state::State;
 use crate::ports::{
-    Clock, CommitResult, DueLog, FoundResult, GroupRecord, LogBrief, LogCommit, LogKey, LogRecord,
-    NewLog, PageRequest, PendingRequest, Position, ReserveResult, Store, StoreError, StoreStats,
-    StoredEntry, SubscriptionRecord,
+    Clock, CommitResult, Doorbell, DueLog, FoundResult, GroupRecord, LogBrief, LogCommit, LogKey,
+    LogRecord, NewLog, PageRequest, PendingRequest, Position, ReserveResult, Store, StoreError,
+    StoreStats, StoredEntry, SubscriptionRecord,
 };
 
 /// A clock that stands still until it is turned.
@@ -352,13 +352,11 @@ impl Store for MemoryStore {
         self.meet(mishap, |state| Ok(state.claim_challenges(challenges)))
     }
 
-    async fn set_push_token(
-        &self,
-        device: DeviceKey,
-        place: Option<(String, String)>,
-        now: u64,
-    ) -> Result<(), StoreError> {
-        self.state.lock().set_push_token(device, place, now);
+    async fn set_push_tokens(&self, doorbells: &[Doorbell], now: u64) -> Result<(), StoreError> {
+        let mut state = self.state.lock();
+        for doorbell in doorbells {
+            state.set_push_token(doorbell.device, doorbell.place.clone(), now);
+        }
         Ok(())
     }
 

@@ -155,6 +155,9 @@ pub const ORPHAN_PAUSE: Duration = Duration::from_secs(15);
 /// How many times that is looked at, while the store cannot be asked.
 pub const ORPHAN_TRIES: u32 = 240;
 
+/// Most push tokens that are noted in one transaction.
+pub const DOORBELLS_BATCH_MAX: usize = 128;
+
 /// Longest push token that is kept, in bytes: FCM's are about 200, and an index must hold it.
 pub const PUSH_TOKEN_STORED_BYTES_MAX: usize = 2048;
 

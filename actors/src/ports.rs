@@ -307,6 +307,16 @@ pub struct SubscriptionRecord {
     pub acked: AckSet,
 }
 
+/// A device, and where its doorbell is from now on: platform and token, or nowhere. It has no `Debug`:
+/// a token is not printed.
+#[derive(Clone)]
+pub struct Doorbell {
+    /// Whose.
+    pub device: DeviceKey,
+    /// Where.
+    pub place: Option<(String, String)>,
+}
+
 /// A `totals` group and everybody in it, as one moment saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupRecord {
@@ -590,17 +600,12 @@ pub trait Store: RecoveryStore {
         challenges: &[([u8; CHALLENGE_BYTES], u64)],
     ) -> Result<Vec<bool>, StoreError>;
 
-    /// Notes at `now` where a device's doorbell is, as platform and token, or that it is nowhere.
-    /// Another device that had this token has none from then on.
+    /// Notes at `now` where devices' doorbells are, in order and in one transaction: each as platform
+    /// and token, or nowhere. Another device that had a token has none from then on.
     ///
     /// # Errors
     /// As [`Store::commit`].
-    async fn set_push_token(
-        &self,
-        device: DeviceKey,
-        place: Option<(String, String)>,
-        now: u64,
-    ) -> Result<(), StoreError>;
+    async fn set_push_tokens(&self, doorbells: &[Doorbell], now: u64) -> Result<(), StoreError>;
 
     /// Where a device's doorbell is, as platform and token.
     ///

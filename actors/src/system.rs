@@ -34,6 +34,7 @@ use crate::limits::{
 use crate::log::{self, LogMessage, LogRef};
 use crate::passes::WaitingClaims;
 use crate::ports::{Clock, LogKey, Store, StoreError};
+use crate::push_token::WaitingDoorbells;
 use crate::registry::{Registry, StartLog};
 use crate::reply::{Budget, jitter};
 use crate::session::ask;
@@ -85,6 +86,8 @@ pub(crate) struct Shared {
     pub(crate) seen: Mutex<HashSet<DeviceKey>>,
     /// HTTP challenges that wait to be claimed.
     pub(crate) claims: WaitingClaims,
+    /// Push tokens that wait to be noted.
+    pub(crate) doorbells: WaitingDoorbells,
     pub(crate) started_logs: DashMap<ActorId, (LogKey, LogRef)>,
     pub(crate) committers: RwLock<Vec<CommitterRef>>,
     pub(crate) logs_supervisor: RwLock<Option<ActorCell>>,
@@ -225,6 +228,7 @@ impl System {
             heartbeats: heartbeat::Wheel::default(),
             seen: Mutex::new(HashSet::new()),
             claims: Mutex::default(),
+            doorbells: Mutex::default(),
             started_logs: DashMap::new(),
             committers: RwLock::new(Vec::new()),
             logs_supervisor: RwLock::new(None),

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use sealwire_actors::ports::{
-    CommitResult, DueLog, FoundResult, GroupRecord, LogBrief, LogCommit, LogKey, LogRecord, NewLog,
-    PageRequest, PendingRequest, Position, ReserveResult, Store, StoreError, StoreStats,
-    StoredEntry, SubscriptionRecord,
+    CommitResult, Doorbell, DueLog, FoundResult, GroupRecord, LogBrief, LogCommit, LogKey,
+    LogRecord, NewLog, PageRequest, PendingRequest, Position, ReserveResult, Store, StoreError,
+    StoreStats, StoredEntry, SubscriptionRecord,
 };
 use sealwire_protocol::challenge::CHALLENGE_BYTES;
 use sealwire_protocol::frame::Member;
@@ -301,14 +301,9 @@ where
         self.lanes.claim_challenges(challenges).await
     }
 
-    async fn set_push_token(
-        &self,
-        device: DeviceKey,
-        place: Option<(String, String)>,
-        now: u64,
-    ) -> Result<(), StoreError> {
+    async fn set_push_tokens(&self, doorbells: &[Doorbell], now: u64) -> Result<(), StoreError> {
         self.may_write()?;
-        self.lanes.set_push_token(device, place.as_ref(), now).await
+        self.lanes.set_push_tokens(doorbells, now).await
     }
 
     async fn push_token(&self, device: DeviceKey) -> Result<Option<(String, String)>, StoreError> {
