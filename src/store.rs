@@ -5,7 +5,7 @@
 //!                                                        │
 //!    commit   one transaction for many logs, compare-and-set on every head
 //!    lanes    committers' connections, and everybody else's
-//!    reads, pages, load, writes   every statement, once for both databases
+//!    reads, pages, load, writes, vaults   every statement, once for both databases
 //!    dialect  what the two do differently: sqlite, postgres
 //!    tenure, witness   how a lost past is noticed
 //!    housekeeping   checkpoints, the watch over the lock, the orderly end
@@ -31,6 +31,7 @@ mod reads;
 mod sql_store;
 mod sqlite;
 mod tenure;
+mod vaults;
 mod witness;
 mod writes;
 

@@ -12,6 +12,7 @@ mod outages;
 mod pages;
 mod retention;
 mod scribe;
+mod vaults;
 
 /// Makes three tests of each promise.
 macro_rules! on_every_store {

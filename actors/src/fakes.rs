@@ -10,6 +10,7 @@
 
 mod log;
 mod state;
+mod vaults;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};

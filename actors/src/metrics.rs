@@ -94,7 +94,8 @@ metrics_table! {
     counter LOGS_LOADED = "sealwire_logs_loaded_total", Count;
     /// Log actors that were passivated.
     counter LOGS_PASSIVATED = "sealwire_logs_passivated_total", Count;
-    /// Rows that retention swept: reservations, devices and challenges whose time was over.
+    /// Rows that retention swept: reservations, devices and challenges whose time was over, uploads that
+    /// nobody finished, and chunks of snapshots that went.
     counter SWEPT = "sealwire_retention_swept_total", Count;
     /// Groups that ended: the last member left, or there was no entry for a year.
     counter GROUPS_ENDED = "sealwire_groups_ended_total", Count;

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use sealwire_protocol::close::CloseReason;
 use sealwire_protocol::frame::{MembershipState, Superseded};
 use sealwire_protocol::limits::INSTANCES_MAX;
-use sealwire_protocol::{DeviceKey, Digest, Instance, LogId, RelayFrame};
+use sealwire_protocol::{DeviceKey, Digest, Instance, RelayFrame};
 
 use crate::entry::Published;
 use crate::limits::{RING_BYTES_MAX, RING_ENTRIES_MAX};
@@ -25,7 +25,7 @@ use crate::log::{LogMessage, LogRef};
 use crate::mailbox::Refused;
 use crate::metrics::{ActorKind, Alive, SESSIONS};
 use crate::outbox::Outbox;
-use crate::ports::{LogKey, Position};
+use crate::ports::{LogKey, LogPlace, Position};
 
 /// A log with subscribers here: its newest committed head and their outboxes.
 pub(crate) struct Presence {
@@ -293,10 +293,10 @@ impl Registry {
     }
 
     /// Tells the sessions of a device that it is a member of a log, those that do not know.
-    pub(crate) fn member_joined(&self, device: DeviceKey, id: LogId, key: LogKey, seq: u64) {
+    pub(crate) fn member_joined(&self, device: DeviceKey, log: LogPlace, seq: u64) {
         for outbox in self.sessions_of(device) {
-            if outbox.log_key(id).is_none() {
-                outbox.member_joined(id, key, seq);
+            if outbox.log_place(log.id).is_none() {
+                outbox.member_joined(log, seq);
             }
         }
     }

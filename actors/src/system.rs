@@ -28,7 +28,7 @@ use crate::committer::CommitterRef;
 use crate::heartbeat;
 use crate::limits::{
     PAGE_READS_MAX, RECONNECT_AFTER_MS_MAX, RECONNECT_AFTER_MS_MIN, RETENTION_PAUSE,
-    SEEN_DEVICES_MAX,
+    SEEN_DEVICES_MAX, SNAPSHOT_STANDS, VaultLimits,
 };
 use crate::log::{self, LogMessage, LogRef};
 use crate::ports::{Clock, LogKey, Store};
@@ -45,6 +45,10 @@ pub struct Options {
     pub body_lifetime: Duration,
     /// Pause between two steps of retention.
     pub retention_pause: Duration,
+    /// How much a vault may hold.
+    pub vaults: VaultLimits,
+    /// How long a snapshot stands before it counts as confirmed in a vault of one device.
+    pub snapshot_stands: Duration,
     /// The relay's key, which devices pin.
     pub relay_key: SigningKey,
     /// The first makes tokens; all check them.
@@ -59,6 +63,8 @@ impl Options {
             groups_max: 6,
             body_lifetime: Duration::from_secs(30 * 24 * 3600),
             retention_pause: RETENTION_PAUSE,
+            vaults: VaultLimits::default(),
+            snapshot_stands: SNAPSHOT_STANDS,
             relay_key,
             token_keys,
         }
@@ -116,7 +122,12 @@ impl Shared {
             issued,
             expires: issued + TOKEN_LIFETIME.as_secs(),
         };
-        let token = self.options.token_keys.first().map(|key| key.issue(&claims).to_vec());
+        self.issue(&claims)
+    }
+
+    /// A token that says so.
+    pub(crate) fn issue(&self, claims: &Claims) -> BoundedBytes<TOKEN_BYTES> {
+        let token = self.options.token_keys.first().map(|key| key.issue(claims).to_vec());
         BoundedBytes::new(token.unwrap_or_default()).unwrap_or_default()
     }
 

@@ -2,6 +2,7 @@
 
 mod device;
 mod unlucky;
+mod vaults;
 
 use std::sync::Arc;
 

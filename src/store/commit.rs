@@ -10,7 +10,9 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
-use sealwire_actors::ports::{CommitResult, LogCommit, LogKey, MemberChange, NewEntry, StoreError};
+use sealwire_actors::ports::{
+    CommitResult, LogCommit, LogKey, MemberChange, NewEntry, StoreError, VaultChange, VaultCounts,
+};
 use sealwire_protocol::DeviceKey;
 use sqlx::Executor;
 
@@ -134,6 +136,43 @@ static DELETE_LOGS: Step =
 static DELETE_ALL_ENTRIES: Step =
     Step::new(&[("log", Int)], "delete from entries where log in (select log from given)");
 
+static UPSERT_VAULTS: Step = Step::new(
+    &[("log", Int), ("entries", Int), ("bytes", Int)],
+    "insert into vaults (log, entries, bytes) select log, entries, bytes from given where true \
+     on conflict (log) do update set entries = excluded.entries, bytes = excluded.bytes",
+);
+
+static UPDATE_SNAPSHOTS: Step = Step::new(
+    &[
+        ("log", Int),
+        ("digest", Bytes),
+        ("seq", Int),
+        ("head_incarnation", Int),
+        ("head_seq", Int),
+        ("head_chain", Bytes),
+        ("author", Bytes),
+        ("made_at", Int),
+        ("confirmed", Int),
+    ],
+    "update snapshots set seq = g.seq, head_incarnation = g.head_incarnation, \
+        head_seq = g.head_seq, head_chain = g.head_chain, author = g.author, \
+        made_at = g.made_at, confirmed = g.confirmed \
+     from given g where snapshots.log = g.log and snapshots.digest = g.digest \
+        and snapshots.seq >= 0",
+);
+
+static DROP_SNAPSHOTS: Step = Step::new(
+    &[("log", Int), ("digest", Bytes)],
+    "update snapshots set seq = -1, touched_at = 0 from given g \
+     where snapshots.log = g.log and snapshots.digest = g.digest and snapshots.seq >= 0",
+);
+
+static DROP_ALL_SNAPSHOTS: Step = Step::new(
+    &[("log", Int)],
+    "update snapshots set seq = -1, touched_at = 0 from given g \
+     where snapshots.log = g.log and snapshots.seq >= 0",
+);
+
 /// Commits `batch` within the transaction that `lease` has begun.
 pub(super) async fn run<D: Dialect>(
     lease: &mut Lease<D>,
@@ -214,12 +253,17 @@ fn steps<'a>(parts: &[&'a LogCommit]) -> Result<[Vec<Table<'a>>; 5], StoreError>
     let mut ended = Table::new(&DELETE_LOGS);
     let mut ended_entries = Table::new(&DELETE_ALL_ENTRIES);
     let mut ended_bodies = Table::new(&DELETE_BODIES);
+    let mut ended_snapshots = Table::new(&DROP_ALL_SNAPSHOTS);
+    let mut vaults = Table::new(&UPSERT_VAULTS);
+    let mut made = Table::new(&UPDATE_SNAPSHOTS);
+    let mut dropped = Table::new(&DROP_SNAPSHOTS);
     for part in parts {
         let log = || Value::Int(part.key.0);
         if part.ended {
             // The log first: whoever is about to reserve a place in it holds its row.
             ended.push([log()]);
             ended_entries.push([log()]);
+            ended_snapshots.push([log()]);
             ended_bodies.push([log(), Value::Int(0), Value::Int(i64::MAX)]);
             continue;
         }
@@ -244,6 +288,9 @@ fn steps<'a>(parts: &[&'a LogCommit]) -> Result<[Vec<Table<'a>>; 5], StoreError>
         for (first, last) in &part.freed {
             freed.push([log(), Value::number(*first)?, Value::number(*last)?]);
         }
+        if let Some(change) = &part.vault {
+            push_vault(&mut vaults, &mut made, &mut dropped, part.key, change)?;
+        }
         if let Some(floor) = part.floor {
             floors.push([log(), Value::number(floor.seq)?]);
             freed.push([log(), Value::Int(0), Value::number(floor.seq)?]);
@@ -251,10 +298,10 @@ fn steps<'a>(parts: &[&'a LogCommit]) -> Result<[Vec<Table<'a>>; 5], StoreError>
     }
     Ok([
         vec![heads, entries, bodies, senders],
-        vec![gone, revoked, joined],
-        vec![acks, freed, floors],
+        vec![gone, revoked, joined, vaults],
+        vec![acks, freed, floors, made, dropped],
         vec![ended],
-        vec![ended_entries, ended_bodies],
+        vec![ended_entries, ended_bodies, ended_snapshots],
     ])
 }
 
@@ -304,6 +351,35 @@ fn push_entry<'a>(
             Value::bytes(entry.body.as_ref()),
             entry.totals_kind.as_deref().map_or(Value::Null, Value::Text),
         ]);
+    }
+    Ok(())
+}
+
+fn push_vault<'a>(
+    vaults: &mut Table<'a>,
+    made: &mut Table<'a>,
+    dropped: &mut Table<'a>,
+    key: LogKey,
+    change: &'a VaultChange,
+) -> Result<(), StoreError> {
+    let log = || Value::Int(key.0);
+    let VaultCounts { entries, bytes } = change.counts;
+    vaults.push([log(), Value::number(entries)?, Value::number(bytes)?]);
+    for snapshot in &change.snapshots {
+        made.push([
+            log(),
+            Value::bytes(&snapshot.digest.0),
+            Value::number(snapshot.seq)?,
+            Value::Int(snapshot.head.incarnation.cast_signed()),
+            Value::number(snapshot.head.seq)?,
+            Value::bytes(&snapshot.head.chain.0),
+            Value::bytes(&snapshot.author.0),
+            Value::number(snapshot.at)?,
+            Value::Int(snapshot.confirmed.into()),
+        ]);
+    }
+    for digest in &change.dropped {
+        dropped.push([log(), Value::bytes(&digest.0)]);
     }
     Ok(())
 }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use sealwire_actors::ports::{
-    LiveRecord, LogKey, LogRecord, MemberRecord, SenderRecord, StoreError,
+    LiveRecord, LogKey, LogRecord, MemberRecord, SenderRecord, StoreError, VaultCounts, VaultRecord,
 };
 use sealwire_protocol::AckSet;
 use sealwire_protocol::frame::Member;
@@ -18,6 +18,7 @@ use super::dialect::{Columns, Dialect, Step, Table, Value};
 use super::failure::corrupt;
 use super::lanes::{Lanes, Lease, Verdict};
 use super::reads::{join_key, log_id, log_type, position, recipients, slot};
+use super::vaults::snapshot;
 
 static LOAD_LOGS: Step = Step::new(
     &[("key", Int)],
@@ -49,6 +50,18 @@ static LOAD_LIVE: Step = Step::new(
      from given g join logs l on l.key = g.key and l.log_type = 1 \
      join bodies b on b.log = g.key and b.seq > l.floor_seq \
      join entries e on e.log = b.log and e.seq = b.seq",
+);
+
+static LOAD_VAULTS: Step = Step::new(
+    &[("key", Int)],
+    "select v.log, v.entries, v.bytes from given g join vaults v on v.log = g.key",
+);
+
+static LOAD_SNAPSHOTS: Step = Step::new(
+    &[("key", Int)],
+    "select s.log, s.digest, s.head_incarnation, s.head_seq, s.head_chain, s.size, s.author, s.seq, \
+        s.made_at, s.confirmed \
+     from given g join snapshots s on s.log = g.key and s.seq > 0",
 );
 
 impl<D: Dialect> Lanes<D>
@@ -123,7 +136,18 @@ where
             });
         }
     }
+    for row in lease.each(given(&LOAD_VAULTS)).await? {
+        if let Some(record) = records.get_mut(&LogKey(row.int(0)?)) {
+            record.vault.counts = VaultCounts { entries: row.number(1)?, bytes: row.number(2)? };
+        }
+    }
+    for row in lease.each(given(&LOAD_SNAPSHOTS)).await? {
+        if let Some(record) = records.get_mut(&LogKey(row.int(0)?)) {
+            record.vault.snapshots.push(snapshot(&row)?);
+        }
+    }
     for record in records.values_mut() {
+        record.vault.snapshots.sort_unstable_by_key(|snapshot| snapshot.seq);
         record.members.sort_unstable_by_key(|known| (known.member.joined_seq, known.member.device));
         record.revoked.sort_unstable_by_key(|(device, seq)| (*seq, *device));
         record.senders.sort_unstable_by_key(|sender| sender.slot);
@@ -147,5 +171,6 @@ fn log_record(row: &impl Columns) -> Result<LogRecord, StoreError> {
         revoked: Vec::new(),
         senders: Vec::new(),
         live: Vec::new(),
+        vault: VaultRecord::default(),
     })
 }

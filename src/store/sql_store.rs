@@ -66,7 +66,7 @@ where
         }
     }
 
-    fn may_write(&self) -> Result<(), StoreError> {
+    pub(super) fn may_write(&self) -> Result<(), StoreError> {
         match *self.standing.borrow() {
             Standing::Serving => Ok(()),
             Standing::Waiting | Standing::Superseded => Err(StoreError::Unavailable),

@@ -152,7 +152,8 @@ async fn a_store_that_is_dropped_gives_up_its_lock(database: &Database) {
 async fn a_database_of_a_newer_relay_is_refused(database: &Database) {
     const NEWER: &str = "insert into _sqlx_migrations \
             (version, description, success, checksum, execution_time) \
-         select 9999, description, success, checksum, execution_time from _sqlx_migrations";
+         select 9999, description, success, checksum, execution_time from _sqlx_migrations \
+         where version = 1";
     database.open().await.close().await;
     if database.is_postgres() {
         database.beside().await.execute(NEWER).await.expect("migrated");

@@ -36,7 +36,8 @@ impl LogActor {
         self.last_work = Instant::now();
         match result {
             Ok(Some(record)) => {
-                let state = State::new(*record, self.shared.store.incarnation());
+                let limits = self.shared.options.vaults;
+                let state = State::new(*record, self.shared.store.incarnation(), limits);
                 let position = state.head;
                 self.memory = Memory::Ready(Box::new(state));
                 self.committed = Some(position);
@@ -84,7 +85,7 @@ impl LogActor {
             }
         }
         for (device, seq) in state.members() {
-            registry.member_joined(device, state.id, self.key, seq);
+            registry.member_joined(device, state.place(), seq);
         }
         if state.is_deserted() {
             // The last member has left, and the end that was to follow has not.

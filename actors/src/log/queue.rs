@@ -6,10 +6,12 @@
 
 use std::collections::BTreeMap;
 
-use sealwire_protocol::{AckSet, DeviceKey};
+use sealwire_protocol::{AckSet, DeviceKey, ErrorCode, Failure, Kind};
 
+use crate::entry::{CheckedEntry, Content};
 use crate::limits::{
     BODY_OVERHEAD_BYTES, FREED_BODIES_MAX, GROUP_RESERVE_BYTES, GROUP_UNDELIVERED_BYTES_MAX,
+    QUOTA_RETRY_MS,
 };
 use crate::metrics::{Outcome, Outcomes};
 
@@ -58,7 +60,7 @@ pub(super) struct NewBody {
 }
 
 /// What a body counts for: itself, the names that it carries, and what every body costs.
-pub(super) fn cost(body_bytes: usize, recipients: usize) -> u64 {
+fn cost(body_bytes: usize, recipients: usize) -> u64 {
     (body_bytes + recipients * DeviceKey::LEN) as u64 + BODY_OVERHEAD_BYTES
 }
 
@@ -88,9 +90,25 @@ impl Queue {
         }
     }
 
+    /// Whether the bodies of these entries may be kept. Control entries are no queue's.
+    pub(super) fn check_room(&self, entries: &[CheckedEntry]) -> Result<(), Failure> {
+        let mut kept = 0;
+        let mut only_small = true;
+        for entry in entries {
+            if !matches!(entry.content, Content::Control(_)) {
+                kept += cost(entry.body.len(), entry.recipients.len());
+                only_small &= entry.header.kind == Kind::Key;
+            }
+        }
+        if kept > 0 && !self.has_room(kept, only_small) {
+            return Err(Failure::after_ms(ErrorCode::Quota, QUOTA_RETRY_MS));
+        }
+        Ok(())
+    }
+
     /// Whether bodies of this [`cost`] in all may be kept. Keys and the kinds that are never sent
     /// twice may use the reserve.
-    pub(super) fn has_room(&self, cost: u64, may_use_reserve: bool) -> bool {
+    fn has_room(&self, cost: u64, may_use_reserve: bool) -> bool {
         let max = if may_use_reserve {
             GROUP_UNDELIVERED_BYTES_MAX
         } else {

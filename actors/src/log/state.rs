@@ -5,6 +5,7 @@
 //! the store says that it was wrong.
 
 mod checks;
+mod vault;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -16,10 +17,14 @@ use sealwire_protocol::{
     AckSet, Control, DeviceKey, Digest, ErrorCode, Failure, Head, LogId, LogType,
 };
 
-use super::queue::{NewBody, Queue, Reader, cost};
+use super::policy::Policy;
+use super::queue::{NewBody, Reader};
 use crate::entry::{Addressed, CheckedEntry, Content, EntryParts, Published, encode_entry};
+use crate::limits::VaultLimits;
 use crate::metrics::{Outcome, Outcomes};
-use crate::ports::{LogCommit, LogKey, LogRecord, MemberChange, NewEntry, Position, SenderRecord};
+use crate::ports::{
+    LogCommit, LogKey, LogPlace, LogRecord, MemberChange, NewEntry, Position, SenderRecord,
+};
 
 /// A member, and what it has acked.
 #[derive(Clone)]
@@ -34,7 +39,7 @@ struct MemberState {
 pub(super) struct State {
     pub(super) key: LogKey,
     pub(super) id: LogId,
-    log_type: LogType,
+    pub(super) log_type: LogType,
     incarnation: u64,
     /// The head that entries in flight will make; the committed one is the actor's.
     pub(super) head: Position,
@@ -47,7 +52,7 @@ pub(super) struct State {
     revoked: HashMap<DeviceKey, u64>,
     senders: HashMap<DeviceKey, SenderRecord>,
     next_slot: i32,
-    queue: Queue,
+    policy: Policy,
     /// Outcomes that the next commit makes true.
     outcomes: Outcomes,
 }
@@ -104,7 +109,7 @@ fn refused<T>(code: ErrorCode) -> Result<T, NotAppended> {
 }
 
 impl State {
-    pub(super) fn new(record: LogRecord, incarnation: u64) -> Self {
+    pub(super) fn new(record: LogRecord, incarnation: u64, limits: VaultLimits) -> Self {
         let mut state = Self {
             key: record.key,
             id: record.id,
@@ -128,7 +133,7 @@ impl State {
             revoked: record.revoked.into_iter().collect(),
             next_slot: record.senders.iter().map(|sender| sender.slot).max().unwrap_or(0) + 1,
             senders: record.senders.iter().map(|sender| (sender.device, *sender)).collect(),
-            queue: Queue::default(),
+            policy: Policy::of(record.log_type, record.vault, limits),
             outcomes: Outcomes::default(),
         };
         let slots: HashMap<i32, DeviceKey> =
@@ -142,7 +147,9 @@ impl State {
                 at: live.at,
             };
             let readers = readers(&state.members);
-            state.queue.add(body, readers);
+            if let Some(queue) = state.policy.queue_mut() {
+                queue.add(body, readers);
+            }
         }
         state
     }
@@ -150,6 +157,11 @@ impl State {
     /// A position as devices know it.
     pub(super) fn head_of(&self, position: Position) -> Head {
         Head { incarnation: self.incarnation, seq: position.seq, chain: position.chain }
+    }
+
+    /// Where sessions find the log.
+    pub(super) fn place(&self) -> LogPlace {
+        LogPlace { id: self.id, key: self.key, log_type: self.log_type }
     }
 
     /// The newest count and digest of a sender, entries in flight among them.
@@ -209,35 +221,32 @@ impl State {
                 last_digest: entry.digest,
                 first_seq: sent.map_or(seq, |sent| sent.first_seq),
             });
-            let control = match &entry.content {
+            match &entry.content {
                 Content::Control(control) => {
                     self.apply_control(sender, seq, at, control, &mut commit, &mut changes);
-                    true
                 }
                 Content::Rotation => {
                     self.guard_seq = seq;
                     commit.guard_seq = Some(seq);
-                    false
                 }
-                Content::Plain => false,
-            };
-            published.push(std::sync::Arc::new(publish(self.id, seq, at, &entry)));
-            if !control {
-                let body = NewBody {
-                    seq,
-                    sender,
-                    recipients: entry.recipients.clone().into(),
-                    bytes: entry.body.len(),
-                    at,
-                };
-                self.queue.add(body, readers(&self.members));
+                Content::Plain => {}
             }
+            let addressed = self.policy.addressed(&entry);
+            published.push(std::sync::Arc::new(publish(self.id, seq, at, &entry, addressed)));
+            let body = NewBody {
+                seq,
+                sender,
+                recipients: entry.recipients.clone().into(),
+                bytes: entry.body.len(),
+                at,
+            };
+            self.policy.add(&entry.content, body, readers(&self.members));
             commit.entries.push(NewEntry {
                 seq,
                 at,
                 header: entry.bytes,
                 body: entry.body,
-                control,
+                control: self.policy.keeps(entry.header.kind),
                 signature: Some(entry.signature),
                 recipients: entry.recipients,
                 totals_kind: None,
@@ -250,6 +259,7 @@ impl State {
         commit.senders.push(record);
         let ended = self.members.is_empty();
         self.take_acks(&mut commit);
+        commit.vault = self.policy.take_change();
         Decided {
             commit,
             published,
@@ -271,13 +281,8 @@ impl State {
         changes: &mut Vec<Change>,
     ) {
         match control {
-            Control::Join { .. } => {
-                let member = Member { device: sender, joined_seq: seq, joined_at: at };
-                let state = MemberState { member, acked: AckSet::new(), dirty: false };
-                self.members.insert(sender, state);
-                commit.members.push(MemberChange::Joined { device: sender, seq, at });
-                changes.push(Change { device: sender, state: MembershipState::Joined, seq });
-            }
+            Control::Join { .. } => self.admit(sender, seq, at, commit, changes),
+            Control::Enrol { device, .. } => self.admit(*device, seq, at, commit, changes),
             Control::Leave => {
                 self.remove_member(sender);
                 self.guard_seq = seq;
@@ -298,23 +303,38 @@ impl State {
                 self.guard_seq = seq;
                 commit.join_key = Some(Some(*join_key));
             }
+            Control::Snapshot { .. } | Control::SnapshotOpened { .. } => {
+                self.apply_snapshot(sender, seq, at, control);
+            }
             Control::Found { .. }
-            | Control::Enrol { .. }
-            | Control::Snapshot { .. }
-            | Control::SnapshotOpened { .. }
             | Control::TotalsFound { .. }
             | Control::TotalsJoin { .. }
             | Control::TotalsLeave { .. } => {
-                unreachable!("check_control refuses it in a native group")
+                unreachable!("check_control refuses it in a native log")
             }
         }
         commit.guard_seq = (self.guard_seq == seq).then_some(seq).or(commit.guard_seq);
     }
 
+    fn admit(
+        &mut self,
+        device: DeviceKey,
+        seq: u64,
+        at: u64,
+        commit: &mut LogCommit,
+        changes: &mut Vec<Change>,
+    ) {
+        let member = Member { device, joined_seq: seq, joined_at: at };
+        let state = MemberState { member, acked: AckSet::new(), dirty: false };
+        self.members.insert(device, state);
+        commit.members.push(MemberChange::Joined { device, seq, at });
+        changes.push(Change { device, state: MembershipState::Joined, seq });
+    }
+
     fn remove_member(&mut self, device: DeviceKey) {
         if let Some(member) = self.members.remove(&device) {
             let reader = reader(&member);
-            self.queue.left(&reader, &mut self.outcomes);
+            self.policy.left(&reader, &mut self.outcomes);
         }
     }
 
@@ -351,9 +371,8 @@ impl State {
         }
         let new = member.acked.merge(acked);
         if !new.is_empty() {
-            member.dirty = true;
-            let joined_seq = member.member.joined_seq;
-            self.queue.acked(device, joined_seq, &new, outcome, &mut self.outcomes);
+            member.dirty = self.policy.stores_acks();
+            self.policy.acked(&reader(member), &new, outcome, &mut self.outcomes);
         }
         Ok(())
     }
@@ -380,7 +399,7 @@ impl State {
 
     /// Whether acks or deletions wait to be flushed.
     pub(super) fn needs_flush(&self) -> bool {
-        self.queue.has_freed() || self.members.values().any(|member| member.dirty)
+        self.policy.has_freed() || self.members.values().any(|member| member.dirty)
     }
 
     /// A commit of what waits: acks, and the bodies that may go.
@@ -389,7 +408,7 @@ impl State {
             return None;
         }
         let mut commit = LogCommit::new(self.key, self.head.seq, self.version);
-        commit.freed = self.queue.take_freed();
+        commit.freed = self.policy.take_freed();
         self.take_acks(&mut commit);
         Some(self.decided(commit))
     }
@@ -400,13 +419,14 @@ impl State {
         if up_to.seq > self.head.seq || up_to.seq <= self.floor.seq {
             return None;
         }
-        self.queue.expire(up_to.seq, before, Outcome::Expired, &mut self.outcomes);
+        let queue = self.policy.queue_mut()?;
+        queue.expire(up_to.seq, before, Outcome::Expired, &mut self.outcomes);
         // A body that is younger, below an older one, holds the floor until its time has come.
-        if self.queue.first().is_none_or(|first| first > up_to.seq) {
+        if queue.first().is_none_or(|first| first > up_to.seq) {
             self.floor = up_to;
         }
         let mut commit = LogCommit::new(self.key, self.head.seq, self.version);
-        commit.freed = self.queue.take_freed();
+        commit.freed = self.policy.take_freed();
         commit.floor = (self.floor == up_to).then_some(up_to);
         self.take_acks(&mut commit);
         Some(self.decided(commit))
@@ -414,7 +434,7 @@ impl State {
 
     /// Retention: ends the group if its newest entry was ordered before `before`.
     pub(super) fn end_if_idle(&mut self, before: u64) -> Option<Decided> {
-        if self.log_type != LogType::Group || self.last_entry_at >= before {
+        if !self.policy.ends_when_idle() || self.last_entry_at >= before {
             return None;
         }
         Some(self.end())
@@ -422,7 +442,7 @@ impl State {
 
     /// Ends the log: deletes everything that hangs on it.
     pub(super) fn end(&mut self) -> Decided {
-        self.queue.expire(u64::MAX, u64::MAX, Outcome::Left, &mut self.outcomes);
+        self.policy.ended(&mut self.outcomes);
         let changes = self
             .members
             .keys()
@@ -471,13 +491,7 @@ fn reader(member: &MemberState) -> Reader<'_> {
     }
 }
 
-fn publish(log: LogId, seq: u64, at: u64, entry: &CheckedEntry) -> Published {
-    let addressed = match &entry.content {
-        Content::Control(_) => Addressed::Control,
-        Content::Rotation => Addressed::All,
-        Content::Plain if entry.recipients.is_empty() => Addressed::All,
-        Content::Plain => Addressed::Named(entry.recipients.clone().into()),
-    };
+fn publish(log: LogId, seq: u64, at: u64, entry: &CheckedEntry, addressed: Addressed) -> Published {
     let parts = EntryParts {
         header: entry.bytes,
         body: &entry.body,

@@ -9,18 +9,20 @@ use sealwire_protocol::frame::{self, Appended, Done, Logs, Members};
 use sealwire_protocol::limits::{BATCH_BYTES_MAX, SUBSCRIPTIONS_MAX};
 use sealwire_protocol::signing::{admissible, join_message, verify};
 use sealwire_protocol::{
-    Audience, ClientFrame, Control, EntryIn, ErrorCode, Failure, Head, Kind, LogId, LogType,
+    Audience, ClientFrame, Control, Digest, EntryIn, ErrorCode, Failure, Head, Kind, LogId, LogType,
 };
 use tokio::sync::oneshot;
 
-use super::{Core, Step, ask, briefs, known, summaries};
+use super::{Core, Step, ask, briefs, known, summaries, vaults};
+use crate::catch_up::FloorMark;
 use crate::entry::{CheckedEntry, Content};
 use crate::limits::RESERVATION_LIFETIME;
 use crate::log::{AckRequest, AppendRequest, LogMessage};
 use crate::metrics::ENTRIES;
 use crate::outbox::{Phase, Subscription};
 use crate::ports::{
-    FoundResult, LogKey, NewEntry, NewLog, Position, ReserveResult, StoreError, SubscriptionRecord,
+    FoundResult, LogKey, LogPlace, NewEntry, NewLog, Position, ReserveResult, StoreError,
+    SubscriptionRecord,
 };
 use crate::reply::{Reply, unavailable};
 
@@ -46,19 +48,26 @@ pub(super) fn act(core: &Arc<Core>, request: u32, frame: ClientFrame) -> Step {
         ClientFrame::CreateTotals(_)
         | ClientFrame::JoinTotals(_)
         | ClientFrame::LeaveTotals(_)
-        | ClientFrame::GetVaultToken(_)
-        | ClientFrame::SetPushToken(_)
-        | ClientFrame::ListSnapshots(_)
-        | ClientFrame::PutSnapshotChunk(_)
-        | ClientFrame::GetSnapshotChunk(_) => refuse(core, request, ErrorCode::Unsupported),
+        | ClientFrame::SetPushToken(_) => refuse(core, request, ErrorCode::Unsupported),
+        ClientFrame::SubscribeFrom(frame) => later(subscribe_from(core.clone(), request, frame)),
+        ClientFrame::GetVaultToken(frame) => {
+            later(vaults::get_token(core.clone(), request, frame.log))
+        }
+        ClientFrame::ListSnapshots(frame) => {
+            later(vaults::list_snapshots(core.clone(), request, frame.log))
+        }
+        ClientFrame::PutSnapshotChunk(frame) => vaults::put_chunk(core, request, frame),
+        ClientFrame::GetSnapshotChunk(frame) => {
+            later(vaults::get_chunk(core.clone(), request, frame))
+        }
     }
 }
 
-fn later(work: impl Future<Output = ()> + Send + 'static) -> Step {
+pub(super) fn later(work: impl Future<Output = ()> + Send + 'static) -> Step {
     Step::Later(Box::pin(work))
 }
 
-fn refuse(core: &Core, request: u32, code: ErrorCode) -> Step {
+pub(super) fn refuse(core: &Core, request: u32, code: ErrorCode) -> Step {
     core.refuse(request, Failure::new(code));
     Step::Done
 }
@@ -107,10 +116,13 @@ fn append(core: &Arc<Core>, request: u32, entries: Vec<EntryIn>) -> Step {
         Some(Content::Control(Control::Found { .. })) => later(found(core.clone(), entries, reply)),
         Some(Content::Control(Control::Join { .. })) => later(join(core.clone(), entries, reply)),
         _ => match known(core, log) {
-            Some(key) => {
-                cast_append(core, key, entries, reply);
-                Step::Done
-            }
+            Some(place) => match place.log_type {
+                LogType::Group => {
+                    cast_append(core, place.key, entries, reply);
+                    Step::Done
+                }
+                LogType::Vault => later(vaults::append(core.clone(), place.key, entries, reply)),
+            },
             None => later(append_to_unknown(core.clone(), log, reply)),
         },
     }
@@ -125,7 +137,7 @@ fn stands_alone(entry: &EntryIn) -> bool {
     })
 }
 
-fn cast_append(core: &Core, key: LogKey, entries: Vec<CheckedEntry>, reply: Reply) {
+pub(super) fn cast_append(core: &Core, key: LogKey, entries: Vec<CheckedEntry>, reply: Reply) {
     let request = AppendRequest { sender: core.outbox.device, entries, reply };
     core.shared.cast_log(key, LogMessage::Append(Box::new(request)));
 }
@@ -149,15 +161,17 @@ async fn found(core: Arc<Core>, mut entries: Vec<CheckedEntry>, reply: Reply) {
     let Content::Control(Control::Found { log_type, join_key, .. }) = entry.content else {
         return reply.refuse(Failure::new(ErrorCode::BadControl));
     };
-    if log_type != LogType::Group {
-        return reply.refuse(Failure::new(ErrorCode::Unsupported));
-    }
     let is_first =
         entry.header.count == 1 && entry.header.prev.is_zero() && entry.header.seen == Head::NONE;
     if !is_first {
         return reply.refuse(Failure::new(ErrorCode::BadHeader));
     }
-    if join_key.is_none_or(|key| admissible(key).is_err()) {
+    // Groups are joined by an invitation, vaults by a signature of a device.
+    let join_key_fits = match log_type {
+        LogType::Group => join_key.is_some_and(|key| admissible(key).is_ok()),
+        LogType::Vault => join_key.is_none(),
+    };
+    if !join_key_fits {
         return reply.refuse(Failure::new(ErrorCode::BadControl));
     }
     let id = native_log_id(&entry.bytes);
@@ -189,11 +203,14 @@ async fn found(core: Arc<Core>, mut entries: Vec<CheckedEntry>, reply: Reply) {
     match result.await {
         Ok(FoundResult::Created(key)) => {
             counter!(ENTRIES, "kind" => "control").increment(1);
-            core.shared.registry.member_joined(core.outbox.device, id, key, 1);
+            let place = LogPlace { id, key, log_type };
+            core.shared.registry.member_joined(core.outbox.device, place, 1);
             let head = head(&core, Position { seq: 1, chain });
             reply.appended(Appended { log: id, seq: 1, duplicate: false, head });
         }
-        Ok(FoundResult::Exists(key)) => founded_before(&core, id, key, reply).await,
+        Ok(FoundResult::Exists(key)) => {
+            founded_before(&core, LogPlace { id, key, log_type }, reply).await
+        }
         Ok(FoundResult::LimitReached) => {
             let limit = u64::from(groups_max);
             reply.refuse(Failure::limit(ErrorCode::GroupLimitReached, limit));
@@ -208,13 +225,13 @@ async fn found(core: Arc<Core>, mut entries: Vec<CheckedEntry>, reply: Reply) {
 
 /// The same first entry again, as after a lost answer. Only a founder who is still a member is told
 /// where the log stands.
-async fn founded_before(core: &Core, id: LogId, key: LogKey, reply: Reply) {
+async fn founded_before(core: &Core, place: LogPlace, reply: Reply) {
     let device = core.outbox.device;
-    match ask(core.shared.store.subscription(key, device)).await {
+    match ask(core.shared.store.subscription(place.key, device)).await {
         Ok(Some(record)) => {
-            core.shared.registry.member_joined(device, id, key, 1);
+            core.shared.registry.member_joined(device, place, 1);
             let head = head(core, record.head);
-            reply.appended(Appended { log: id, seq: 1, duplicate: true, head });
+            reply.appended(Appended { log: place.id, seq: 1, duplicate: true, head });
         }
         Ok(None) => reply.refuse(Failure::new(ErrorCode::NoSuchLog)),
         Err(_) => drop(reply),
@@ -271,7 +288,7 @@ async fn join(core: Arc<Core>, entries: Vec<CheckedEntry>, reply: Reply) {
 }
 
 /// Runs a write in the queue of a committer and waits for its result.
-async fn run_job<T: Send + 'static>(
+pub(super) async fn run_job<T: Send + 'static>(
     core: &Core,
     work: impl FnOnce(
         Arc<dyn crate::ports::Store>,
@@ -300,7 +317,7 @@ async fn run_job<T: Send + 'static>(
 // ---- acks
 
 fn ack(core: &Arc<Core>, request: u32, frame: frame::Ack) -> Step {
-    let Some(key) = known(core, frame.log) else {
+    let Some(LogPlace { key, .. }) = known(core, frame.log) else {
         return refuse(core, request, ErrorCode::NoSuchLog);
     };
     cast_ack(core, request, key, frame.state);
@@ -320,7 +337,32 @@ fn cast_ack(core: &Core, request: u32, key: LogKey, state: frame::AckState) {
 // ---- subscriptions
 
 async fn subscribe(core: Arc<Core>, request: u32, frame: frame::Subscribe) {
-    let Some(key) = known(&core, frame.log) else {
+    let acked = frame.acked.clone();
+    begin_reading(core, request, frame.log, acked, Start::Cursor(frame.cursor)).await;
+}
+
+/// As if the floor stood at the head of a snapshot.
+async fn subscribe_from(core: Arc<Core>, request: u32, frame: frame::SubscribeFrom) {
+    begin_reading(core, request, frame.log, None, Start::Snapshot(frame.snapshot)).await;
+}
+
+/// Where a device wants to begin.
+#[derive(Clone, Copy)]
+enum Start {
+    /// After this head; with none, at the first entry.
+    Cursor(Option<Head>),
+    /// With this snapshot.
+    Snapshot(Digest),
+}
+
+async fn begin_reading(
+    core: Arc<Core>,
+    request: u32,
+    log: LogId,
+    acked: Option<frame::AckState>,
+    start: Start,
+) {
+    let Some(LogPlace { key, .. }) = known(&core, log) else {
         return core.refuse(request, Failure::new(ErrorCode::NoSuchLog));
     };
     if core.outbox.subscriptions_beside(key) >= SUBSCRIPTIONS_MAX {
@@ -331,12 +373,12 @@ async fn subscribe(core: Arc<Core>, request: u32, frame: frame::Subscribe) {
     let changes = core.outbox.membership_changes();
     let unfinished = Unfinished { core: &core, key };
     let presence = core.shared.registry.subscribe(key, &core.outbox);
-    let (record, from, phase, floor) = match begin(&core, key, &frame).await {
+    let (record, from, phase, floor) = match begin(&core, key, start).await {
         Ok(start) => start,
         Err(failure) => return core.refuse(request, failure),
     };
     presence.raise_head(record.head);
-    if let Some(state) = frame.acked
+    if let Some(state) = acked
         && state.incarnation == core.shared.store.incarnation()
         && !record.acked.clone().merge(&state.acked).is_empty()
     {
@@ -364,17 +406,25 @@ impl Drop for Unfinished<'_> {
     }
 }
 
-type Start = (SubscriptionRecord, u64, Phase, Option<Position>);
+type Begun = (SubscriptionRecord, u64, Phase, Option<FloorMark>);
 
 /// Where a subscription begins, if the cursor is on this log's chain.
-async fn begin(core: &Core, key: LogKey, frame: &frame::Subscribe) -> Result<Start, Failure> {
+async fn begin(core: &Core, key: LogKey, start: Start) -> Result<Begun, Failure> {
     let store = &core.shared.store;
     let record = ask(store.subscription(key, core.outbox.device))
         .await
         .map_err(|_| unavailable())?
         .ok_or(Failure::new(ErrorCode::NoSuchLog))?;
+    let cursor = match start {
+        Start::Cursor(cursor) => cursor,
+        Start::Snapshot(digest) => {
+            let floor = vaults::start_from(core, key, digest, record.floor.seq).await?;
+            let seq = floor.position.seq;
+            return Ok((record, seq, Phase::Controls(0, seq), Some(floor)));
+        }
+    };
     let changed = Failure::at_head(ErrorCode::HistoryChanged, head(core, record.head));
-    let (from, chain) = frame.cursor.map_or((0, None), |head| (head.seq, Some(head.chain)));
+    let (from, chain) = cursor.map_or((0, None), |head| (head.seq, Some(head.chain)));
     if from > record.head.seq {
         return Err(changed);
     }
@@ -393,14 +443,16 @@ async fn begin(core: &Core, key: LogKey, frame: &frame::Subscribe) -> Result<Sta
         return Err(changed);
     }
     if from < record.floor.seq {
-        let floor = record.floor;
-        return Ok((record, floor.seq, Phase::Controls(from, floor.seq), Some(floor)));
+        let seq = record.floor.seq;
+        let floor = ask(FloorMark::of(store.as_ref(), key, record.floor)).await;
+        let floor = floor.map_err(|_| unavailable())?;
+        return Ok((record, seq, Phase::Controls(from, seq), Some(floor)));
     }
     Ok((record, from, Phase::Entries, None))
 }
 
 fn unsubscribe(core: &Arc<Core>, request: u32, log: LogId) -> Step {
-    let Some(key) = known(core, log) else {
+    let Some(LogPlace { key, .. }) = known(core, log) else {
         return refuse(core, request, ErrorCode::NoSuchLog);
     };
     core.shared.registry.unsubscribe(key, &core.outbox);
@@ -412,7 +464,7 @@ fn unsubscribe(core: &Arc<Core>, request: u32, log: LogId) -> Step {
 
 async fn list_members(core: Arc<Core>, request: u32, log: LogId) {
     let no_such_log = Failure::new(ErrorCode::NoSuchLog);
-    let Some(key) = known(&core, log) else {
+    let Some(LogPlace { key, .. }) = known(&core, log) else {
         return core.refuse(request, no_such_log);
     };
     match ask(core.shared.store.members(key)).await {

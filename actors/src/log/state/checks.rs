@@ -2,11 +2,11 @@
 
 use sealwire_protocol::limits::NATIVE_MEMBERS_MAX;
 use sealwire_protocol::signing::{join_message, verify};
-use sealwire_protocol::{Audience, Control, DeviceKey, ErrorCode, Failure, Kind, LogType};
+use sealwire_protocol::{Audience, Control, DeviceKey, ErrorCode, Failure};
 
-use super::{NotAppended, State, cost, refused};
+use super::{NotAppended, State, refused};
 use crate::entry::{CheckedEntry, Content};
-use crate::limits::QUOTA_RETRY_MS;
+use crate::log::policy::Policy;
 
 impl State {
     /// Checks that the counts are the sender's next ones, in order and linked.
@@ -44,8 +44,6 @@ impl State {
         entries: &[CheckedEntry],
     ) -> Result<(), NotAppended> {
         let single = entries.len() == 1;
-        let mut kept = 0;
-        let mut only_small = true;
         for entry in entries {
             match &entry.content {
                 Content::Control(control) => {
@@ -69,14 +67,8 @@ impl State {
                     }
                 }
             }
-            if !matches!(entry.content, Content::Control(_)) {
-                kept += cost(entry.body.len(), entry.recipients.len());
-                only_small &= entry.header.kind == Kind::Key;
-            }
         }
-        if kept > 0 && !self.queue.has_room(kept, only_small) {
-            return Err(Failure::after_ms(ErrorCode::Quota, QUOTA_RETRY_MS).into());
-        }
+        self.policy.check_room(entries)?;
         Ok(())
     }
 
@@ -95,12 +87,16 @@ impl State {
         entry: &CheckedEntry,
         control: &Control,
     ) -> Result<(), NotAppended> {
-        if self.log_type != LogType::Group {
-            return refused(ErrorCode::Unsupported);
-        }
         if control.is_conditional() {
             self.check_seen(entry)?;
         }
+        match &self.policy {
+            Policy::Group(_) => self.check_group_control(sender, control),
+            Policy::Vault(vault) => self.check_vault_control(vault, sender, control),
+        }
+    }
+
+    fn check_group_control(&self, sender: DeviceKey, control: &Control) -> Result<(), NotAppended> {
         match control {
             Control::Join { signature } => {
                 if self.members.contains_key(&sender) {
