@@ -3,7 +3,7 @@
 //! ```text
 //! open ── relay's lock ── migrations ── incarnation ── Arc<dyn Store>
 //!                                                        │
-//!    commit   one transaction for many logs, compare-and-set on every head
+//!    commit, changes   one transaction for many logs, compare-and-set on every head
 //!    lanes    committers' connections, and everybody else's
 //!    reads, pages, load, writes, vaults   every statement, once for both databases
 //!    dialect  what the two do differently: sqlite, postgres
@@ -19,6 +19,7 @@
 //! key or text of a database error is ever logged.
 
 mod advisory;
+mod changes;
 mod commit;
 mod dialect;
 mod failure;

@@ -77,6 +77,32 @@ async fn a_sqlite_that_somebody_else_holds_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_when_somebody_else_holds_sqlite_under_a_crowd() {
+    let seed = Random::seed("SEALWIRE_TEST_SEED");
+    let mut relay = RelayProcess::start(Place::new(Database::Sqlite).await, &[]).await;
+    let size = Size { devices: 20, groups: 8, members: 6 };
+    let crowd = Crowd::gather(relay.url(), &size, seed).await;
+    let url = relay.place().url().to_owned();
+    let history = crowd
+        .run(async {
+            // For less and for longer than the relay waits for the lock.
+            for held_ms in [300, 1_500, 6_500] {
+                sleep(Duration::from_millis(800)).await;
+                let mut other = SqliteConnection::connect(&url).await.expect("a connection");
+                other.execute("pragma busy_timeout = 5000; begin immediate").await.expect("held");
+                sleep(Duration::from_millis(held_ms)).await;
+                other.execute("rollback").await.expect("given up");
+                other.close().await.expect("closed");
+            }
+            sleep(Duration::from_millis(800)).await;
+        })
+        .await;
+    assert_eq!(history.check(), []);
+    assert!(history.appended() > 100, "the crowd was not busy");
+    assert!(relay.is_running(), "the relay has ended");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_is_full_is_waited_for() {
     let place = Place::new(Database::Sqlite).await;
     let mut relay = RelayProcess::prepare(place, &[]);

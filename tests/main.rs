@@ -45,5 +45,7 @@ mod operator;
 mod commands;
 // The documents say what the code does.
 mod documents;
+// One encrypted database on every device: enrolled, revoked, from a snapshot on.
+mod vaults;
 // What every store promises: the same tests against memory, SQLite and PostgreSQL.
 mod store_contract;

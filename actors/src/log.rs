@@ -48,7 +48,6 @@ use crate::limits::{
 };
 use crate::mailbox::{Mailbox, Posted};
 use crate::metrics::{ActorKind, Alive, ENTRIES, GROUPS_ENDED, LOGS_PASSIVATED, Outcome, Outcomes};
-use crate::outbox::Outbox;
 use crate::ports::{CompactStep, LogKey, LogRecord, Position, StoreError};
 use crate::registry::Presence;
 use crate::reply::Reply;
@@ -70,8 +69,9 @@ pub(crate) struct AckRequest {
     pub(crate) device: DeviceKey,
     pub(crate) incarnation: u64,
     pub(crate) acked: AckWire,
-    /// Where an ack past the head is refused.
-    pub(crate) refuse_to: Option<(Arc<Outbox>, u32)>,
+    /// How often this log had lost history when its session compared what is acked here with what it
+    /// has shown; none where the incarnation is all that is compared.
+    pub(crate) losses: Option<u64>,
 }
 
 /// Everything that a log can be told.
@@ -304,19 +304,19 @@ impl LogActor {
     }
 
     fn ack(&mut self, request: &AckRequest) {
+        if request.losses.is_some_and(|losses| losses != self.presence.losses()) {
+            // It was compared with a history that is lost.
+            return;
+        }
         // A reader may know of a commit before this log does: it has read it from the store.
         let committed = self.committed.map_or(0, |position| position.seq);
         let committed = committed.max(self.presence.head().seq);
         let Memory::Ready(state) = &mut self.memory else {
             return;
         };
-        let AckRequest { device, incarnation, acked, refuse_to } = request;
-        let result = state.ack(*device, *incarnation, acked, committed, Outcome::Delivered);
+        let AckRequest { device, incarnation, acked, losses: _ } = request;
+        state.ack(*device, *incarnation, acked, committed, Outcome::Delivered);
         self.last_work = Instant::now();
-        if let (Err(failure), Some((outbox, request))) = (result, refuse_to) {
-            let error = frame::Error { log: Some(state.id), ..failure.into() };
-            outbox.answer(*request, &error.into());
-        }
     }
 
     fn flush(&mut self, done: Option<oneshot::Sender<()>>) {

@@ -74,6 +74,17 @@ struct Inner {
     closing: Option<CloseReason>,
 }
 
+/// How far a session has been shown a log that it is subscribed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shown {
+    /// Everything up to and with this seq was before the cursor that was compared, or was queued.
+    pub(crate) up_to: u64,
+    /// Where the log ends, as far as is known here.
+    pub(crate) head: u64,
+    /// How often the log had lost history when this was looked at.
+    pub(crate) losses: u64,
+}
+
 /// A frame that waits.
 struct Queued {
     frame: Bytes,
@@ -294,6 +305,18 @@ impl Outbox {
         drop(inner);
         self.wake.notify_one();
         true
+    }
+
+    /// How far this session has been shown a log; none if it is not subscribed to it.
+    pub(crate) fn shown(&self, key: LogKey) -> Option<Shown> {
+        let inner = self.inner.lock();
+        let index = inner.find(key).ok()?;
+        let subscription = inner.logs[index].subscription.as_deref()?;
+        Some(Shown {
+            up_to: subscription.next - 1,
+            head: subscription.presence.head().seq,
+            losses: subscription.presence.losses(),
+        })
     }
 
     /// How many logs are subscribed, apart from `key`.

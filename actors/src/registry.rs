@@ -32,6 +32,8 @@ pub(crate) struct Presence {
     head: Mutex<Position>,
     subscribers: Mutex<Vec<Arc<Outbox>>>,
     ring: Mutex<Option<Box<Ring>>>,
+    /// How often the log was found to have lost history.
+    losses: AtomicU64,
 }
 
 /// The last frames of a busy log.
@@ -47,7 +49,14 @@ impl Presence {
             head: Mutex::new(Position { seq: 0, chain: Digest::ZERO }),
             subscribers: Mutex::new(Vec::new()),
             ring: Mutex::new(None),
+            losses: AtomicU64::new(0),
         }
+    }
+
+    /// How often the log was found to have lost history: what was checked before the last time was
+    /// checked against another log.
+    pub(crate) fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Acquire)
     }
 
     /// The newest committed head that is known here.
@@ -283,6 +292,8 @@ impl Registry {
             for outbox in subscribers {
                 outbox.history_changed(key, position);
             }
+            // After the subscriptions have gone: whoever still saw one has read the number before.
+            presence.losses.fetch_add(1, Ordering::Release);
             return;
         }
         // Whoever stands before this head is behind now; an offer of nothing marks nobody, so the

@@ -6,13 +6,15 @@ mod vaults;
 
 use std::sync::Arc;
 
+use sealwire_protocol::ack::AckWire;
+use sealwire_protocol::bounded::Bounded;
 use sealwire_protocol::close::CloseReason;
 use sealwire_protocol::frame::{self, MembershipState, StubReason};
 use sealwire_protocol::signing::device_key;
 use sealwire_protocol::{Control, DeviceKey, Digest, ErrorCode, Head, Kind, LogId, RelayFrame};
 
 use crate::fakes::{MemoryStore, Mishap};
-use crate::log::LogMessage;
+use crate::log::{AckRequest, LogMessage};
 use crate::ports::{Store, StoreError};
 use device::{Device, Group, Item, Reading, World, code};
 
@@ -337,6 +339,10 @@ async fn a_body_goes_when_its_last_addressee_has_acked() {
     let head = alice.say(group.id, b"for both").await.head;
     let key = world.store.find_log(group.id).await.expect("a store").expect("a log").key;
     assert_eq!(world.bodies(key).await, vec![4]);
+    for device in [&mut bob, &mut carol] {
+        device.subscribe(group.id, None).await.expect("subscribed");
+        device.drain(&mut Reading::new(group.id)).await;
+    }
     bob.ack(group.id, head.incarnation, head.seq).await;
     // Bob's ack is durable, and Carol's copy still waits.
     world.flush(key).await;
@@ -359,15 +365,66 @@ async fn an_ack_past_the_head_is_refused_and_frees_nothing() {
     let (mut alice, mut bob, group) = two_in_a_group(&world).await;
     let head = alice.say(group.id, b"hello").await.head;
     let key = world.store.find_log(group.id).await.expect("a store").expect("a log").key;
+    bob.subscribe(group.id, None).await.expect("subscribed");
+    bob.drain(&mut Reading::new(group.id)).await;
     bob.ack(group.id, head.incarnation, head.seq + 1).await;
-    loop {
-        if let RelayFrame::Error(error) = bob.next().await {
-            assert_eq!((error.code, error.log), (ErrorCode::AckPastHead, Some(group.id)));
-            break;
-        }
-    }
+    assert_eq!(refused_ack(&mut bob, group.id).await, ErrorCode::AckPastHead);
     world.flush(key).await;
     assert_eq!(world.bodies(key).await, vec![3]);
+}
+
+async fn refused_ack(device: &mut Device, log: LogId) -> ErrorCode {
+    loop {
+        if let RelayFrame::Error(error) = device.next().await {
+            assert_eq!(error.log, Some(log));
+            return error.code;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_ack_frees_nothing_but_what_its_session_has_compared_or_shown() {
+    let world = World::new().await;
+    let (mut alice, mut bob, group) = two_in_a_group(&world).await;
+    let first = alice.say(group.id, b"first").await.head;
+    let second = alice.say(group.id, b"second").await.head;
+    let key = world.store.find_log(group.id).await.expect("a store").expect("a log").key;
+    let acked = AckWire { floor: second.seq, ranges: Bounded::default() };
+    let state = frame::AckState { incarnation: second.incarnation, acked };
+
+    // Nothing was compared: the numbers may be those of another history.
+    bob.ack(group.id, second.incarnation, second.seq).await;
+    assert_eq!(refused_ack(&mut bob, group.id).await, ErrorCode::NotSubscribed);
+    for cursor in [None, Some(Head { chain: Digest([1; 32]), ..second })] {
+        let acked = Some(state.clone());
+        bob.send(frame::Subscribe { log: group.id, cursor, acked }).await;
+        world.flush(key).await;
+        assert_eq!(world.bodies(key).await, vec![3, 4]);
+    }
+    // What was compared when history was lost is not taken any more.
+    let stale = AckRequest {
+        device: bob.id(),
+        incarnation: second.incarnation,
+        acked: state.acked.clone(),
+        losses: Some(1),
+    };
+    world.system.shared.cast_log(key, LogMessage::Ack(Box::new(stale)));
+    world.flush(key).await;
+    assert_eq!(world.bodies(key).await, vec![3, 4]);
+
+    // The cursor stands for what is before it.
+    let acked = Some(state.clone());
+    bob.send(frame::Subscribe { log: group.id, cursor: Some(first), acked }).await;
+    world.flush(key).await;
+    assert_eq!(world.bodies(key).await, vec![4]);
+    // And what has been shown since is the device's to ack.
+    bob.connect(&world).await;
+    bob.subscribe(group.id, Some(first)).await.expect("subscribed");
+    let mut reading = Reading { seq: first.seq, chain: first.chain, items: Vec::new() };
+    bob.drain(&mut reading).await;
+    bob.ack(group.id, second.incarnation, second.seq).await;
+    world.flush(key).await;
+    assert_eq!(world.bodies(key).await, Vec::<u64>::new());
 }
 
 #[tokio::test]

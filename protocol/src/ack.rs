@@ -30,6 +30,22 @@ fn is_empty(ranges: &Bounded<(u64, u64), ACK_RANGES_MAX>) -> bool {
     ranges.is_empty()
 }
 
+impl AckWire {
+    /// What it says of seqs up to and with `last`.
+    #[must_use]
+    pub fn up_to(&self, last: u64) -> Self {
+        let ranges = self.ranges.iter().filter(|(first, _)| *first <= last);
+        let ranges = ranges.map(|(first, end)| (*first, (*end).min(last))).collect();
+        Self { floor: self.floor.min(last), ranges: Bounded::new(ranges).unwrap_or_default() }
+    }
+
+    /// The highest seq that it names; 0 for none.
+    #[must_use]
+    pub fn highest(&self) -> u64 {
+        self.ranges.iter().map(|range| range.1).max().unwrap_or(0).max(self.floor)
+    }
+}
+
 impl AckSet {
     /// Nothing is acked.
     #[must_use]

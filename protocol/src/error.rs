@@ -116,6 +116,9 @@ error_codes! {
     HistoryChanged = "history_changed", "the log's history has changed";
     /// An ack names a seq past the head. It freed nothing.
     AckPastHead = "ack_past_head", "an ack is past the head";
+    /// An ack of a log that this session is not subscribed to, so that nothing shows that both ends
+    /// mean the same history. It freed nothing: subscribe, with the ack state.
+    NotSubscribed = "not_subscribed", "this session is not subscribed to the log";
     /// The relay is shutting down; reconnect after `retry_after_ms`.
     Draining = "draining", "the relay is shutting down";
     /// A bug in the relay; it has been logged.

@@ -3,7 +3,8 @@
 //! Every query of the relay is written once. It can be, because both number their parameters `$1`,
 //! both have upserts and `returning`, and every integer column is 64 bits wide. What differs is how
 //! a list of rows is handed to a statement ([`Step`]), how a transaction begins and what a row lock
-//! is called.
+//! is called; and a few statements over lists have two forms, because one database does well what
+//! takes the other a time that grows with the square of the list, or of the table.
 //!
 //! Nothing here decides, and nothing here holds a connection.
 
@@ -68,19 +69,33 @@ const SIZES: usize = 10;
 /// Most rows that one SQLite statement takes.
 pub(super) const ROWS_MAX: usize = 1 << (SIZES - 1);
 
-/// A statement over a list of rows, which it sees as a table named `given`.
+/// A statement over a list of rows, which it sees as a table named `given`. Joins with it are written
+/// `cross join … where`: both databases then begin with the list and look up the rest. Left to itself,
+/// SQLite may read a whole table and look up the list.
 pub(super) struct Step {
     /// Names and types. The first is never null: SQLite pads the list with rows of nulls.
     columns: &'static [(&'static str, Kind)],
-    /// The statement after `with given`. Between braces stands what only PostgreSQL needs: row locks,
-    /// which SQLite's only writer has anyway.
-    sql: &'static str,
-    sqlite: [OnceLock<Arc<str>>; SIZES],
+    /// SQLite's statement after `with given`. What stands between braces is not for it: row locks,
+    /// which its only writer has anyway.
+    sqlite: &'static str,
+    /// PostgreSQL's, but for the braces.
+    postgres: &'static str,
+    sqlite_texts: [OnceLock<Arc<str>>; SIZES],
 }
 
 impl Step {
+    /// A statement that both understand and do well.
     pub(super) const fn new(columns: &'static [(&'static str, Kind)], sql: &'static str) -> Self {
-        Self { columns, sql, sqlite: [const { OnceLock::new() }; SIZES] }
+        Self::twofold(columns, sql, sql)
+    }
+
+    /// Two statements that do the same: one for SQLite, one for PostgreSQL.
+    pub(super) const fn twofold(
+        columns: &'static [(&'static str, Kind)],
+        sqlite: &'static str,
+        postgres: &'static str,
+    ) -> Self {
+        Self { columns, sqlite, postgres, sqlite_texts: [const { OnceLock::new() }; SIZES] }
     }
 
     pub(super) fn columns(&self) -> &'static [(&'static str, Kind)] {
@@ -91,20 +106,16 @@ impl Step {
     /// is that nobody binds.
     pub(super) fn sqlite_text(&self, rows: usize) -> SqlStr {
         let size = rows.next_power_of_two().trailing_zeros() as usize;
-        let text = self.sqlite[size].get_or_init(|| {
+        let text = self.sqlite_texts[size].get_or_init(|| {
             let names = self.names();
             let row = format!("({})", vec!["?"; self.columns.len()].join(", "));
             let padded = vec![row; 1 << size].join(", ");
             let first = self.columns[0].0;
-            let sql = match self.sql.split_once('{') {
-                Some((before, rest)) => {
-                    format!("{before}{}", rest.split_once('}').map_or("", |(_, after)| after))
-                }
-                None => self.sql.to_owned(),
-            };
+            let (before, braced) = self.sqlite.split_once('{').unwrap_or((self.sqlite, ""));
+            let after = braced.split_once('}').map_or("", |(_, after)| after);
             format!(
                 "with padded({names}) as (values {padded}), \
-                 given as (select * from padded where {first} is not null) {sql}"
+                 given as (select * from padded where {first} is not null) {before}{after}"
             )
             .into()
         });
@@ -125,7 +136,7 @@ impl Step {
             })
             .collect();
         let (names, arrays) = (self.names(), arrays.join(", "));
-        let sql = self.sql.replace(['{', '}'], "");
+        let sql = self.postgres.replace(['{', '}'], "");
         format!("with given({names}) as (select * from unnest({arrays})) {sql}")
     }
 

@@ -1,6 +1,7 @@
 //! What a store does beside serving: one task from opening to closing.
 //!
-//! It writes the gathered days of devices every second and raises the counter every hour, while the
+//! It writes the gathered days of devices and notes the newest head every second, and raises the counter
+//! every hour, while the
 //! database's own work ([`Aside`]: SQLite's checkpoints, PostgreSQL's lock) goes on beside it. When
 //! told to stop, it finishes all of that and closes the connections; it holds the relay's lock until
 //! then.
@@ -52,6 +53,7 @@ pub(super) async fn keep<D: Count>(
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut raised = Instant::now();
+        let mut noting = true;
         loop {
             tokio::select! {
                 _ = &mut stop => break,
@@ -59,6 +61,7 @@ pub(super) async fn keep<D: Count>(
                 _ = ticks.tick() => {
                     // A day that could not be noted is noted when the device is here again.
                     let _ = store.flush_touches().await;
+                    note_head(&store, &mut noting).await;
                     if raised.elapsed() >= RAISE_INTERVAL {
                         raised = Instant::now();
                         raise(&store).await;
@@ -68,9 +71,24 @@ pub(super) async fn keep<D: Count>(
         }
     }
     let _ = store.flush_touches().await;
+    note_head(&store, &mut true).await;
     raise(&store).await;
     store.lanes.close().await;
     aside.end().await;
+}
+
+/// Notes the newest head, and says once that it cannot be done.
+async fn note_head<D: Count>(store: &SqlStore<D>, noting: &mut bool)
+where
+    for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
+{
+    match store.tenure.note_head().await {
+        Ok(()) => *noting = true,
+        Err(failure) if std::mem::replace(noting, false) => {
+            warn!(%failure, "the newest head was not noted beside the witness");
+        }
+        Err(_) => {}
+    }
 }
 
 async fn raise<D: Count>(store: &SqlStore<D>)

@@ -73,6 +73,22 @@ where
         }
     }
 
+    /// Learns where a log of a batch ends now: any of them does.
+    fn learn(&self, batch: &[LogCommit], results: &[CommitResult]) {
+        let gone = Position { seq: 0, chain: Digest::ZERO };
+        let head = |part: &LogCommit| {
+            let newest = part.entries.last();
+            let head = newest.map(|entry| Position { seq: entry.seq, chain: entry.chain });
+            if part.ended { Some(gone) } else { head }
+        };
+        let committed =
+            batch.iter().zip(results).filter(|(_, result)| **result == CommitResult::Committed);
+        let mut heads = committed.filter_map(|(part, _)| Some((part.key, head(part)?)));
+        if let Some((key, head)) = heads.next_back() {
+            self.tenure.committed(key, head);
+        }
+    }
+
     /// Writes the days that were gathered. What cannot be written now is forgotten: the device will
     /// be here again.
     pub(super) async fn flush_touches(&self) -> Result<(), StoreError> {
@@ -103,12 +119,18 @@ where
         let mut lease = self.lanes.commit().await?;
         lease.begin(D::BEGIN).await?;
         let outcome = commit::run(&mut lease, batch).await;
-        lease.end(outcome.map(Verdict::Keep)).await
+        let results = lease.end(outcome.map(Verdict::Keep)).await?;
+        self.learn(batch, &results);
+        Ok(results)
     }
 
     async fn found(&self, log: &NewLog, groups_max: u32) -> Result<FoundResult, StoreError> {
         self.may_write()?;
-        self.lanes.found(log, groups_max).await
+        let result = self.lanes.found(log, groups_max).await?;
+        if let FoundResult::Created(key) = result {
+            self.tenure.committed(key, Position { seq: log.entry.seq, chain: log.entry.chain });
+        }
+        Ok(result)
     }
 
     async fn reserve(

@@ -2,7 +2,8 @@
 //!
 //! The incarnation is one random number per store. Devices keep it beside their cursors, and another
 //! one tells them that history may have been lost. It changes when the store says that it is not
-//! where it was: its counter is below the witness's (an older copy was put back), or PostgreSQL has
+//! where it was: its counter is below the witness's, or it does not hold the head that was noted beside
+//! it (an older copy was put back), or PostgreSQL has
 //! another system identifier or timeline (a dump was loaded elsewhere, a replica took over, a point
 //! in time was restored), or a person says so (`sealwire restored`).
 //!
@@ -12,7 +13,8 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use sealwire_actors::ports::StoreError;
+use parking_lot::Mutex;
+use sealwire_actors::ports::{LogKey, Position, StoreError};
 use sqlx::Executor;
 use tracing::warn;
 
@@ -20,7 +22,8 @@ use super::OpenError;
 use super::dialect::Kind::{Int, Text};
 use super::dialect::{Columns, Dialect, Step, Table, Value};
 use super::lanes::{Lanes, Lease, Verdict};
-use super::witness::{self, Witness};
+use super::reads::{position, seq};
+use super::witness::{self, NotedHead, Witness};
 
 const STORE_ID: &str = "store_id";
 const INCARNATION: &str = "incarnation";
@@ -34,11 +37,19 @@ const READ_META: &str = "select name, value from meta";
 const RAISE_COUNTER: &str = "update meta set value = value + 1 where name = 'start_counter' \
      and exists (select 1 from meta r where r.name = 'run' and r.value = $1) returning value";
 
+/// Where a log ends, what is left of it, and its chain at a seq.
+const HEAD_AND_CHAIN_AT: &str = "select l.seq, l.chain, l.floor_seq, e.chain from logs l \
+     left join entries e on e.log = l.key and e.seq = $2 where l.key = $1";
+
 static WRITE_META: Step = Step::new(
     &[("name", Text), ("value", Int)],
     "insert into meta (name, value) select name, value from given where true \
      on conflict (name) do update set value = excluded.value",
 );
+
+/// For the test that looks at their plans.
+#[cfg(test)]
+pub(super) const STEPS: &[&Step] = &[&WRITE_META];
 
 /// Which server holds the store: PostgreSQL's system identifier and timeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +86,6 @@ impl Meta {
 }
 
 /// This relay's run on the store.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Tenure {
     pub(super) incarnation: u64,
     store_id: u64,
@@ -83,6 +93,15 @@ pub(super) struct Tenure {
     run: u64,
     /// Where the witness is.
     directory: PathBuf,
+    /// The newest head that this run has committed.
+    newest: Mutex<Newest>,
+}
+
+/// A head, and whether it stands beside the witness.
+#[derive(Default)]
+struct Newest {
+    head: Option<NotedHead>,
+    noted: bool,
 }
 
 /// Begins a run: decides on the incarnation, raises the counter, writes the witness.
@@ -96,14 +115,34 @@ where
     for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
 {
     let seen = on_disk(directory, witness::read).await?;
+    let noted = on_disk(directory, witness::read_head).await?;
     let fresh = Fresh::draw()?;
     let mut lease = lanes.write().await?;
     lease.begin(D::BEGIN).await?;
-    let outcome = begin_within(&mut lease, seen, origin, restored, fresh).await;
-    let (store_id, incarnation, counter) = lease.end(outcome.map(Verdict::Keep)).await?;
-    let tenure = Tenure { incarnation, store_id, run: fresh.run, directory: directory.to_owned() };
-    tenure.testify(counter).await?;
+    let outcome = begin_within(&mut lease, seen, noted, origin, restored, fresh).await;
+    let begun = lease.end(outcome.map(Verdict::Keep)).await?;
+    let tenure = Tenure {
+        incarnation: begun.incarnation,
+        store_id: begun.store_id,
+        run: fresh.run,
+        directory: directory.to_owned(),
+        newest: Mutex::default(),
+    };
+    tenure.testify(begun.counter).await?;
+    if begun.anew {
+        // It is of a past that the store does not have.
+        on_disk(directory, witness::forget_head).await?;
+    }
     Ok(tenure)
+}
+
+/// What a run begins with.
+struct Begun {
+    store_id: u64,
+    incarnation: u64,
+    counter: u64,
+    /// Whether the incarnation is a new one.
+    anew: bool,
 }
 
 /// Random numbers for a run, drawn before they are known to be needed.
@@ -121,19 +160,20 @@ impl Fresh {
     }
 }
 
-/// Gives the store's id, its incarnation and its counter.
 async fn begin_within<D: Dialect>(
     lease: &mut Lease<D>,
     seen: Option<Witness>,
+    noted: Option<NotedHead>,
     origin: Option<Origin>,
     restored: bool,
     fresh: Fresh,
-) -> Result<(u64, u64, u64), StoreError>
+) -> Result<Begun, StoreError>
 where
     for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
 {
     let meta = read_meta(lease).await?;
-    let change = decide(&meta, seen, origin, restored);
+    let holds = holds(lease, &meta, noted).await?;
+    let change = decide(&meta, seen, holds, origin, restored);
     let store_id = meta.number(STORE_ID).unwrap_or(fresh.store_id);
     let incarnation = match (change, meta.number(INCARNATION)) {
         (None, Some(incarnation)) => incarnation,
@@ -156,7 +196,32 @@ where
     if let Some(reason) = change.filter(|change| *change != Change::New) {
         warn!(?reason, "history may have been lost: the store has a new incarnation");
     }
-    Ok((store_id, incarnation, counter))
+    Ok(Begun { store_id, incarnation, counter, anew: change.is_some() })
+}
+
+/// Whether the store holds a head that it is said to have committed.
+async fn holds<D: Dialect>(
+    lease: &mut Lease<D>,
+    meta: &Meta,
+    noted: Option<NotedHead>,
+) -> Result<bool, StoreError>
+where
+    for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
+{
+    let Some(NotedHead { store_id, log, head }) = noted else { return Ok(true) };
+    if meta.number(STORE_ID) != Some(store_id) {
+        return Ok(true);
+    }
+    let rows = lease.rows(HEAD_AND_CHAIN_AT, &[Value::Int(log.0), seq(head.seq)]).await?;
+    let Some(row) = rows.first() else { return Ok(head.seq == 0) };
+    let newest = position(row, 0, 1)?;
+    if newest.seq <= head.seq {
+        return Ok(newest == head);
+    }
+    match row.maybe_bytes(3)? {
+        Some(_) => Ok(head.seq > 0 && row.digest(3)? == head.chain),
+        None => Ok(head.seq > 0 && row.number(2)? >= head.seq),
+    }
 }
 
 async fn read_meta<D: Dialect>(lease: &mut Lease<D>) -> Result<Meta, StoreError>
@@ -174,6 +239,7 @@ where
 fn decide(
     meta: &Meta,
     seen: Option<Witness>,
+    holds: bool,
     origin: Option<Origin>,
     restored: bool,
 ) -> Option<Change> {
@@ -182,7 +248,7 @@ fn decide(
         return Some(Change::Restored);
     }
     let counter = meta.number(COUNTER).unwrap_or_default();
-    if seen.is_some_and(|seen| seen.store_id == store_id && seen.counter > counter) {
+    if !holds || seen.is_some_and(|seen| seen.store_id == store_id && seen.counter > counter) {
         return Some(Change::OlderCopy);
     }
     (origin != meta.origin()).then_some(Change::OtherOrigin)
@@ -215,10 +281,35 @@ impl Tenure {
         for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
     {
         let seen = on_disk(&self.directory, witness::read).await?;
-        let meta = read_meta(&mut lanes.write().await?).await?;
-        let same =
-            meta.number(RUN) == Some(self.run) && decide(&meta, seen, origin, false).is_none();
+        let newest = self.newest.lock().head;
+        let mut lease = lanes.write().await?;
+        let meta = read_meta(&mut lease).await?;
+        let holds = holds(&mut lease, &meta, newest).await?;
+        drop(lease);
+        let same = meta.number(RUN) == Some(self.run)
+            && decide(&meta, seen, holds, origin, false).is_none();
         if same { self.raise(lanes).await } else { Ok(false) }
+    }
+
+    /// Learns where a log ends by a commit; seq 0 if it was deleted.
+    pub(super) fn committed(&self, log: LogKey, head: Position) {
+        let head = Some(NotedHead { store_id: self.store_id, log, head });
+        *self.newest.lock() = Newest { head, noted: false };
+    }
+
+    /// Notes the newest head beside the witness, if that is not done.
+    pub(super) async fn note_head(&self) -> Result<(), OpenError> {
+        let head = {
+            let mut newest = self.newest.lock();
+            if std::mem::replace(&mut newest.noted, true) { None } else { newest.head }
+        };
+        let Some(head) = head else { return Ok(()) };
+        let written =
+            on_disk(&self.directory, move |directory| witness::write_head(directory, &head)).await;
+        if written.is_err() {
+            self.newest.lock().noted = false;
+        }
+        written
     }
 
     async fn testify(&self, counter: u64) -> Result<(), OpenError> {
@@ -254,30 +345,35 @@ mod tests {
 
     #[test]
     fn a_new_store_gets_an_incarnation() {
-        assert_eq!(decide(&Meta(HashMap::new()), None, None, false), Some(Change::New));
+        assert_eq!(decide(&Meta(HashMap::new()), None, true, None, false), Some(Change::New));
     }
 
     #[test]
     fn a_counter_below_the_witness_is_an_older_copy_and_another_store_s_witness_says_nothing() {
         let ahead = |store_id| Some(Witness { store_id, counter: 6 });
-        assert_eq!(decide(&meta(5, None), ahead(7), None, false), Some(Change::OlderCopy));
-        assert_eq!(decide(&meta(6, None), ahead(7), None, false), None);
-        assert_eq!(decide(&meta(5, None), ahead(8), None, false), None);
-        assert_eq!(decide(&meta(5, None), None, None, false), None);
+        assert_eq!(decide(&meta(5, None), ahead(7), true, None, false), Some(Change::OlderCopy));
+        assert_eq!(decide(&meta(6, None), ahead(7), true, None, false), None);
+        assert_eq!(decide(&meta(5, None), ahead(8), true, None, false), None);
+        assert_eq!(decide(&meta(5, None), None, true, None, false), None);
+    }
+
+    #[test]
+    fn a_store_without_a_head_that_was_committed_is_an_older_copy() {
+        assert_eq!(decide(&meta(5, None), None, false, None, false), Some(Change::OlderCopy));
     }
 
     #[test]
     fn another_server_or_timeline_is_another_origin() {
         let here = Origin { system: 1, timeline: 1 };
         for origin in [Origin { system: 2, timeline: 1 }, Origin { system: 1, timeline: 2 }] {
-            let changed = decide(&meta(5, Some(here)), None, Some(origin), false);
+            let changed = decide(&meta(5, Some(here)), None, true, Some(origin), false);
             assert_eq!(changed, Some(Change::OtherOrigin));
         }
-        assert_eq!(decide(&meta(5, Some(here)), None, Some(here), false), None);
+        assert_eq!(decide(&meta(5, Some(here)), None, true, Some(here), false), None);
     }
 
     #[test]
     fn a_person_s_word_is_enough() {
-        assert_eq!(decide(&meta(5, None), None, None, true), Some(Change::Restored));
+        assert_eq!(decide(&meta(5, None), None, true, None, true), Some(Change::Restored));
     }
 }

@@ -10,7 +10,7 @@
 use async_trait::async_trait;
 use sealwire_actors::ports::{
     COMPACT_BYTES_MAX, COMPACT_ENTRIES_MAX, ChunkResult, CompactStep, LogKey, NewChunk, Position,
-    SnapshotRecord, StoreError, Upload, VaultCounts, VaultStore,
+    SnapshotRecord, StoreError, Upload, VaultChange, VaultCounts, VaultStore,
 };
 use sealwire_protocol::limits::{SNAPSHOT_CHUNK_BYTES_MAX, SNAPSHOTS_MAX};
 use sealwire_protocol::{Digest, Head};
@@ -25,10 +25,129 @@ use super::sql_store::{Count, SqlStore};
 /// Chunks of one vault come one after the other, whatever the number of its devices.
 static LOCK_VAULT: Step = Step::new(
     &[("log", Int), ("device", Bytes)],
-    "select v.log from given g join vaults v on v.log = g.log \
-     join members m on m.log = v.log and m.device = g.device and m.state = 2 \
+    "select v.log from given g cross join vaults v cross join members m \
+     where v.log = g.log and m.log = v.log and m.device = g.device and m.state = 2 \
      {for no key update of v}",
 );
+
+pub(super) static LOAD_VAULTS: Step = Step::new(
+    &[("key", Int)],
+    "select v.log, v.entries, v.bytes from given g cross join vaults v where v.log = g.key",
+);
+
+pub(super) static LOAD_SNAPSHOTS: Step = Step::new(
+    &[("key", Int)],
+    "select s.log, s.digest, s.head_incarnation, s.head_seq, s.head_chain, s.size, s.author, s.seq, \
+        s.made_at, s.confirmed \
+     from given g cross join snapshots s where s.log = g.key and s.seq >= 0 and s.seq > 0",
+);
+
+static UPSERT_VAULTS: Step = Step::new(
+    &[("log", Int), ("entries", Int), ("bytes", Int)],
+    "insert into vaults (log, entries, bytes) select log, entries, bytes from given where true \
+     on conflict (log) do update set entries = excluded.entries, bytes = excluded.bytes",
+);
+
+/// An upsert on SQLite, as in [`super::changes`]. The row is there: it was claimed.
+static MAKE_SNAPSHOTS: Step = Step::twofold(
+    &[
+        ("log", Int),
+        ("digest", Bytes),
+        ("seq", Int),
+        ("head_incarnation", Int),
+        ("head_seq", Int),
+        ("head_chain", Bytes),
+        ("author", Bytes),
+        ("made_at", Int),
+        ("confirmed", Int),
+    ],
+    "insert into snapshots (key, log, digest, size, received, chunks, verified, touched_at, seq, \
+        head_incarnation, head_seq, head_chain, author, made_at, confirmed) \
+     select s.key, s.log, s.digest, s.size, s.received, s.chunks, s.verified, s.touched_at, g.seq, \
+        g.head_incarnation, g.head_seq, g.head_chain, g.author, g.made_at, g.confirmed \
+     from given g cross join snapshots s \
+     where s.log = g.log and s.digest = g.digest and s.seq >= 0 \
+     on conflict (key) do update set seq = excluded.seq, \
+        head_incarnation = excluded.head_incarnation, head_seq = excluded.head_seq, \
+        head_chain = excluded.head_chain, author = excluded.author, \
+        made_at = excluded.made_at, confirmed = excluded.confirmed",
+    "update snapshots set seq = g.seq, head_incarnation = g.head_incarnation, \
+        head_seq = g.head_seq, head_chain = g.head_chain, author = g.author, \
+        made_at = g.made_at, confirmed = g.confirmed \
+     from given g where snapshots.log = g.log and snapshots.digest = g.digest \
+        and snapshots.seq >= 0",
+);
+
+static DROP_SNAPSHOTS: Step = Step::new(
+    &[("log", Int), ("digest", Bytes)],
+    "update snapshots set seq = -1, touched_at = 0 \
+     where (log, digest) in (select log, digest from given) and seq >= 0",
+);
+
+static DROP_ALL_SNAPSHOTS: Step = Step::new(
+    &[("log", Int)],
+    "update snapshots set seq = -1, touched_at = 0 \
+     where log in (select log from given) and seq >= 0",
+);
+
+/// For the test that looks at their plans.
+#[cfg(test)]
+pub(super) const STEPS: &[&Step] = &[
+    &LOCK_VAULT,
+    &LOAD_VAULTS,
+    &LOAD_SNAPSHOTS,
+    &UPSERT_VAULTS,
+    &MAKE_SNAPSHOTS,
+    &DROP_SNAPSHOTS,
+    &DROP_ALL_SNAPSHOTS,
+];
+
+/// What a batch of commits changes of vaults, as rows for statements.
+pub(super) struct VaultTables<'a> {
+    pub(super) counts: Table<'a>,
+    pub(super) made: Table<'a>,
+    pub(super) dropped: Table<'a>,
+    pub(super) ended: Table<'a>,
+}
+
+impl<'a> VaultTables<'a> {
+    pub(super) fn new() -> Self {
+        Self {
+            counts: Table::new(&UPSERT_VAULTS),
+            made: Table::new(&MAKE_SNAPSHOTS),
+            dropped: Table::new(&DROP_SNAPSHOTS),
+            ended: Table::new(&DROP_ALL_SNAPSHOTS),
+        }
+    }
+
+    pub(super) fn push(&mut self, key: LogKey, change: &'a VaultChange) -> Result<(), StoreError> {
+        let log = || Value::Int(key.0);
+        let VaultCounts { entries, bytes } = change.counts;
+        self.counts.push([log(), Value::number(entries)?, Value::number(bytes)?]);
+        for snapshot in &change.snapshots {
+            self.made.push([
+                log(),
+                Value::bytes(&snapshot.digest.0),
+                Value::number(snapshot.seq)?,
+                Value::Int(snapshot.head.incarnation.cast_signed()),
+                Value::number(snapshot.head.seq)?,
+                Value::bytes(&snapshot.head.chain.0),
+                Value::bytes(&snapshot.author.0),
+                Value::number(snapshot.at)?,
+                Value::Int(snapshot.confirmed.into()),
+            ]);
+        }
+        for digest in &change.dropped {
+            self.dropped.push([log(), Value::bytes(&digest.0)]);
+        }
+        Ok(())
+    }
+
+    /// The log ends: its snapshots go with it.
+    pub(super) fn push_ended(&mut self, key: LogKey) {
+        self.ended.push([Value::Int(key.0)]);
+    }
+}
 
 const COUNT_SNAPSHOTS: &str = "select count(*), cast(coalesce(sum(size), 0) as bigint) \
      from snapshots where log = $1 and seq >= 0";
@@ -64,12 +183,12 @@ const READ_CHUNKS: &str = "select c.start, c.bytes from snapshots s \
 
 const SNAPSHOTS: &str = "select log, digest, head_incarnation, head_seq, head_chain, size, author, \
         seq, made_at, confirmed \
-     from snapshots where log = $1 and seq > 0 order by seq desc limit $2 + 0";
+     from snapshots where log = $1 and seq >= 0 and seq > 0 order by seq desc limit $2 + 0";
 
 /// Vaults in turn, each with its floor and with the newest head that a confirmed snapshot has.
 const COVERED: &str = "with looked as (select log from vaults where log > $1 order by log limit $3 + 0) \
      select v.log, l.floor_seq, (select max(s.head_seq) from snapshots s \
-        where s.log = v.log and s.seq > 0 and (s.confirmed = 1 or (s.made_at < $2 and \
+        where s.log = v.log and s.seq >= 0 and s.seq > 0 and (s.confirmed = 1 or (s.made_at < $2 and \
             (select count(*) from members m where m.log = v.log and m.state = 2) = 1))) \
      from looked v join logs l on l.key = v.log order by v.log";
 

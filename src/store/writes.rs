@@ -46,7 +46,7 @@ static LOOK_BEFORE_RESERVING: Step = Step::new(
         (select count(*) from members m join logs o on o.key = m.log \
          where m.device = g.device and m.log <> l.key and o.log_type = 1 \
             and (m.state = 2 or m.reserved_at >= g.since)) \
-     from given g join logs l on l.key = g.log {for key share of l}",
+     from given g cross join logs l where l.key = g.log {for key share of l}",
 );
 
 const INSERT_RESERVATION: &str = "insert into members (log, device, state, joined_seq, joined_at, \
@@ -79,11 +79,19 @@ static DELETE_EMPTY_DEVICES: Step = Step::new(
      returning key",
 );
 
-static TOUCH_DEVICES: Step = Step::new(
+/// An upsert, because SQLite's `update … from` cannot be told to begin with the list.
+static TOUCH_DEVICES: Step = Step::twofold(
     &[("key", Bytes), ("day", Int)],
+    "insert into devices (key, seen_day) \
+     select d.key, g.day from given g cross join devices d \
+     where d.key = g.key and d.seen_day < g.day on conflict (key) do update set seen_day = excluded.seen_day",
     "update devices set seen_day = g.day from given g \
      where devices.key = g.key and devices.seen_day < g.day",
 );
+
+/// For the test that looks at their plans.
+#[cfg(test)]
+pub(super) const STEPS: &[&Step] = &[&LOOK_BEFORE_RESERVING, &DELETE_EMPTY_DEVICES, &TOUCH_DEVICES];
 
 /// A write that changes nothing, to see whether one could.
 const WRITE_NOTHING: &str = "update meta set value = value where name = 'store_id'";

@@ -18,6 +18,8 @@ on_every_database! {
     the_incarnation_stays_over_restarts
     saying_restored_gives_another_incarnation
     a_store_whose_counter_is_below_the_witness_has_lost_history
+    a_store_that_lacks_what_it_had_committed_has_lost_history
+    a_floor_at_the_head_and_a_log_that_has_ended_are_no_loss
     another_stores_witness_says_nothing
     a_lost_witness_is_written_again
     migrating_alone_leaves_a_store_that_opens
@@ -105,6 +107,57 @@ async fn a_store_whose_counter_is_below_the_witness_has_lost_history(database: &
     opened.close().await;
 }
 
+/// Runs a statement beside a store that is closed.
+async fn execute(database: &Database, statement: &'static str) {
+    if database.is_postgres() {
+        database.beside().await.execute(statement).await.expect("executed");
+    } else {
+        let file = SqliteConnectOptions::new().filename(database.file());
+        let mut beside = file.connect().await.expect("opened");
+        beside.execute(statement).await.expect("executed");
+        beside.close().await.expect("closed");
+    }
+}
+
+async fn incarnation(database: &Database) -> u64 {
+    let opened = database.open().await;
+    let incarnation = opened.store.incarnation();
+    opened.close().await;
+    incarnation
+}
+
+async fn a_store_that_lacks_what_it_had_committed_has_lost_history(database: &Database) {
+    let opened = database.open().await;
+    let mut log = found(&*opened.store, 1, LogType::Group, device(1)).await;
+    log.commit(&*opened.store, &[Draft::of(device(1), b"to be lost")]).await;
+    let before = opened.store.incarnation();
+    opened.close().await;
+    assert_eq!(incarnation(database).await, before);
+    // The counter stays as it was.
+    execute(database, "update logs set seq = seq - 1").await;
+    let after = incarnation(database).await;
+    assert_ne!(after, before);
+    assert_eq!(incarnation(database).await, after, "it changes once");
+}
+
+async fn a_floor_at_the_head_and_a_log_that_has_ended_are_no_loss(database: &Database) {
+    let opened = database.open().await;
+    let before = opened.store.incarnation();
+    let mut log = found(&*opened.store, 1, LogType::Group, device(1)).await;
+    log.commit(&*opened.store, &[Draft::of(device(1), b"old")]).await;
+    let mut part = log.part();
+    part.floor = Some(log.head);
+    opened.store.commit(&[part]).await.expect("committed");
+    opened.close().await;
+    let opened = database.open().await;
+    assert_eq!(opened.store.incarnation(), before);
+    let mut part = log.part();
+    part.ended = true;
+    opened.store.commit(&[part]).await.expect("committed");
+    opened.close().await;
+    assert_eq!(incarnation(database).await, before);
+}
+
 async fn another_stores_witness_says_nothing(database: &Database) {
     let opened = database.open().await;
     let before = opened.store.incarnation();
@@ -155,14 +208,7 @@ async fn a_database_of_a_newer_relay_is_refused(database: &Database) {
          select 9999, description, success, checksum, execution_time from _sqlx_migrations \
          where version = 1";
     database.open().await.close().await;
-    if database.is_postgres() {
-        database.beside().await.execute(NEWER).await.expect("migrated");
-    } else {
-        let file = SqliteConnectOptions::new().filename(database.file());
-        let mut beside = file.connect().await.expect("opened");
-        beside.execute(NEWER).await.expect("migrated");
-        beside.close().await.expect("closed");
-    }
+    execute(database, NEWER).await;
     let refused = database.try_open(Lock::Try).await.map(|_| ());
     assert_eq!(refused, Err(OpenError::Newer(9999)));
 }
@@ -179,7 +225,7 @@ async fn a_closed_sqlite_store_is_one_file_and_its_witness() {
         .map(|file| file.expect("a file").file_name().to_string_lossy().into_owned())
         .collect();
     names.sort();
-    assert_eq!(names, ["sealwire.db", "sealwire.db.lock", "witness"]);
+    assert_eq!(names, ["sealwire.db", "sealwire.db.lock", "witness", "witness.head"]);
 }
 
 #[tokio::test]

@@ -137,6 +137,16 @@ impl RelayProcess {
         eventually(words, async || self.said().contains(words)).await;
     }
 
+    /// Waits until the relay has noted, beside its witness, that a log has an entry at this seq.
+    pub(crate) async fn until_noted(&self, seq: u64) {
+        let file = self.place.data().join("witness.head");
+        let line = format!("seq {seq:016x}");
+        eventually("the head is noted", async || {
+            fs::read_to_string(&file).is_ok_and(|text| text.lines().any(|it| it == line))
+        })
+        .await;
+    }
+
     /// Kills the relay: no handler of its own runs, nothing is flushed.
     pub(crate) fn kill(&mut self) {
         let mut child = self.child.take().expect("the relay runs");

@@ -357,24 +357,19 @@ impl State {
         acked: &AckWire,
         committed: u64,
         outcome: Outcome,
-    ) -> Result<(), Failure> {
-        // Seqs of another incarnation name other entries.
-        if incarnation != self.incarnation {
-            return Ok(());
+    ) {
+        // Seqs of another incarnation name other entries, and those past the head none.
+        if incarnation != self.incarnation || acked.highest() > committed {
+            return;
         }
-        let highest = acked.ranges.iter().map(|range| range.1).max().unwrap_or(0).max(acked.floor);
         let Some(member) = self.members.get_mut(&device) else {
-            return Ok(());
+            return;
         };
-        if highest > committed {
-            return Err(Failure::new(ErrorCode::AckPastHead));
-        }
         let new = member.acked.merge(acked);
         if !new.is_empty() {
             member.dirty = self.policy.stores_acks();
             self.policy.acked(&reader(member), &new, outcome, &mut self.outcomes);
         }
-        Ok(())
     }
 
     /// Since which entry a device is a member, if it is one.

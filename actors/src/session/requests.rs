@@ -31,7 +31,7 @@ pub(super) fn act(core: &Arc<Core>, request: u32, frame: ClientFrame) -> Step {
     match frame {
         ClientFrame::Append(frame) => append(core, request, vec![frame.entry]),
         ClientFrame::AppendBatch(frame) => append(core, request, frame.entries.into_vec()),
-        ClientFrame::Ack(frame) => ack(core, request, frame),
+        ClientFrame::Ack(frame) => ack(core, request, &frame),
         ClientFrame::Subscribe(frame) => later(subscribe(core.clone(), request, frame)),
         ClientFrame::Unsubscribe(frame) => unsubscribe(core, request, frame.log),
         ClientFrame::ListMembers(frame) => later(list_members(core.clone(), request, frame.log)),
@@ -316,20 +316,39 @@ pub(super) async fn run_job<T: Send + 'static>(
 
 // ---- acks
 
-fn ack(core: &Arc<Core>, request: u32, frame: frame::Ack) -> Step {
+fn ack(core: &Arc<Core>, request: u32, frame: &frame::Ack) -> Step {
     let Some(LogPlace { key, .. }) = known(core, frame.log) else {
         return refuse(core, request, ErrorCode::NoSuchLog);
     };
-    cast_ack(core, request, key, frame.state);
+    if frame.state.incarnation != core.shared.store.incarnation() {
+        return Step::Done;
+    }
+    // A number alone does not say which history it means. That of a subscription was compared, chain
+    // and all, when it began, and has been shown from here since.
+    let Some(shown) = core.outbox.shown(key) else {
+        return refuse_ack(core, request, frame.log, ErrorCode::NotSubscribed);
+    };
+    if frame.state.acked.highest() > shown.head {
+        return refuse_ack(core, request, frame.log, ErrorCode::AckPastHead);
+    }
+    cast_ack(core, key, shown.losses, &frame.state, shown.up_to);
     Step::Done
 }
 
-fn cast_ack(core: &Core, request: u32, key: LogKey, state: frame::AckState) {
+fn refuse_ack(core: &Core, request: u32, log: LogId, code: ErrorCode) -> Step {
+    let error = frame::Error { log: Some(log), ..Failure::new(code).into() };
+    core.answer(request, &error.into());
+    Step::Done
+}
+
+/// Hands on what an ack says of seqs up to and with `up_to`: those for which the device has shown
+/// that it means this history.
+fn cast_ack(core: &Core, key: LogKey, losses: u64, state: &frame::AckState, up_to: u64) {
     let ack = AckRequest {
         device: core.outbox.device,
         incarnation: state.incarnation,
-        acked: state.acked,
-        refuse_to: Some((core.outbox.clone(), request)),
+        acked: state.acked.up_to(up_to),
+        losses: Some(losses),
     };
     core.shared.cast_log(key, LogMessage::Ack(Box::new(ack)));
 }
@@ -373,16 +392,22 @@ async fn begin_reading(
     let changes = core.outbox.membership_changes();
     let unfinished = Unfinished { core: &core, key };
     let presence = core.shared.registry.subscribe(key, &core.outbox);
+    let losses = presence.losses();
     let (record, from, phase, floor) = match begin(&core, key, start).await {
         Ok(start) => start,
         Err(failure) => return core.refuse(request, failure),
     };
     presence.raise_head(record.head);
+    // The cursor's chain stands for everything before it, and for nothing behind it.
+    let compared = match start {
+        Start::Cursor(cursor) => cursor.map_or(0, |cursor| cursor.seq),
+        Start::Snapshot(_) => 0,
+    };
     if let Some(state) = acked
         && state.incarnation == core.shared.store.incarnation()
-        && !record.acked.clone().merge(&state.acked).is_empty()
+        && !record.acked.clone().merge(&state.acked.up_to(compared)).is_empty()
     {
-        cast_ack(&core, request, key, state);
+        cast_ack(&core, key, losses, &state, compared);
     }
     let subscription = Subscription::new(presence, from, phase, record.joined_seq);
     if core.outbox.subscribe(request, changes, key, record.head, floor, subscription) {

@@ -550,6 +550,7 @@ async fn acks_of_a_vault_are_not_stored() {
     let world = World::new().await;
     let (mut laptop, mut phone, vault) = two_in_a_vault(&world).await;
     laptop.say(vault, b"one").await;
+    read_all(&mut phone, vault).await;
     phone.ack(vault, 1, 3).await;
     world.flush(KEY).await;
     assert!(stored(&world).await.members.iter().all(|member| member.acked.floor() == 0));

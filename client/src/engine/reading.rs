@@ -82,7 +82,7 @@ impl Log {
         if !self.phase.is_open() || !self.subscription.reads() {
             return Ok(());
         }
-        if failure.code == ErrorCode::AckPastHead {
+        if matches!(failure.code, ErrorCode::AckPastHead | ErrorCode::NotSubscribed) {
             self.resync(call);
             return Ok(());
         }

@@ -115,9 +115,24 @@ impl Vault {
         let digest = sha256(&sealed);
         self.upload(wire, digest, &sealed).await?;
         let chunks = u32::try_from(sealed.len().div_ceil(CHUNK_BYTES)).unwrap_or(u32::MAX);
-        let control = Control::Snapshot { head, digest, size, chunks };
-        self.write_conditional(wire, Kind::Control, |_, _| Ok(control.encode())).await?;
+        self.make_real(wire, digest, size, chunks, head).await?;
         Ok(SnapshotSummary { head, digest, size, confirmed: false })
+    }
+
+    /// Makes an upload that is complete a snapshot of `head`.
+    ///
+    /// # Errors
+    /// A [`VaultError`].
+    pub async fn make_real(
+        &mut self,
+        wire: &mut Wire,
+        digest: Digest,
+        size: u64,
+        chunks: u32,
+        head: Head,
+    ) -> Result<(), VaultError> {
+        let control = Control::Snapshot { head, digest, size, chunks };
+        self.write_conditional(wire, Kind::Control, |_, _| Ok(control.encode())).await.map(|_| ())
     }
 
     /// Uploads sealed bytes, from where an upload of them was broken off.

@@ -276,6 +276,11 @@ fn relay_frames() {
             0,
             frame::Error { log: Some(log()), ..error(Failure::new(ErrorCode::AckPastHead)) }
         ),
+        relay!(
+            "an ack of a log that is not subscribed",
+            7,
+            frame::Error { log: Some(log()), ..error(Failure::new(ErrorCode::NotSubscribed)) }
+        ),
         relay!("", 5, frame::Appended { log: log(), seq: 41, duplicate: false, head: head(41) }),
         relay!(
             "a duplicate",
