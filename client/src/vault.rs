@@ -52,6 +52,7 @@ use crate::identity::{Identity, NoRandomness, random};
 use crate::numbering::Mark;
 use crate::wire::{Wire, WireError};
 use keys::Keys;
+use reading::Waiting;
 
 /// Why something could not be done. Unless it says otherwise, nothing has changed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -112,6 +113,8 @@ pub struct Vault {
     /// The newest entry of this device that was appended.
     own: Mark,
     keys: Keys,
+    /// Changesets whose key has not come yet: that of a new device stands behind all that it opens.
+    waiting: Waiting,
 }
 
 impl Vault {
@@ -141,6 +144,7 @@ impl Vault {
             senders: BTreeMap::new(),
             own: Mark::NONE,
             keys: Keys::default(),
+            waiting: Waiting::default(),
         }
     }
 

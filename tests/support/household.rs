@@ -46,6 +46,8 @@ struct Unanswered {
     signed: Signed,
     kind: Kind,
     revokes: Option<DeviceKey>,
+    /// The batch that it was first sent in: it is sent again in the same cut.
+    cut: Option<u32>,
     request: Option<u32>,
 }
 
@@ -60,6 +62,7 @@ struct Walker {
     unanswered: VecDeque<Unanswered>,
     again_at: Option<Instant>,
     subscribing: Option<u32>,
+    last_cut: u32,
     /// Whether a rotation is to be made, with what has been read by then.
     rotates: bool,
     /// Whom it revokes, once it is asked to.
@@ -186,6 +189,7 @@ impl Walker {
             unanswered: VecDeque::new(),
             again_at: None,
             subscribing: None,
+            last_cut: 0,
             rotates: false,
             target: None,
             revoked: false,
@@ -305,7 +309,7 @@ impl Walker {
     }
 
     fn push(&mut self, signed: Signed, kind: Kind, revokes: Option<DeviceKey>) {
-        self.unanswered.push_back(Unanswered { signed, kind, revokes, request: None });
+        self.unanswered.push_back(Unanswered { signed, kind, revokes, cut: None, request: None });
     }
 
     fn rotate(&mut self) {
@@ -371,8 +375,13 @@ impl Walker {
         let first = self.unanswered.iter().position(|entry| entry.request.is_none());
         let mut at = first.unwrap_or(self.unanswered.len());
         while at < self.unanswered.len() {
-            let plain = |entry: &Unanswered| entry.kind == Kind::Quiet;
-            let run = self.unanswered.iter().skip(at).take_while(|entry| plain(entry)).count();
+            let cut = self.unanswered[at].cut;
+            let together = |entry: &Unanswered| match cut {
+                Some(_) => entry.cut == cut,
+                None => entry.kind == Kind::Quiet && entry.cut.is_none(),
+            };
+            let run = self.unanswered.iter().skip(at).take_while(|entry| together(entry)).count();
+            self.last_cut += 1;
             let entries: Vec<_> = self
                 .unanswered
                 .iter()
@@ -388,6 +397,7 @@ impl Walker {
             let request = wire.queue(&frame);
             for entry in self.unanswered.iter_mut().skip(at).take(sent) {
                 entry.request = Some(request);
+                entry.cut.get_or_insert(self.last_cut);
             }
             for entry in self.unanswered.iter().skip(at).take(sent) {
                 let count = entry.signed.entry.header.decode().expect("a header").count;

@@ -1,5 +1,7 @@
 //! Pulling: what is new is read, verified and opened.
 
+use std::collections::BTreeSet;
+
 use sealwire_protocol::codec::Envelope;
 use sealwire_protocol::frame::{Entry, Subscribe, Unsubscribe};
 use sealwire_protocol::keys::KeyBody;
@@ -30,12 +32,42 @@ pub struct Changeset {
 pub struct Pulled {
     /// Changesets, in order, own ones among them.
     pub changesets: Vec<Changeset>,
-    /// Changesets that this device cannot open: their seqs and epochs.
+    /// Changesets that this device cannot open yet: their seqs and epochs. They come with the pull that
+    /// brings their key, but for those that are [`Pulled::forgotten`].
     pub sealed: Vec<(u64, u32)>,
     /// Entries that are in the vault and not believed.
     pub rejected: Vec<(u64, Rejection)>,
+    /// Of those, how many are too much to keep: [`Vault::rewind`] and pull again when the key is there.
+    pub forgotten: usize,
     /// How many bytes of frames with entries were received.
     pub bytes: u64,
+}
+
+/// Most bytes of changesets that wait for their key: a new device's tail after a snapshot.
+const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Changesets that wait for their key.
+#[derive(Default)]
+pub(super) struct Waiting {
+    entries: Vec<Entry>,
+    bytes: usize,
+}
+
+impl Waiting {
+    /// Keeps one, if there is room.
+    fn keep(&mut self, entry: &Entry) -> bool {
+        let fits = self.bytes + entry.body.len() <= WAITING_BYTES_MAX;
+        if fits {
+            self.bytes += entry.body.len();
+            self.entries.push(entry.clone());
+        }
+        fits
+    }
+
+    fn take(&mut self) -> Vec<Entry> {
+        self.bytes = 0;
+        std::mem::take(&mut self.entries)
+    }
 }
 
 impl Vault {
@@ -55,6 +87,7 @@ impl Vault {
         frame: ClientFrame,
     ) -> Result<Pulled, VaultError> {
         let mut pulled = Pulled::default();
+        let epoch = self.epoch();
         let subscribing = wire.queue(&frame);
         let mut leaving = None;
         loop {
@@ -76,7 +109,10 @@ impl Vault {
                     leaving
                         .get_or_insert_with(|| wire.queue(&Unsubscribe { log: self.log }.into()));
                 }
-                RelayFrame::Done(_) if Some(request) == leaving => return Ok(pulled),
+                RelayFrame::Done(_) if Some(request) == leaving => {
+                    self.open_waiting(epoch, &mut pulled);
+                    return Ok(pulled);
+                }
                 RelayFrame::Error(error)
                     if request == subscribing || error.log == Some(self.log) =>
                 {
@@ -138,7 +174,9 @@ impl Vault {
                     .map_err(|_| Rejection::Control)?;
             }
             Kind::Key => self.take_keys(entry, header)?,
-            Kind::Ring | Kind::Quiet | Kind::Bulk => self.open_changeset(entry, header, pulled),
+            Kind::Ring | Kind::Quiet | Kind::Bulk => {
+                self.open_changeset(entry, header.sender, pulled)
+            }
             Kind::Totals => return Err(Rejection::Header),
         }
         let mark = Mark { count: header.count, digest: judged.digest };
@@ -172,21 +210,35 @@ impl Vault {
         Ok(())
     }
 
-    fn open_changeset(&self, entry: &Entry, header: &Header, pulled: &mut Pulled) {
-        let place = Place { log: self.log, sender: header.sender, aad: entry.header.aad() };
+    fn open_changeset(&mut self, entry: &Entry, sender: DeviceKey, pulled: &mut Pulled) {
+        let place = Place { log: self.log, sender, aad: entry.header.aad() };
         let name = seal::key_name(entry.body.as_ref()).ok();
         let epoch = name.map_or(0, |name| name.epoch);
-        let opened =
-            self.keys.get(epoch).and_then(|key| seal::open(key, &place, entry.body.as_ref()).ok());
-        match opened {
-            Some(payload) => pulled.changesets.push(Changeset {
-                seq: entry.seq,
-                at: entry.at,
-                author: header.sender,
-                payload: payload.to_vec(),
-            }),
-            None => pulled.sealed.push((entry.seq, epoch)),
+        let key = self.keys.get(epoch);
+        let opened = key.and_then(|key| seal::open(key, &place, entry.body.as_ref()).ok());
+        if let Some(payload) = opened {
+            let (seq, at, payload) = (entry.seq, entry.at, payload.to_vec());
+            pulled.changesets.push(Changeset { seq, at, author: sender, payload });
+        } else {
+            pulled.sealed.push((entry.seq, epoch));
+            pulled.forgotten += usize::from(!self.waiting.keep(entry));
         }
+    }
+
+    /// Tries again what waits, if a key has come.
+    fn open_waiting(&mut self, epoch_before: u32, pulled: &mut Pulled) {
+        if self.epoch() == epoch_before {
+            return;
+        }
+        let waiting = self.waiting.take();
+        let kept: BTreeSet<u64> = waiting.iter().map(|entry| entry.seq).collect();
+        pulled.sealed.retain(|(seq, _)| !kept.contains(seq));
+        for entry in waiting {
+            if let Ok(header) = entry.header.decode() {
+                self.open_changeset(&entry, header.sender, pulled);
+            }
+        }
+        pulled.changesets.sort_by_key(|changeset| changeset.seq);
     }
 }
 
