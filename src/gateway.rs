@@ -5,8 +5,12 @@
 //! than if HTTP had never been there. An upgrade needs a place among the unauthenticated
 //! connections of its address and of all; the place is given back when the device is known.
 
+use std::convert::Infallible;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -26,10 +30,13 @@ use hyper_util::service::TowerToHyperService;
 use metrics::counter;
 use parking_lot::Mutex;
 use sealwire_actors::System;
+use sealwire_actors::limits::STALLED_MAX;
 use sealwire_actors::metrics::CONNECTIONS_REFUSED;
 use sealwire_protocol::limits::{HANDSHAKE_DEADLINE, WEBSOCKET_PATH, WEBSOCKET_SUBPROTOCOL};
+use socket2::SockRef;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
+use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tower::ServiceExt;
 
@@ -42,6 +49,15 @@ use crate::socket;
 /// Largest request head, in bytes: hyper's smallest buffer, and plenty for an upgrade.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
+/// How long a connection may rest between two requests, once a device was proved on it. Longer than
+/// the app's (15 s) and the common proxies' (60 s) own patience: the end that asks must be the one
+/// that closes, or a request that is never sent twice is lost now and then.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// How long a connection that rests is left open once the relay is shutting down: whoever asks
+/// meanwhile is answered, and told to ask elsewhere from now on.
+const CLOSING_PAUSE: Duration = Duration::from_secs(1);
+
 /// How long whoever meets a relay that is shutting down should wait, in seconds.
 const DRAINING_RETRY_S: u64 = 5;
 
@@ -52,6 +68,8 @@ pub struct Gateway {
     proxies: TrustedProxies,
     /// Becomes true when the relay is shutting down: no new sessions.
     draining: watch::Receiver<bool>,
+    /// Held by every connection that speaks HTTP.
+    open: Arc<()>,
 }
 
 impl Gateway {
@@ -63,7 +81,7 @@ impl Gateway {
         proxies: TrustedProxies,
         draining: watch::Receiver<bool>,
     ) -> Self {
-        Self { system, limits, proxies, draining }
+        Self { system, limits, proxies, draining, open: Arc::new(()) }
     }
 
     /// The route of the upgrade.
@@ -73,8 +91,8 @@ impl Gateway {
 }
 
 /// Serves one accepted connection until it ends or is upgraded. A stranger takes his place among
-/// the unauthenticated before his first byte is read; who stands behind a trusted proxy is known,
-/// and takes it, with the request.
+/// the unauthenticated before his first byte is read, and gives it back with the first request that
+/// proves a device; who stands behind a trusted proxy is known, and takes it, with the request.
 pub async fn serve_connection(accepted: Accepted, gateway: Arc<Gateway>, router: Router) {
     let Accepted { stream, peer, slot } = accepted;
     let address = ClientAddress::of_peer(peer);
@@ -86,21 +104,52 @@ pub async fn serve_connection(accepted: Accepted, gateway: Arc<Gateway>, router:
             Err(refused) => return count_refused(refused.reason()),
         }
     };
-    let connection = Connection(Arc::new(Mutex::new(Held { peer, admission, slot: Some(slot) })));
+    // A phone that is gone without a word takes nothing any more, and its kernel says nothing.
+    let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(STALLED_MAX));
+    let connection = Connection::new(Held { peer, admission, slot: Some(slot) });
     let kept = connection.clone();
+    let of_requests = connection.clone();
+    let draining = gateway.draining.clone();
     let service = tower::service_fn(move |mut request: http::Request<Incoming>| {
-        request.extensions_mut().insert(connection.clone());
-        let router = router.clone();
-        async move { router.oneshot(request.map(Body::new)).await }
+        request.extensions_mut().insert(of_requests.clone());
+        let (router, answering) = (router.clone(), of_requests.answering());
+        let draining = draining.clone();
+        async move {
+            let Ok(mut answer) = router.oneshot(request.map(Body::new)).await;
+            drop(answering);
+            if *draining.borrow() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+                // The next request finds another relay.
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(answer)
+        }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HANDSHAKE_DEADLINE)
+        .header_read_timeout(KEEP_ALIVE)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
         .with_upgrades();
-    // An error here is a peer that went away, was too slow, or does not speak HTTP.
-    if serving.await.is_err() {
+    let _open = gateway.open.clone();
+    let drained = async {
+        gateway.drained().await;
+        sleep(CLOSING_PAUSE).await;
+    };
+    tokio::pin!(serving, drained);
+    let mut closing = false;
+    let served = loop {
+        tokio::select! {
+            served = serving.as_mut() => break served.is_ok(),
+            () = connection.outstayed(), if !closing => break false,
+            () = drained.as_mut(), if !closing => {
+                // What is under way is answered; a connection that still rests is closed.
+                closing = true;
+                serving.as_mut().graceful_shutdown();
+            }
+        }
+    };
+    // A peer that went away, was too slow, or does not speak HTTP.
+    if !served {
         count_refused("http");
     }
     drop(kept);
@@ -112,7 +161,17 @@ fn count_refused(reason: &'static str) {
 
 /// What a connection holds, for its requests to see or to take along.
 #[derive(Clone)]
-struct Connection(Arc<Mutex<Held>>);
+pub struct Connection(Arc<ConnectionState>);
+
+struct ConnectionState {
+    held: Mutex<Held>,
+    /// Whether somebody has proved a device on it, or a trusted proxy is at its other end.
+    known: AtomicBool,
+    /// Requests that are not answered yet.
+    requests: AtomicUsize,
+    /// Tells that one of the two has changed.
+    changed: Notify,
+}
 
 struct Held {
     peer: SocketAddr,
@@ -120,9 +179,61 @@ struct Held {
     slot: Option<Slot>,
 }
 
+impl Connection {
+    fn new(held: Held) -> Self {
+        Self(Arc::new(ConnectionState {
+            known: AtomicBool::new(held.admission.is_none()),
+            held: Mutex::new(held),
+            requests: AtomicUsize::new(0),
+            changed: Notify::new(),
+        }))
+    }
+
+    /// Notes that a request has proved its device: the connection is no stranger's any more, and its
+    /// place among theirs is free.
+    pub fn authenticated(&self) {
+        if !self.0.known.swap(true, Ordering::AcqRel) {
+            self.0.held.lock().admission = None;
+            self.0.changed.notify_one();
+        }
+    }
+
+    /// Counts a request until the guard is dropped.
+    fn answering(&self) -> Answering {
+        self.0.requests.fetch_add(1, Ordering::AcqRel);
+        self.0.changed.notify_one();
+        Answering(self.0.clone())
+    }
+
+    /// Resolves when a stranger has asked nothing for as long as a stranger may.
+    async fn outstayed(&self) {
+        loop {
+            let changed = self.0.changed.notified();
+            if self.0.known.load(Ordering::Acquire) {
+                return std::future::pending().await;
+            }
+            if self.0.requests.load(Ordering::Acquire) > 0 {
+                changed.await;
+            } else if timeout(HANDSHAKE_DEADLINE, changed).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// A request that is not answered yet.
+struct Answering(Arc<ConnectionState>);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.requests.fetch_sub(1, Ordering::AcqRel);
+        self.0.changed.notify_one();
+    }
+}
+
 async fn upgrade(
     State(gateway): State<Arc<Gateway>>,
-    Extension(Connection(connection)): Extension<Connection>,
+    Extension(connection): Extension<Connection>,
     mut request: Request,
 ) -> Response {
     let accept = match check_upgrade(request.headers()) {
@@ -137,7 +248,7 @@ async fn upgrade(
     let Some(upgraded) = request.extensions_mut().remove::<OnUpgrade>() else {
         return bad_upgrade("this connection cannot be upgraded");
     };
-    let admission = match gateway.admission(&connection, request.headers()) {
+    let admission = match gateway.admission(&connection.0.held, request.headers()) {
         Ok(admission) => admission,
         Err(refused) => {
             count_refused(refused.reason());
@@ -146,7 +257,7 @@ async fn upgrade(
             return retry_later(status, "rate_limited", sentence, RETRY_AFTER_SECONDS);
         }
     };
-    let slot = connection.lock().slot.take();
+    let slot = connection.0.held.lock().slot.take();
     let system = gateway.system.clone();
     tokio::spawn(async move {
         // The slot is held for as long as the socket is.
@@ -170,6 +281,21 @@ fn bad_upgrade(sentence: &'static str) -> Response {
 }
 
 impl Gateway {
+    /// Resolves when no connection speaks HTTP any more.
+    pub async fn http_ended(&self) {
+        while Arc::strong_count(&self.open) > 1 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Resolves when the relay is shutting down, or is gone.
+    fn drained(&self) -> impl Future<Output = ()> + use<> {
+        let mut draining = self.draining.clone();
+        async move {
+            let _ = draining.wait_for(|draining| *draining).await;
+        }
+    }
+
     /// The connection's place among the unauthenticated, or a new one behind a trusted proxy.
     fn admission(
         &self,

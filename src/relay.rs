@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::client_address::{AddressLimits, TrustedProxies};
 use crate::config::UnauthenticatedLimits;
 use crate::gateway::{self, Gateway};
+use crate::http::{self, Api};
 use crate::listener::{Slots, accept_until};
 use crate::operator::answer::with_json_fallbacks;
 use crate::operator::connection::{self, OPERATOR_CONNECTIONS_MAX};
@@ -62,6 +63,7 @@ pub enum RelayError {
 pub struct Relay {
     system: Arc<System>,
     store: OpenStore,
+    gateway: Arc<Gateway>,
     address: SocketAddr,
     draining: watch::Sender<bool>,
     accepting: Vec<JoinHandle<()>>,
@@ -99,15 +101,18 @@ impl Relay {
         let limits = Arc::new(AddressLimits::new(&options.unauthenticated));
         let gateway =
             Arc::new(Gateway::new(system.clone(), limits.clone(), options.proxies, drain.clone()));
-        let routes = with_json_fallbacks(watch.public_routes().merge(gateway.clone().route()));
+        let api = Arc::new(Api { system: system.clone(), draining: drain.clone() });
+        let routes = watch.public_routes().merge(gateway.clone().route()).merge(http::router(api));
+        let routes = with_json_fallbacks(routes);
         let slots = Slots::new(options.connections_max);
-        accepting.push(accept_devices(public, slots, gateway, routes, drain));
+        accepting.push(accept_devices(public, slots, gateway.clone(), routes, drain));
         let upkeep = tokio::spawn(async move {
             tokio::join!(limits.keep_swept(), options.metrics.keep_up());
         });
         Ok(Self {
             system,
             store,
+            gateway,
             address,
             draining,
             accepting,
@@ -148,8 +153,8 @@ impl Relay {
         }
     }
 
-    /// Stops in order: no new connections; sessions are asked to come back later and their requests
-    /// are answered; acks are flushed; the store is closed.
+    /// Stops in order: no new connections; sessions are asked to come back later; their requests and
+    /// those over HTTP are answered; acks are flushed; the store is closed.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] if the store did not close within the deadline. Nothing that was
@@ -161,13 +166,21 @@ impl Relay {
             let _ = timeout_at(deadline, accepting).await;
         }
         self.upkeep.abort();
-        self.system.drain_sessions(deadline).await;
+        let http = deadline.min(Instant::now() + HTTP_DEADLINE);
+        let (_, ()) = tokio::join!(
+            timeout_at(http, self.gateway.http_ended()),
+            self.system.drain_sessions(deadline),
+        );
         self.system.stop(deadline).await;
         // Closing has a share of its own: it checkpoints, and must not be cut short by slow devices.
         let left = deadline.saturating_duration_since(Instant::now());
         self.store.close(left.max(CLOSE_SHARE)).await
     }
 }
+
+/// How long requests over HTTP that are under way may hold up a shutdown: as long as the store may
+/// take to answer one.
+const HTTP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The least time that the store is given to close.
 const CLOSE_SHARE: Duration = Duration::from_secs(5);

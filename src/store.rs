@@ -5,7 +5,7 @@
 //!                                                        │
 //!    commit, changes   one transaction for many logs, compare-and-set on every head
 //!    lanes    committers' connections, and everybody else's
-//!    reads, pages, load, writes, vaults   every statement, once for both databases
+//!    reads, pages, pending, load, writes, vaults   every statement, once for both databases
 //!    dialect  what the two do differently: sqlite, postgres
 //!    tenure, witness   how a lost past is noticed
 //!    housekeeping   checkpoints, the watch over the lock, the orderly end
@@ -27,6 +27,7 @@ mod housekeeping;
 mod lanes;
 mod load;
 mod pages;
+mod pending;
 mod postgres;
 mod reads;
 mod sql_store;

@@ -39,6 +39,18 @@ mod shutdown;
 mod memory;
 // Requests that are well-formed and wrong, or too many: a typed answer each, nothing appended.
 mod hostile_requests;
+// A phone with the Totals app proves its key by a signed challenge or a token, and nobody else can.
+mod totals_auth;
+// Phones make, join, list and leave groups, and everybody sees the same.
+mod totals_groups;
+// Payloads reach those whom they are for, stay until they are acked, and no longer.
+mod totals_payloads;
+// A phone that listens is given what waits, then what comes, and hears when its groups change.
+mod totals_streams;
+// Phones and devices with a session are members of one group, at once and alike.
+mod totals_mixed;
+// Phones are told the truth while the relay is killed, or its database stopped, again and again.
+mod totals_histories;
 // The operator sees whether the relay lives and works, and what it is doing, actor by actor.
 mod operator;
 // The program does what is typed.
@@ -47,5 +59,9 @@ mod commands;
 mod documents;
 // One encrypted database on every device: enrolled, revoked, from a snapshot on.
 mod vaults;
+// The same for clients that ask over HTTP now and then.
+mod vaults_http;
+// What a new device of an old vault has to do: a measurement.
+mod vault_year;
 // What every store promises: the same tests against memory, SQLite and PostgreSQL.
 mod store_contract;

@@ -4,6 +4,8 @@
 //! body and these recipients, and that control entries and rotations are signed. The log decides
 //! what depends on order. Neither looks into a sealed body, and neither could.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use sealwire_protocol::bounded::{Bounded, BoundedText};
 use sealwire_protocol::codec::encode_relay;
@@ -19,6 +21,7 @@ use sealwire_protocol::{
 };
 
 use crate::ports::StoredEntry;
+use crate::totals::payload::Payload;
 
 /// What an entry asks of the relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,14 +41,17 @@ pub(crate) struct CheckedEntry {
     pub(crate) bytes: HeaderBytes,
     pub(crate) digest: Digest,
     pub(crate) body: Body,
-    pub(crate) signature: Signature,
+    /// None in `totals` groups.
+    pub(crate) signature: Option<Signature>,
+    /// Totals' own kind string.
+    pub(crate) totals_kind: Option<String>,
     /// Sorted and distinct; empty for all.
     pub(crate) recipients: Vec<DeviceKey>,
     pub(crate) content: Content,
 }
 
 impl CheckedEntry {
-    /// Checks a native entry that `device` sent.
+    /// Checks an entry that `device` sent.
     pub(crate) fn check(entry: EntryIn, device: DeviceKey) -> Result<Self, Failure> {
         let refuse = |code| Err(Failure::new(code));
         let Ok(header) = entry.header.decode() else {
@@ -55,7 +61,8 @@ impl CheckedEntry {
             return refuse(ErrorCode::BadHeader);
         }
         let first = header.log.is_zero();
-        if header.kind == Kind::Totals || (!first && !header.log.is_native()) {
+        let totals = header.log.is_totals();
+        if totals != (header.kind == Kind::Totals) || !(first || totals || header.log.is_native()) {
             return refuse(ErrorCode::Unsupported);
         }
         if !header.holds(entry.body.as_ref()) {
@@ -67,9 +74,15 @@ impl CheckedEntry {
         if header.audience != Audience::of(&recipients) {
             return refuse(ErrorCode::BadAudience);
         }
-        let Some(signature) = entry.signature else {
+        // In totals groups nothing is signed, and only there is a kind string.
+        if entry.signature.is_some() == totals {
             return refuse(ErrorCode::BadSignature);
-        };
+        }
+        let totals_kind = entry.totals_kind.filter(|_| totals).map(|kind| kind.to_string());
+        // A database's text cannot hold a zero.
+        if totals_kind.as_ref().is_some_and(|kind| kind.contains('\0')) {
+            return refuse(ErrorCode::Malformed);
+        }
         let content = read_content(&header, entry.body.as_ref(), &recipients)?;
         let found = matches!(content, Content::Control(Control::Found { .. }));
         if found != first {
@@ -81,7 +94,8 @@ impl CheckedEntry {
             bytes: entry.header,
             digest,
             body: entry.body,
-            signature,
+            signature: entry.signature,
+            totals_kind,
             recipients,
             content,
         };
@@ -109,8 +123,9 @@ impl CheckedEntry {
 
     /// Verifies the author's signature.
     pub(crate) fn verify(&self) -> Result<(), Failure> {
-        verify(self.header.sender, &entry_message(self.digest), &self.signature)
-            .map_err(|_| Failure::new(ErrorCode::BadSignature))
+        let wrong = Failure::new(ErrorCode::BadSignature);
+        let signature = self.signature.as_ref().ok_or(wrong)?;
+        verify(self.header.sender, &entry_message(self.digest), signature).map_err(|_| wrong)
     }
 }
 
@@ -165,9 +180,16 @@ pub(crate) struct Published {
     pub(crate) sender: DeviceKey,
     pub(crate) addressed: Addressed,
     pub(crate) frame: Bytes,
+    /// What a phone sees of it: none but of what is sent to `totals` groups.
+    pub(crate) payload: Option<Arc<Payload>>,
 }
 
 impl Published {
+    /// The bytes that it holds.
+    pub(crate) fn bytes(&self) -> usize {
+        self.frame.len() + self.payload.as_ref().map_or(0, |payload| payload.body.len())
+    }
+
     /// What `reader`, a member since `joined_seq`, gets of it: nothing in place of the whole entry.
     pub(crate) fn stub_for(&self, reader: DeviceKey, joined_seq: u64) -> Option<StubReason> {
         let for_reader = match &self.addressed {

@@ -17,15 +17,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use sealwire_protocol::challenge::CHALLENGE_BYTES;
 use sealwire_protocol::frame::Member;
 use sealwire_protocol::{DeviceKey, Digest, LogId};
 use tokio::sync::watch;
 
 use self::state::State;
 use crate::ports::{
-    Clock, CommitResult, DueLog, FoundResult, LogBrief, LogCommit, LogKey, LogRecord, NewLog,
-    PageRequest, Position, ReserveResult, Store, StoreError, StoreStats, StoredEntry,
-    SubscriptionRecord,
+    Clock, CommitResult, DueLog, FoundResult, GroupRecord, LogBrief, LogCommit, LogKey, LogRecord,
+    NewLog, PageRequest, PendingRequest, Position, ReserveResult, Store, StoreError, StoreStats,
+    StoredEntry, SubscriptionRecord,
 };
 
 /// A clock that stands still until it is turned.
@@ -258,6 +259,10 @@ impl Store for MemoryStore {
         self.read(|state| state.memberships(device))
     }
 
+    async fn totals_groups(&self, device: DeviceKey) -> Result<Vec<GroupRecord>, StoreError> {
+        self.read(|state| state.totals_groups(device))
+    }
+
     async fn subscription(
         &self,
         key: LogKey,
@@ -287,6 +292,17 @@ impl Store for MemoryStore {
         self.read(|state| state.read_page(request))
     }
 
+    async fn read_pending(
+        &self,
+        request: &PendingRequest,
+    ) -> Result<Option<Vec<StoredEntry>>, StoreError> {
+        self.read(|state| state.read_pending(request))
+    }
+
+    async fn control_at(&self, key: LogKey, body: &[u8]) -> Result<Option<u64>, StoreError> {
+        self.read(|state| state.control_at(key, body))
+    }
+
     async fn read_controls(
         &self,
         key: LogKey,
@@ -314,10 +330,32 @@ impl Store for MemoryStore {
         &self,
         reservations_before: u64,
         devices_before: u64,
-        _now: u64,
+        now: u64,
         limit: usize,
     ) -> Result<u64, StoreError> {
-        Ok(self.state.lock().sweep(reservations_before, devices_before, limit))
+        Ok(self.state.lock().sweep(reservations_before, devices_before, now, limit))
+    }
+
+    async fn claim_challenges(
+        &self,
+        challenges: &[([u8; CHALLENGE_BYTES], u64)],
+    ) -> Result<Vec<bool>, StoreError> {
+        let mishap = self.admit().await;
+        self.meet(mishap, |state| Ok(state.claim_challenges(challenges)))
+    }
+
+    async fn set_push_token(
+        &self,
+        device: DeviceKey,
+        place: Option<(String, String)>,
+        now: u64,
+    ) -> Result<(), StoreError> {
+        self.state.lock().set_push_token(device, place, now);
+        Ok(())
+    }
+
+    async fn push_token(&self, device: DeviceKey) -> Result<Option<(String, String)>, StoreError> {
+        self.read(|state| state.push_token(device))
     }
 
     async fn touch_device(&self, device: DeviceKey, now: u64) -> Result<(), StoreError> {

@@ -20,7 +20,9 @@ mod log;
 mod mailbox;
 pub mod metrics;
 pub mod outbox;
+pub mod passes;
 pub mod ports;
+mod push_token;
 pub mod registry;
 mod reply;
 mod retention;
@@ -30,6 +32,8 @@ pub mod system;
 #[cfg(test)]
 #[expect(clippy::wildcard_enum_match_arm, reason = "any frame but the expected one fails a test")]
 mod tests;
+pub mod totals;
+pub mod vaults;
 
 pub use outbox::Outbox;
 pub use registry::Registry;

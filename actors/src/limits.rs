@@ -100,6 +100,65 @@ pub const GROUP_RESERVE_BYTES: u64 = 1024 * 1024;
 /// holds a transaction for long.
 pub const FREED_BODIES_MAX: usize = 2048;
 
+/// Most ranges of a member's acks over HTTP, where payloads that the app cannot open stay between
+/// those that it has acked: 16 bytes each, written with each of its acks.
+pub const ACK_RANGES_STORED_MAX: usize = 16_384;
+
+/// How long somebody who has left a `totals` group may still say goodbye: the app leaves and says so
+/// at the same time, over two connections.
+pub const FAREWELL: Duration = Duration::from_secs(30);
+
+/// Most payloads in one pending page. Far more than a plausible pile of payloads that an app cannot
+/// open, behind which it would find nothing new.
+pub const PENDING_ENTRIES_MAX: usize = 8192;
+
+/// Most bytes of bodies in one pending page, which is twice that in hex; a page has at least one.
+pub const PENDING_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// Un-acked bodies that are looked at for one pending page.
+pub const PENDING_SCAN_MAX: usize = 65_536;
+
+/// Pending pages that are read at the same time, over all devices.
+pub const PENDING_READS_MAX: usize = 4;
+
+/// Most streams of one device. The app needs nine with six groups, twice that while it reconnects;
+/// beyond it, the oldest one ends, because it is the one whose phone is gone.
+pub const STREAMS_PER_DEVICE_MAX: usize = 32;
+
+/// Most bytes of bodies that one stream reads from the store at once, but for the first. Phones have
+/// nine streams each, and each may rest with a page that nobody takes: this bounds what they cost.
+pub const STREAM_PAGE_BYTES_MAX: usize = 32 * 1024;
+
+/// Most entries that one stream reads from the store at once.
+pub const STREAM_PAGE_ENTRIES_MAX: usize = 256;
+
+/// Pages that streams read from the store at the same time: theirs alone, so that a crowd of phones
+/// does not stand before a session that catches up.
+pub const STREAM_READS_MAX: usize = 4;
+
+/// Pause before devices are told that their groups have changed: what follows at once is told along.
+pub const CHANGES_PAUSE: Duration = Duration::from_millis(250);
+
+/// Shortest time between two such tellings on one stream: each makes a phone ask for everything.
+pub const CHANGES_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a change is kept for a device whose stream has just ended: the app is back after three
+/// seconds, and asks for nothing by itself.
+pub const CHANGES_KEPT: Duration = Duration::from_secs(120);
+
+/// Most devices for which changes are kept.
+pub const CHANGES_DEVICES_MAX: usize = 65_536;
+
+/// After how long, and how often, it is looked whether a group was made whose creator was told that it
+/// may not have been: by then, what was under way has ended.
+pub const ORPHAN_PAUSE: Duration = Duration::from_secs(15);
+
+/// How many times that is looked at, while the store cannot be asked.
+pub const ORPHAN_TRIES: u32 = 240;
+
+/// Longest push token that is kept, in bytes: FCM's are about 200, and an index must hold it.
+pub const PUSH_TOKEN_STORED_BYTES_MAX: usize = 2048;
+
 /// Acks that wait while a log is loaded; others come again with the next `Subscribe`.
 pub const WAITING_ACKS_MAX: usize = 1024;
 
@@ -123,6 +182,9 @@ pub const RECONNECT_AFTER_MS_MAX: u64 = 8_000;
 
 /// How long a joining device holds its reservation.
 pub const RESERVATION_LIFETIME: Duration = Duration::from_secs(60);
+
+/// Most HTTP challenges that are claimed in one transaction.
+pub const CLAIMS_BATCH_MAX: usize = 512;
 
 /// Devices that retention may still have to note as seen.
 pub const SEEN_DEVICES_MAX: usize = 100_000;

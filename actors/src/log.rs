@@ -37,7 +37,7 @@ use metrics::counter;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use sealwire_protocol::ack::AckWire;
 use sealwire_protocol::frame::{self, Appended, MembershipState};
-use sealwire_protocol::{DeviceKey, ErrorCode, Failure, Kind};
+use sealwire_protocol::{DeviceKey, ErrorCode, Failure, Head, Kind};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
@@ -53,6 +53,7 @@ use crate::registry::Presence;
 use crate::reply::Reply;
 use crate::system::Shared;
 use state::{Change, Decided, NotAppended, Sent, State};
+pub(crate) use state::{NewPayload, relay_header};
 
 /// The way into one log's actor.
 pub(crate) type LogRef = Mailbox<LogMessage>;
@@ -74,12 +75,47 @@ pub(crate) struct AckRequest {
     pub(crate) losses: Option<u64>,
 }
 
+/// What a device asks of a `totals` group with a single request.
+pub(crate) enum TotalsWish {
+    /// To be a member: the same as being one.
+    Join,
+    /// To be none.
+    Leave,
+    /// To send a payload.
+    Send(Box<NewPayload>),
+    /// To have these seqs deleted from its queue.
+    Ack(Vec<u64>),
+}
+
+/// Where a `totals` group stands after a request of a device, durably.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TotalsDone {
+    /// The entry that it made; joining: the one that made the device a member; of acks, how many
+    /// there are entries for. 0 for none.
+    pub(crate) seq: u64,
+    /// When that was ordered, in milliseconds since the epoch.
+    pub(crate) at: u64,
+    pub(crate) head: Head,
+}
+
+/// Who asked: dropping it says that the store is unavailable.
+pub(crate) type TotalsReply = oneshot::Sender<Result<TotalsDone, Failure>>;
+
+/// A single request to a `totals` group.
+pub(crate) struct TotalsRequest {
+    pub(crate) device: DeviceKey,
+    pub(crate) wish: TotalsWish,
+    pub(crate) reply: TotalsReply,
+}
+
 /// Everything that a log can be told.
 pub(crate) enum LogMessage {
     /// Append these.
     Append(Box<AppendRequest>),
     /// Delete what every addressee has acked.
     Ack(Box<AckRequest>),
+    /// A single request, in a `totals` group.
+    Totals(TotalsRequest),
     /// From the committer: what became of a part.
     Finished(u64, PartResult),
     /// From the committer: what the store holds.
@@ -112,6 +148,8 @@ struct InFlight {
     /// Who is answered, and whether as a duplicate.
     replies: Vec<(Reply, bool)>,
     flushes: Vec<oneshot::Sender<()>>,
+    /// Who is answered with what over a single request.
+    totals: Vec<(TotalsReply, TotalsDone)>,
     ends_log: bool,
 }
 
@@ -245,6 +283,7 @@ impl LogActor {
             }
             (Memory::Ready(_), LogMessage::Append(request)) => self.append(*request),
             (Memory::Ready(_), LogMessage::Ack(request)) => self.ack(&request),
+            (Memory::Ready(_), LogMessage::Totals(request)) => self.totals(request),
             (Memory::Ready(state), LogMessage::Expire(up_to, before)) => {
                 let decided = state.expire(up_to, before);
                 self.submit_decided(decided);
@@ -333,6 +372,97 @@ impl LogActor {
         }
     }
 
+    // ---- single requests
+
+    fn totals(&mut self, request: TotalsRequest) {
+        let now = self.shared.clock.now_ms();
+        let Memory::Ready(state) = &mut self.memory else {
+            return;
+        };
+        self.last_work = Instant::now();
+        let TotalsRequest { device, wish, reply } = request;
+        let head = state.head_of(state.head);
+        let nothing = TotalsDone { seq: 0, at: 0, head };
+        let mut kind = Kind::Control;
+        let decided = match wish {
+            TotalsWish::Join => {
+                if let Some(member) = state.member(device) {
+                    let (seq, at) = (member.joined_seq, member.joined_at);
+                    return self.answer_after_all(reply, TotalsDone { seq, at, head });
+                }
+                state.join_totals(device, now)
+            }
+            TotalsWish::Leave => state.leave_totals(device, now),
+            TotalsWish::Send(payload) => {
+                kind = Kind::Totals;
+                match state.append_totals(device, *payload, now) {
+                    Ok(Some(decided)) => Ok(decided),
+                    Ok(None) => return self.answer_after_all(reply, nothing),
+                    Err(refused) => Err(refused),
+                }
+            }
+            TotalsWish::Ack(seqs) => {
+                let known = match state.ack_seqs(device, &seqs) {
+                    Ok(known) => TotalsDone { seq: known, ..nothing },
+                    Err(failure) => {
+                        let _ = reply.send(Err(failure));
+                        return;
+                    }
+                };
+                match state.flush_acks() {
+                    Some(decided) => return self.submit_totals(decided, None, reply, known),
+                    // It was acked before; that may still be under way.
+                    None => return self.answer_after_all(reply, known),
+                }
+            }
+        };
+        match decided {
+            Ok(decided) => {
+                let entry = decided.commit.entries.last();
+                let (seq, at) = entry.map_or((0, 0), |entry| (entry.seq, entry.at));
+                let head = state.head_of(decided.head);
+                let ends = decided.ended;
+                self.submit_totals(decided, Some(kind), reply, TotalsDone { seq, at, head });
+                if ends && let Memory::Ready(state) = &mut self.memory {
+                    // The last member is leaving: the group goes as soon as that is durable.
+                    let end = state.end();
+                    self.submit(end, Vec::new(), None, None);
+                }
+            }
+            Err(NotAppended::Refused(failure)) => {
+                if failure.code == ErrorCode::Quota {
+                    self.mark_quota();
+                }
+                let _ = reply.send(Err(failure));
+            }
+            // Only what has a count can be known.
+            Err(NotAppended::Known) => drop(reply),
+        }
+    }
+
+    fn submit_totals(
+        &mut self,
+        decided: Decided,
+        kind: Option<Kind>,
+        reply: TotalsReply,
+        done: TotalsDone,
+    ) {
+        self.submit(decided, kind.into_iter().collect(), None, None);
+        if let Some(part) = self.in_flight.back_mut() {
+            part.totals.push((reply, done));
+        }
+    }
+
+    /// Answers when everything that is under way is durable: what is answered may be part of it.
+    fn answer_after_all(&mut self, reply: TotalsReply, done: TotalsDone) {
+        match self.in_flight.back_mut() {
+            Some(part) => part.totals.push((reply, done)),
+            None => {
+                let _ = reply.send(Ok(done));
+            }
+        }
+    }
+
     // ---- commits
 
     fn submit_decided(&mut self, decided: Option<Decided>) {
@@ -362,6 +492,7 @@ impl LogActor {
             sent: decided.sent,
             replies: reply.map(|reply| (reply, false)).into_iter().collect(),
             flushes: flush.into_iter().collect(),
+            totals: Vec::new(),
             ends_log,
         });
         let part = Part::new(decided.commit, id, self.myself.clone());
@@ -388,6 +519,9 @@ impl LogActor {
                 tracing::error!(log = self.key.0, "the store refused the data of an entry");
                 for (reply, _) in part.replies {
                     reply.refuse(Failure::new(ErrorCode::Internal));
+                }
+                for (reply, _) in part.totals {
+                    let _ = reply.send(Err(Failure::new(ErrorCode::Internal)));
                 }
                 self.drop_memory();
             }
@@ -426,10 +560,18 @@ impl LogActor {
                 registry.member_gone(change.device, self.key, change.state, change.seq);
             }
         }
+        if !part.changes.is_empty() && place.id.is_totals() {
+            let gone = part.changes.iter().map(|change| change.device);
+            registry.groups_changed(state.members().map(|(device, _)| device).chain(gone));
+        }
         if let Some(sent) = part.sent {
             for (reply, duplicate) in part.replies {
                 reply.appended(Appended { log: place.id, seq: sent.first_seq, duplicate, head });
             }
+        }
+        for (reply, done) in part.totals {
+            // Whoever has gone meanwhile asks again.
+            let _ = reply.send(Ok(done));
         }
         for done in part.flushes {
             let _ = done.send(());

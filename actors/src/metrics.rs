@@ -56,6 +56,8 @@ metrics_table! {
     counter MAILBOX_REFUSALS = "sealwire_mailbox_refusals_total", Count;
     /// Sessions open now.
     gauge SESSIONS = "sealwire_sessions", Count;
+    /// Event streams of phones open now.
+    gauge STREAMS = "sealwire_streams", Count;
     /// Sessions that ended, by `reason`: the close reason's name, or `device` if the device left.
     counter SESSIONS_ENDED = "sealwire_sessions_ended_total", Count;
     /// Connections of devices open now, before and after authentication, WebSocket and HTTP alike.

@@ -8,6 +8,7 @@
 mod vaults;
 
 use async_trait::async_trait;
+use sealwire_protocol::challenge::CHALLENGE_BYTES;
 use sealwire_protocol::frame::Member;
 use sealwire_protocol::header::HeaderBytes;
 use sealwire_protocol::ids::Signature;
@@ -339,6 +340,17 @@ pub struct SubscriptionRecord {
     pub acked: AckSet,
 }
 
+/// A `totals` group and everybody in it, as one moment saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupRecord {
+    /// Its UUID.
+    pub id: LogId,
+    /// When its first entry was ordered, in milliseconds since the epoch.
+    pub created_at: u64,
+    /// Its members, by the entries that made them so.
+    pub members: Vec<Member>,
+}
+
 /// An entry as it was stored. `body` is none if it was deleted or not asked for.
 #[derive(Clone, Debug)]
 pub struct StoredEntry {
@@ -375,6 +387,19 @@ pub struct PageRequest {
     /// Groups: the seq at which the reader became a member: bodies at or below it are not for the
     /// reader, but for control entries. Vaults: not looked at.
     pub joined_seq: u64,
+    /// Most entries.
+    pub entries_max: usize,
+    /// Most bytes of bodies; the first entry is given however long it is.
+    pub bytes_max: usize,
+}
+
+/// Who asks for what it has not acked in a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PendingRequest {
+    /// Which group.
+    pub key: LogKey,
+    /// Who.
+    pub reader: DeviceKey,
     /// Most entries.
     pub entries_max: usize,
     /// Most bytes of bodies; the first entry is given however long it is.
@@ -477,6 +502,13 @@ pub trait Store: VaultStore {
     /// [`StoreError::Unavailable`].
     async fn memberships(&self, device: DeviceKey) -> Result<Vec<LogBrief>, StoreError>;
 
+    /// The `totals` groups that a device is a member of, ordered by key, with all their members: read
+    /// at one moment, whole or not at all.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn totals_groups(&self, device: DeviceKey) -> Result<Vec<GroupRecord>, StoreError>;
+
     /// What a subscription begins with; `None` if the device is not a member now.
     ///
     /// # Errors
@@ -515,6 +547,24 @@ pub trait Store: VaultStore {
     /// # Errors
     /// [`StoreError::Unavailable`], or [`StoreError::Corrupt`].
     async fn read_page(&self, request: &PageRequest) -> Result<Vec<StoredEntry>, StoreError>;
+
+    /// The entries that a member of a group has not acked and whose bodies are kept, its own not
+    /// among them: in order, if all of them fit; otherwise those that name this reader alone come
+    /// first, then the others, each in order. `None` if the reader is no member.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], or [`StoreError::Corrupt`].
+    async fn read_pending(
+        &self,
+        request: &PendingRequest,
+    ) -> Result<Option<Vec<StoredEntry>>, StoreError>;
+
+    /// When the newest control entry of a log with exactly this body was ordered, in milliseconds
+    /// since the epoch.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn control_at(&self, key: LogKey, body: &[u8]) -> Result<Option<u64>, StoreError>;
 
     /// Entries whose bodies are kept with them (control entries, and keys of vaults) with
     /// `after < seq <= up_to`, in order, at most `limit`.
@@ -561,6 +611,35 @@ pub trait Store: VaultStore {
         now: u64,
         limit: usize,
     ) -> Result<u64, StoreError>;
+
+    /// Claims HTTP challenges, each with the time at which it expires, in milliseconds since the
+    /// epoch: in one transaction, and each as one atomic statement. Gives for each, in order, whether
+    /// nobody had claimed it before; one that appears twice is claimed by its first place.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    async fn claim_challenges(
+        &self,
+        challenges: &[([u8; CHALLENGE_BYTES], u64)],
+    ) -> Result<Vec<bool>, StoreError>;
+
+    /// Notes at `now` where a device's doorbell is, as platform and token, or that it is nowhere.
+    /// Another device that had this token has none from then on.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    async fn set_push_token(
+        &self,
+        device: DeviceKey,
+        place: Option<(String, String)>,
+        now: u64,
+    ) -> Result<(), StoreError>;
+
+    /// Where a device's doorbell is, as platform and token.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn push_token(&self, device: DeviceKey) -> Result<Option<(String, String)>, StoreError>;
 
     /// Notes that a device was here, to the day, if a row of it exists.
     ///

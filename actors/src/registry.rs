@@ -17,20 +17,25 @@ use parking_lot::Mutex;
 use sealwire_protocol::close::CloseReason;
 use sealwire_protocol::frame::{MembershipState, Superseded};
 use sealwire_protocol::limits::INSTANCES_MAX;
-use sealwire_protocol::{DeviceKey, Digest, Instance, RelayFrame};
+use sealwire_protocol::{AckSet, DeviceKey, Digest, Instance, RelayFrame};
+use tokio::time::Instant;
 
 use crate::entry::Published;
-use crate::limits::{RING_BYTES_MAX, RING_ENTRIES_MAX};
+use crate::limits::{
+    CHANGES_DEVICES_MAX, CHANGES_KEPT, RING_BYTES_MAX, RING_ENTRIES_MAX, STREAMS_PER_DEVICE_MAX,
+};
 use crate::log::{LogMessage, LogRef};
 use crate::mailbox::Refused;
 use crate::metrics::{ActorKind, Alive, SESSIONS};
 use crate::outbox::Outbox;
-use crate::ports::{LogKey, LogPlace, Position};
+use crate::ports::{LogKey, LogPlace, Position, SubscriptionRecord};
+use crate::totals::stream::{Listener, Scope};
 
 /// A log with subscribers here: its newest committed head and their outboxes.
 pub(crate) struct Presence {
     head: Mutex<Position>,
     subscribers: Mutex<Vec<Arc<Outbox>>>,
+    streams: Mutex<Vec<Arc<Listener>>>,
     ring: Mutex<Option<Box<Ring>>>,
     /// How often the log was found to have lost history.
     losses: AtomicU64,
@@ -48,6 +53,7 @@ impl Presence {
         Self {
             head: Mutex::new(Position { seq: 0, chain: Digest::ZERO }),
             subscribers: Mutex::new(Vec::new()),
+            streams: Mutex::new(Vec::new()),
             ring: Mutex::new(None),
             losses: AtomicU64::new(0),
         }
@@ -96,6 +102,7 @@ impl Presence {
     pub(crate) fn devices(&self) -> Vec<DeviceKey> {
         let mut devices: Vec<DeviceKey> =
             self.subscribers.lock().iter().map(|outbox| outbox.device).collect();
+        devices.extend(self.streams.lock().iter().map(|stream| stream.device));
         devices.sort_unstable();
         devices.dedup();
         devices
@@ -103,7 +110,14 @@ impl Presence {
 
     /// Whether anybody listens.
     pub(crate) fn is_wanted(&self) -> bool {
-        !self.subscribers.lock().is_empty()
+        !self.subscribers.lock().is_empty() || !self.streams.lock().is_empty()
+    }
+
+    /// Tells every stream that there may be more.
+    fn wake_streams(&self, key: LogKey) {
+        for stream in self.streams.lock().iter() {
+            stream.more(key);
+        }
     }
 
     fn remember(&self, entries: &[Arc<Published>]) {
@@ -115,12 +129,12 @@ impl Presence {
                 ring.entries.clear();
                 ring.bytes = 0;
             }
-            ring.bytes += entry.frame.len();
+            ring.bytes += entry.bytes();
             ring.entries.push_back(entry.clone());
         }
         while ring.entries.len() > RING_ENTRIES_MAX || ring.bytes > RING_BYTES_MAX {
             if let Some(oldest) = ring.entries.pop_front() {
-                ring.bytes -= oldest.frame.len();
+                ring.bytes -= oldest.bytes();
             }
         }
     }
@@ -137,6 +151,9 @@ pub struct Registry {
     presences: DashMap<LogKey, Arc<Presence>>,
     logs: DashMap<LogKey, LogRef>,
     sessions: DashMap<DeviceKey, Vec<Arc<Outbox>>>,
+    listeners: DashMap<DeviceKey, Vec<Arc<Listener>>>,
+    /// Devices whose stream of changes has ended lately: when, and whether something has changed since.
+    unheard: DashMap<DeviceKey, (Instant, bool)>,
     next_session: AtomicU64,
     incarnation: u64,
 }
@@ -147,6 +164,8 @@ impl Registry {
             presences: DashMap::new(),
             logs: DashMap::new(),
             sessions: DashMap::new(),
+            listeners: DashMap::new(),
+            unheard: DashMap::new(),
             next_session: AtomicU64::new(1),
             incarnation,
         }
@@ -248,7 +267,7 @@ impl Registry {
     /// Drops a presence that nobody needs: no subscriber, and nobody who holds it.
     pub(crate) fn forget_presence(&self, key: LogKey) {
         self.presences.remove_if(&key, |_, presence| {
-            presence.subscribers.lock().is_empty() && Arc::strong_count(presence) == 1
+            !presence.is_wanted() && Arc::strong_count(presence) == 1
         });
     }
 
@@ -263,14 +282,16 @@ impl Registry {
         entries: &[Arc<Published>],
     ) {
         presence.raise_head(position);
-        let subscribers = presence.subscribers.lock();
-        if subscribers.is_empty() {
+        if !presence.is_wanted() {
             return;
         }
+        let subscribers = presence.subscribers.lock();
         presence.remember(entries);
         for outbox in subscribers.iter() {
             outbox.offer(key, entries);
         }
+        drop(subscribers);
+        presence.wake_streams(key);
     }
 
     /// Publishes the head of a log that was just loaded. Subscribers that stand before it catch up;
@@ -292,10 +313,13 @@ impl Registry {
             for outbox in subscribers {
                 outbox.history_changed(key, position);
             }
+            let streams = presence.streams.lock().clone();
+            streams.iter().for_each(|stream| stream.end());
             // After the subscriptions have gone: whoever still saw one has read the number before.
             presence.losses.fetch_add(1, Ordering::Release);
             return;
         }
+        presence.wake_streams(key);
         // Whoever stands before this head is behind now; an offer of nothing marks nobody, so the
         // outboxes are told of the gap by the head itself.
         for outbox in presence.subscribers.lock().iter() {
@@ -308,6 +332,21 @@ impl Registry {
         for outbox in self.sessions_of(device) {
             if outbox.log_place(log.id).is_none() {
                 outbox.member_joined(log, seq);
+            }
+        }
+        let LogPlace { id, key, .. } = log;
+        for listener in self.listeners_of(device) {
+            if listener.wants(key, id) {
+                let presence = self.follow(key, &listener);
+                // A new member waits for nothing before its joining, and has acked nothing after.
+                let start = Position { seq: 0, chain: Digest::ZERO };
+                let record = SubscriptionRecord {
+                    head: start,
+                    floor: start,
+                    joined_seq: seq,
+                    acked: AckSet::new(),
+                };
+                listener.begin(key, id, presence, &record, true);
             }
         }
     }
@@ -324,8 +363,12 @@ impl Registry {
         for outbox in self.sessions_of(device) {
             outbox.member_gone(key, state, seq);
         }
+        for listener in self.listeners_of(device) {
+            listener.gone(key);
+        }
         let presence = self.presences.get(&key).map(|presence| presence.value().clone());
         if let Some(presence) = presence {
+            presence.streams.lock().retain(|stream| stream.device != device);
             // Also one that is no session any more and has not gone yet.
             presence.subscribers.lock().retain(|other| {
                 if other.device == device {
@@ -334,6 +377,93 @@ impl Registry {
                 other.device != device
             });
         }
+    }
+
+    // ---- streams
+
+    /// Opens a stream. Beyond [`STREAMS_PER_DEVICE_MAX`] the device's oldest one ends: its phone is
+    /// the one that has gone.
+    pub(crate) fn open_stream(&self, device: DeviceKey, scope: Scope) -> Arc<Listener> {
+        let listener = Listener::new(device, scope);
+        let oldest = {
+            let mut listeners = self.listeners.entry(device).or_default();
+            let oldest = (listeners.len() >= STREAMS_PER_DEVICE_MAX).then(|| listeners.remove(0));
+            listeners.push(listener.clone());
+            oldest
+        };
+        if let Some(oldest) = oldest {
+            oldest.end();
+        }
+        let unheard = self.unheard.get(&device).map(|kept| *kept);
+        if unheard.is_some_and(|(since, changed)| changed && since.elapsed() < CHANGES_KEPT) {
+            listener.changed();
+        }
+        listener
+    }
+
+    /// Adds a stream to those of a log, and gives the log's presence.
+    pub(crate) fn follow(&self, key: LogKey, listener: &Arc<Listener>) -> Arc<Presence> {
+        let presence = self.presences.entry(key).or_insert_with(|| Arc::new(Presence::new()));
+        let mut streams = presence.streams.lock();
+        if !streams.iter().any(|other| other.id == listener.id) {
+            streams.push(listener.clone());
+        }
+        drop(streams);
+        presence.value().clone()
+    }
+
+    /// Takes a stream out of a log again.
+    pub(crate) fn unfollow(&self, key: LogKey, listener: &Listener) {
+        listener.gone(key);
+        if let Some(presence) = self.presences.get(&key) {
+            presence.streams.lock().retain(|other| other.id != listener.id);
+        }
+        self.forget_presence(key);
+    }
+
+    /// Removes every trace of a stream.
+    pub(crate) fn close_stream(&self, listener: &Listener) {
+        if let Some(mut listeners) = self.listeners.get_mut(&listener.device) {
+            listeners.retain(|other| other.id != listener.id);
+        }
+        self.listeners.remove_if(&listener.device, |_, listeners| listeners.is_empty());
+        for key in listener.followed() {
+            self.unfollow(key, listener);
+        }
+        if listener.scope == Scope::Changes {
+            if self.unheard.len() >= CHANGES_DEVICES_MAX {
+                self.unheard.retain(|_, (since, _)| since.elapsed() < CHANGES_KEPT);
+            }
+            if self.unheard.len() < CHANGES_DEVICES_MAX {
+                let mut kept =
+                    self.unheard.entry(listener.device).or_insert((Instant::now(), false));
+                // What another stream of the device has missed stays for a while.
+                if !kept.1 || kept.0.elapsed() >= CHANGES_KEPT {
+                    *kept = (Instant::now(), false);
+                }
+            }
+        }
+    }
+
+    /// Tells devices that their groups have changed.
+    pub(crate) fn groups_changed(&self, devices: impl Iterator<Item = DeviceKey>) {
+        for device in devices {
+            if let Some(mut kept) = self.unheard.get_mut(&device) {
+                kept.1 = true;
+            }
+            for listener in self.listeners_of(device) {
+                listener.changed();
+            }
+        }
+    }
+
+    /// The open streams.
+    pub(crate) fn listeners(&self) -> Vec<Arc<Listener>> {
+        self.listeners.iter().flat_map(|entry| entry.value().clone()).collect()
+    }
+
+    fn listeners_of(&self, device: DeviceKey) -> Vec<Arc<Listener>> {
+        self.listeners.get(&device).map(|listeners| listeners.clone()).unwrap_or_default()
     }
 
     // ---- log actors

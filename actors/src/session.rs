@@ -11,7 +11,7 @@
 //!   the ones behind it, while the outbox goes on being written;
 //! - what the session knows of its device's logs is a filter; the log or the store decides.
 
-mod requests;
+pub(crate) mod requests;
 mod vaults;
 
 use std::future::Future;

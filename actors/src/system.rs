@@ -8,6 +8,7 @@
 //! ```
 
 use std::collections::HashSet;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -20,21 +21,25 @@ use sealwire_protocol::bounded::BoundedBytes;
 use sealwire_protocol::frame::Draining;
 use sealwire_protocol::limits::{PROTOCOL_VERSION, TOKEN_LIFETIME};
 use sealwire_protocol::token::{Claims, Purpose, TOKEN_BYTES, TokenKey};
-use sealwire_protocol::{DeviceKey, LogId, signing};
+use sealwire_protocol::{DeviceKey, Head, LogId, signing};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::committer::CommitterRef;
+use crate::entry::CheckedEntry;
 use crate::heartbeat;
 use crate::limits::{
-    PAGE_READS_MAX, RECONNECT_AFTER_MS_MAX, RECONNECT_AFTER_MS_MIN, RETENTION_PAUSE,
-    SEEN_DEVICES_MAX, SNAPSHOT_STANDS, VaultLimits,
+    PAGE_READS_MAX, PENDING_READS_MAX, RECONNECT_AFTER_MS_MAX, RECONNECT_AFTER_MS_MIN,
+    RETENTION_PAUSE, SEEN_DEVICES_MAX, SNAPSHOT_STANDS, STREAM_READS_MAX, VaultLimits,
 };
-use crate::log::{self, LogMessage, LogRef};
-use crate::ports::{Clock, LogKey, Store};
+use crate::log::{self, AppendRequest, LogMessage, LogRef};
+use crate::passes::WaitingClaims;
+use crate::ports::{Clock, LogKey, Position, Store, StoreError};
 use crate::registry::{Registry, StartLog};
-use crate::reply::{Budget, jitter};
+use crate::reply::{Budget, Reply, jitter};
+use crate::session::ask;
 use crate::supervisor;
+use crate::vaults::Turns;
 use sealwire_protocol::close::CloseReason;
 
 /// What an operator decides. It has no `Debug`: it holds keys.
@@ -79,9 +84,17 @@ pub(crate) struct Shared {
     pub(crate) options: Options,
     pub(crate) budget: Arc<Budget>,
     pub(crate) page_reads: Semaphore,
+    /// Pages that streams read.
+    pub(crate) stream_reads: Semaphore,
+    /// Pending pages.
+    pub(crate) pending_reads: Semaphore,
     pub(crate) heartbeats: heartbeat::Wheel,
     /// Devices that were seen and are still to be noted, to the day.
     pub(crate) seen: Mutex<HashSet<DeviceKey>>,
+    /// Whose turn it is to push to a vault without a session.
+    pub(crate) vault_turns: Turns,
+    /// HTTP challenges that wait to be claimed.
+    pub(crate) claims: WaitingClaims,
     pub(crate) started_logs: DashMap<ActorId, (LogKey, LogRef)>,
     pub(crate) committers: RwLock<Vec<CommitterRef>>,
     pub(crate) logs_supervisor: RwLock<Option<ActorCell>>,
@@ -102,9 +115,52 @@ impl Shared {
         committers[index].clone()
     }
 
+    /// Runs a write in the queue of a committer and waits for its result.
+    pub(crate) async fn run_job<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(Arc<dyn Store>) -> Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>
+        + Send
+        + 'static,
+    ) -> Result<T, StoreError> {
+        let (done, result) = oneshot::channel::<Result<T, StoreError>>();
+        let queued = self.committer(LogKey(0)).job(Box::new(move |store| {
+            // Nobody waits for it any more: the device was told to come back, and doing it now would
+            // only keep others waiting.
+            let work = (!done.is_closed()).then(|| work(store));
+            Box::pin(async move {
+                if let Some(work) = work {
+                    // Whoever asked may go meanwhile; the write stands all the same.
+                    let _ = done.send(work.await);
+                }
+            })
+        }));
+        if !queued {
+            return Err(StoreError::Unavailable);
+        }
+        ask(async { result.await.unwrap_or(Err(StoreError::Unavailable)) }).await
+    }
+
     /// Hands a message to a log. One that cannot be taken is dropped, which answers its request.
     pub(crate) fn cast_log(&self, key: LogKey, message: LogMessage) {
         drop(self.registry.cast_log(self, key, message));
+    }
+
+    /// Hands checked entries to their log.
+    pub(crate) fn cast_append(
+        &self,
+        sender: DeviceKey,
+        key: LogKey,
+        entries: Vec<CheckedEntry>,
+        reply: Reply,
+    ) {
+        let request = AppendRequest { sender, entries, reply };
+        self.cast_log(key, LogMessage::Append(Box::new(request)));
+    }
+
+    /// A position as devices know it.
+    pub(crate) fn head(&self, position: Position) -> Head {
+        let incarnation = self.store.incarnation();
+        Head { incarnation, seq: position.seq, chain: position.chain }
     }
 
     /// Seconds since the relay started.
@@ -197,8 +253,12 @@ impl System {
             options,
             budget: Arc::new(Budget::default()),
             page_reads: Semaphore::new(PAGE_READS_MAX),
+            stream_reads: Semaphore::new(STREAM_READS_MAX),
+            pending_reads: Semaphore::new(PENDING_READS_MAX),
             heartbeats: heartbeat::Wheel::default(),
             seen: Mutex::new(HashSet::new()),
+            vault_turns: Turns::default(),
+            claims: Mutex::default(),
             started_logs: DashMap::new(),
             committers: RwLock::new(Vec::new()),
             logs_supervisor: RwLock::new(None),
@@ -250,6 +310,7 @@ impl System {
     /// to come back with, and is closed once its requests are answered.
     pub async fn drain_sessions(&self, deadline: Instant) {
         self.shared.draining.store(true, Ordering::SeqCst);
+        self.shared.registry.end_streams();
         for outbox in self.shared.registry.sessions() {
             let draining = Draining {
                 reconnect_after_ms: jitter(RECONNECT_AFTER_MS_MIN, RECONNECT_AFTER_MS_MAX),

@@ -2,7 +2,7 @@
 //!
 //! Every seq up to and with the floor is acked; so is every seq in a range. Ranges are inclusive,
 //! sorted, disjoint and not adjacent to each other or to the floor, and there are at most
-//! [`ACK_RANGES_MAX`]: no row per entry, however many entries there are.
+//! [`ACK_RANGES_MAX`] in a set that travels: no row per entry, however many entries there are.
 
 use serde::{Deserialize, Serialize};
 
@@ -92,6 +92,11 @@ impl AckSet {
     /// A range for which there is no room is not taken; the device repeats its whole state with
     /// every `Subscribe`, by when the gaps below it have closed.
     pub fn insert(&mut self, first: u64, last: u64) -> Vec<(u64, u64)> {
+        self.insert_within(first, last, ACK_RANGES_MAX)
+    }
+
+    /// As [`AckSet::insert`], with room for this many ranges: for a set that never travels.
+    pub fn insert_within(&mut self, first: u64, last: u64, ranges_max: usize) -> Vec<(u64, u64)> {
         let (first, last) = (first.max(self.floor + 1), last.min(SEQ_MAX));
         if first > last {
             return Vec::new();
@@ -111,7 +116,7 @@ impl AckSet {
             self.floor = joined.1;
             self.ranges.drain(..end);
         } else {
-            if begin == end && self.ranges.len() == ACK_RANGES_MAX {
+            if begin == end && self.ranges.len() >= ranges_max {
                 return Vec::new();
             }
             self.ranges.splice(begin..end, [joined]);
@@ -149,20 +154,22 @@ impl AckSet {
         gaps
     }
 
-    /// How it travels.
+    /// How it travels: the lowest ranges, if there are more than may travel.
     #[must_use]
     pub fn to_wire(&self) -> AckWire {
-        AckWire { floor: self.floor, ranges: Bounded::new(self.ranges.clone()).unwrap_or_default() }
+        let ranges = self.ranges.iter().take(ACK_RANGES_MAX).copied().collect();
+        AckWire { floor: self.floor, ranges: Bounded::new(ranges).unwrap_or_default() }
     }
 
-    /// Reads what was stored: a floor and `(first, last)` pairs as 16 big-endian bytes each.
+    /// Reads what was stored, however many ranges: a floor and `(first, last)` pairs as 16 big-endian
+    /// bytes each.
     #[must_use]
     pub fn from_stored(floor: u64, ranges: &[u8]) -> Self {
         let mut set = Self::up_to(floor);
         for pair in ranges.chunks_exact(16) {
             let (first, last) = pair.split_at(8);
             if let (Ok(first), Ok(last)) = (first.try_into(), last.try_into()) {
-                set.insert(u64::from_be_bytes(first), u64::from_be_bytes(last));
+                set.insert_within(u64::from_be_bytes(first), u64::from_be_bytes(last), usize::MAX);
             }
         }
         set

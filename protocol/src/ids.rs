@@ -136,6 +136,21 @@ impl LogId {
         self.version() == 8 && self.0[8] >> 6 == 0b10
     }
 
+    /// Whether this names a `totals` group.
+    #[must_use]
+    pub const fn is_totals(&self) -> bool {
+        self.version() == 4 && self.0[8] >> 6 == 0b10
+    }
+
+    /// The name of a new `totals` group: a UUID of version 4 of these random bytes.
+    #[must_use]
+    pub const fn totals(random: [u8; 16]) -> Self {
+        let mut bytes = random;
+        bytes[6] = (bytes[6] & 0x0f) | 0x40;
+        bytes[8] = (bytes[8] & 0x3f) | 0x80;
+        Self(bytes)
+    }
+
     /// The usual text form of a UUID, lower case.
     #[must_use]
     pub fn to_uuid_text(&self) -> String {

@@ -25,7 +25,7 @@
 //! | [`header`] | the canonical, signed bytes that say what an entry is |
 //! | [`digest`] | entry digests, the chain, log ids |
 //! | [`control`], [`keys`] | the two kinds of body that the relay can read |
-//! | [`handshake`], [`signing`], [`token`] | who is there, and how it is proved |
+//! | [`handshake`], [`signing`], [`token`], [`challenge`] | who is there, and how it is proved |
 //! | [`frame`], [`codec`] | every message, and its bytes |
 //! | [`ack`] | the permission to delete, as a floor and ranges |
 //! | [`error`], [`close`], [`limits`] | what can go wrong, and what is too much |
@@ -33,6 +33,7 @@
 pub mod ack;
 pub mod body;
 pub mod bounded;
+pub mod challenge;
 pub mod close;
 pub mod codec;
 pub mod control;

@@ -101,6 +101,9 @@ pub const AUTHENTICATION_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a message may take from its first fragment to its last.
 pub const MESSAGE_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long an HTTP challenge is good for: one round trip, with a bad network between.
+pub const CHALLENGE_LIFETIME: Duration = Duration::from_secs(60);
+
 /// How long a token is good for.
 pub const TOKEN_LIFETIME: Duration = Duration::from_secs(600);
 

@@ -138,7 +138,7 @@ impl TokenKey {
         token.get(1..5) == Some(&self.id[..])
     }
 
-    fn mac(&self, bytes: &[u8]) -> Hmac<Sha256> {
+    pub(crate) fn mac(&self, bytes: &[u8]) -> Hmac<Sha256> {
         // HMAC takes a key of any length, so this cannot fail; an all-zero key would verify nothing
         // that `issue` has made.
         let mut mac = <Hmac<Sha256> as KeyInit>::new(&self.key.into_hmac_key());

@@ -127,7 +127,7 @@ where
 }
 
 /// An entry that came as a row.
-fn stored_entry(row: &impl Columns) -> Result<StoredEntry, StoreError> {
+pub(super) fn stored_entry(row: &impl Columns) -> Result<StoredEntry, StoreError> {
     Ok(StoredEntry {
         seq: row.number(0)?,
         at: row.number(1)?,

@@ -4,7 +4,8 @@
 //! whole logs in [`super::load`]. Nothing here writes, and nothing that was read is kept in memory.
 
 use sealwire_actors::ports::{
-    DUE_ENTRIES_MAX, DueLog, LogBrief, LogKey, Position, StoreError, SubscriptionRecord,
+    DUE_ENTRIES_MAX, DueLog, GroupRecord, LogBrief, LogKey, Position, StoreError,
+    SubscriptionRecord,
 };
 use sealwire_protocol::digest::entry_digest;
 use sealwire_protocol::frame::Member;
@@ -25,6 +26,13 @@ const MEMBERSHIPS: &str = "select l.key, l.id, l.log_type, l.join_key, l.seq, l.
      from members m join logs l on l.key = m.log \
      where m.device = $1 and m.state = 2 order by l.key";
 
+/// Of those with a UUID of version 4: between these bytes stands what tells them from native groups.
+const TOTALS_GROUPS: &str = "select l.key, l.id, l.created_at, o.device, o.joined_seq, o.joined_at \
+     from members m join logs l on l.key = m.log and l.log_type = 1 \
+        and substr(l.id, 7, 1) >= $2 and substr(l.id, 7, 1) < $3 \
+     join members o on o.log = l.key and o.state = 2 \
+     where m.device = $1 and m.state = 2 order by l.key, o.joined_seq, o.device";
+
 const SUBSCRIPTION: &str = "select l.seq, l.chain, l.floor_seq, l.floor_chain, m.joined_seq, \
      m.ack_floor, m.ack_ranges \
      from logs l join members m on m.log = l.key and m.device = $2 and m.state = 2 \
@@ -32,6 +40,8 @@ const SUBSCRIPTION: &str = "select l.seq, l.chain, l.floor_seq, l.floor_chain, m
 
 const MEMBERS: &str = "select l.seq, l.chain, m.device, m.joined_seq, m.joined_at \
      from logs l left join members m on m.log = l.key and m.state = 2 where l.key = $1";
+
+const PUSH_TOKEN: &str = "select push_platform, push_token from devices where key = $1";
 
 const CHAIN_AT: &str = "select chain from entries where log = $1 and seq = $2";
 
@@ -142,6 +152,27 @@ where
         self.query(MEMBERSHIPS, &[Value::bytes(&device.0)]).await?.iter().map(brief).collect()
     }
 
+    pub(super) async fn totals_groups(
+        &self,
+        device: DeviceKey,
+    ) -> Result<Vec<GroupRecord>, StoreError> {
+        let values = [Value::bytes(&device.0), Value::bytes(&[0x40]), Value::bytes(&[0x50])];
+        let mut groups: Vec<GroupRecord> = Vec::new();
+        for row in self.query(TOTALS_GROUPS, &values).await? {
+            let id = log_id(&row, 1)?;
+            let (joined_seq, joined_at) = (row.number(4)?, row.number(5)?);
+            let member = Member { device: row.device(3)?, joined_seq, joined_at };
+            match groups.last_mut() {
+                Some(group) if group.id == id => group.members.push(member),
+                _ => {
+                    let created_at = row.number(2)?;
+                    groups.push(GroupRecord { id, created_at, members: vec![member] });
+                }
+            }
+        }
+        Ok(groups)
+    }
+
     pub(super) async fn subscription(
         &self,
         key: LogKey,
@@ -171,6 +202,16 @@ where
         }
         members.sort_unstable_by_key(|member| (member.joined_seq, member.device));
         Ok(Some((head, members)))
+    }
+
+    pub(super) async fn push_token(
+        &self,
+        device: DeviceKey,
+    ) -> Result<Option<(String, String)>, StoreError> {
+        let rows = self.query(PUSH_TOKEN, &[Value::bytes(&device.0)]).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let (platform, token) = (row.maybe_text(0)?, row.maybe_text(1)?);
+        Ok(platform.zip(token).map(|(platform, token)| (platform.to_owned(), token.to_owned())))
     }
 
     pub(super) async fn chain_at(

@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use sealwire_actors::ports::{
-    CommitResult, DueLog, FoundResult, LogBrief, LogCommit, LogKey, LogRecord, NewLog, PageRequest,
-    Position, ReserveResult, Store, StoreError, StoreStats, StoredEntry, SubscriptionRecord,
+    CommitResult, DueLog, FoundResult, GroupRecord, LogBrief, LogCommit, LogKey, LogRecord, NewLog,
+    PageRequest, PendingRequest, Position, ReserveResult, Store, StoreError, StoreStats,
+    StoredEntry, SubscriptionRecord,
 };
+use sealwire_protocol::challenge::CHALLENGE_BYTES;
 use sealwire_protocol::frame::Member;
 use sealwire_protocol::{DeviceKey, Digest, LogId};
 use sqlx::Executor;
@@ -161,6 +163,10 @@ where
         self.lanes.memberships(device).await
     }
 
+    async fn totals_groups(&self, device: DeviceKey) -> Result<Vec<GroupRecord>, StoreError> {
+        self.lanes.totals_groups(device).await
+    }
+
     async fn subscription(
         &self,
         key: LogKey,
@@ -188,6 +194,17 @@ where
 
     async fn read_page(&self, request: &PageRequest) -> Result<Vec<StoredEntry>, StoreError> {
         self.lanes.read_page(request).await
+    }
+
+    async fn read_pending(
+        &self,
+        request: &PendingRequest,
+    ) -> Result<Option<Vec<StoredEntry>>, StoreError> {
+        self.lanes.read_pending(request).await
+    }
+
+    async fn control_at(&self, key: LogKey, body: &[u8]) -> Result<Option<u64>, StoreError> {
+        self.lanes.control_at(key, body).await
     }
 
     async fn read_controls(
@@ -228,6 +245,28 @@ where
         let (empty, last) = self.lanes.sweep_empty_devices(after, limit).await?;
         *self.swept.lock() = last;
         Ok(gone + empty)
+    }
+
+    async fn claim_challenges(
+        &self,
+        challenges: &[([u8; CHALLENGE_BYTES], u64)],
+    ) -> Result<Vec<bool>, StoreError> {
+        self.may_write()?;
+        self.lanes.claim_challenges(challenges).await
+    }
+
+    async fn set_push_token(
+        &self,
+        device: DeviceKey,
+        place: Option<(String, String)>,
+        now: u64,
+    ) -> Result<(), StoreError> {
+        self.may_write()?;
+        self.lanes.set_push_token(device, place.as_ref(), now).await
+    }
+
+    async fn push_token(&self, device: DeviceKey) -> Result<Option<(String, String)>, StoreError> {
+        self.lanes.push_token(device).await
     }
 
     async fn touch_device(&self, device: DeviceKey, now: u64) -> Result<(), StoreError> {

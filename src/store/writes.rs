@@ -6,9 +6,12 @@
 //! Holds always: two devices' requests never wait for each other; two requests of one device that
 //! could both take its last place do.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use sealwire_actors::ports::{
     FoundResult, LogCommit, LogKey, MemberChange, NewLog, ReserveResult, SenderRecord, StoreError,
 };
+use sealwire_protocol::challenge::CHALLENGE_BYTES;
 use sealwire_protocol::digest::chain_start;
 use sealwire_protocol::{DeviceKey, LogType};
 use sqlx::Executor;
@@ -67,6 +70,21 @@ const SWEEP_IDLE_DEVICES: &str = "delete from devices where seen_day < $1 \
 const SWEEP_CHALLENGES: &str = "delete from challenges where expires_at < $1 \
         and challenge in (select challenge from challenges where expires_at < $1 limit $2 + 0) \
      returning expires_at";
+
+const CLEAR_PUSH_TOKEN: &str =
+    "update devices set push_platform = null, push_token = null where key = $1";
+
+const TAKE_PUSH_TOKEN: &str = "update devices set push_platform = null, push_token = null \
+     where push_token = $1 and push_platform = $2 and key <> $3";
+
+const SET_PUSH_TOKEN: &str =
+    "update devices set push_platform = $2, push_token = $3 where key = $1";
+
+static CLAIM_CHALLENGES: Step = Step::new(
+    &[("challenge", Bytes), ("expires_at", Int)],
+    "insert into challenges (challenge, expires_at) select challenge, expires_at from given \
+     where true on conflict (challenge) do nothing returning challenge",
+);
 
 const NEXT_DEVICES: &str = "select d.key, cast(case when d.push_token is not null \
         or exists (select 1 from members m where m.device = d.key) then 1 else 0 end as bigint) \
@@ -147,6 +165,51 @@ where
             gone += lease.rows(sql, &[Value::number(before)?, bound(limit)]).await?.len() as u64;
         }
         Ok(gone)
+    }
+
+    pub(super) async fn set_push_token(
+        &self,
+        device: DeviceKey,
+        place: Option<&(String, String)>,
+        now: u64,
+    ) -> Result<(), StoreError> {
+        let key = || Value::bytes(&device.0);
+        let mut lease = self.write().await?;
+        let Some((platform, token)) = place else {
+            return lease.rows(CLEAR_PUSH_TOKEN, &[key()]).await.map(|_| ());
+        };
+        lease.begin(D::BEGIN).await?;
+        let outcome = async {
+            let others = [Value::Text(token), Value::Text(platform), key()];
+            lease.rows(TAKE_PUSH_TOKEN, &others).await?;
+            lock_device(&mut lease, device, now).await?;
+            let own = [key(), Value::Text(platform), Value::Text(token)];
+            lease.rows(SET_PUSH_TOKEN, &own).await
+        };
+        let outcome = outcome.await;
+        lease.end(outcome.map(|_| Verdict::Keep(()))).await
+    }
+
+    pub(super) async fn claim_challenges(
+        &self,
+        challenges: &[([u8; CHALLENGE_BYTES], u64)],
+    ) -> Result<Vec<bool>, StoreError> {
+        // One row for each challenge, in one order: transactions that meet wait and do not lock up.
+        let distinct: BTreeMap<&[u8; CHALLENGE_BYTES], u64> =
+            challenges.iter().map(|(challenge, expires_at)| (challenge, *expires_at)).collect();
+        let mut table = Table::new(&CLAIM_CHALLENGES);
+        for (challenge, expires_at) in distinct {
+            table.push([Value::bytes(challenge), Value::number(expires_at)?]);
+        }
+        let mut claimed = BTreeSet::new();
+        let mut lease = self.write().await?;
+        lease.begin(D::BEGIN).await?;
+        let rows = lease.each(table).await;
+        let rows = lease.end(rows.map(Verdict::Keep)).await?;
+        for row in &rows {
+            claimed.insert(row.bytes(0)?.to_vec());
+        }
+        Ok(challenges.iter().map(|(challenge, _)| claimed.remove(&challenge[..])).collect())
     }
 
     /// Looks at the `limit` devices after `after` for those on which nothing hangs, and deletes

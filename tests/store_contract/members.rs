@@ -25,6 +25,8 @@ on_every_store! {
     memberships_are_listed_by_key
     a_subscription_begins_at_head_and_floor
     a_totals_group_has_no_sender_for_its_first_entry
+    the_totals_groups_of_a_device_come_with_all_their_members
+    a_challenge_is_claimed_once_however_many_try
 }
 
 const MINUTE: u64 = 60_000;
@@ -278,5 +280,66 @@ async fn a_totals_group_has_no_sender_for_its_first_entry(database: &Database) {
     let record = store.load(&[key]).await.expect("loaded").remove(0).expect("there");
     assert!(record.senders.is_empty());
     assert_eq!(record.members.len(), 1);
+    opened.close().await;
+}
+
+async fn the_totals_groups_of_a_device_come_with_all_their_members(database: &Database) {
+    let opened = database.open().await;
+    let store = &*opened.store;
+    assert_eq!(store.totals_groups(device(1)).await, Ok(Vec::new()));
+    let mut expected = Vec::new();
+    for number in 1..=3 {
+        let mut new = new_log(number, LogType::Group, device(1), NOON + number);
+        // The second is a native group.
+        if number != 2 {
+            new.id = LogId::totals([number as u8; 16]);
+        }
+        let Ok(FoundResult::Created(key)) = store.found(&new, MANY).await else {
+            panic!("not founded");
+        };
+        let mut log = Scribe::of(key, &new);
+        joins(store, &mut log, 2).await;
+        if number != 2 {
+            expected.push((new.id, NOON + number, vec![device(1), device(2)]));
+        }
+    }
+    for member in [1, 2] {
+        let groups = store.totals_groups(device(member)).await.expect("read");
+        let seen: Vec<_> = groups
+            .iter()
+            .map(|group| {
+                let members = group.members.iter().map(|member| member.device).collect();
+                (group.id, group.created_at, members)
+            })
+            .collect();
+        assert_eq!(seen, expected);
+    }
+    assert_eq!(store.totals_groups(device(3)).await, Ok(Vec::new()));
+    opened.close().await;
+}
+
+async fn a_challenge_is_claimed_once_however_many_try(database: &Database) {
+    let opened = database.open().await;
+    let claims = |numbers: &[u8]| numbers.iter().map(|it| ([*it; 32], NOON)).collect::<Vec<_>>();
+    let mut tasks = Vec::new();
+    for _ in 0..8 {
+        let (store, claims) = (Arc::clone(&opened.store), claims(&[1, 2]));
+        tasks.push(tokio::spawn(async move { store.claim_challenges(&claims).await }));
+    }
+    let mut granted = 0;
+    for task in tasks {
+        let answer = task.await.expect("no panic").expect("claimed");
+        assert_eq!(answer[0], answer[1], "both or none");
+        granted += usize::from(answer[0]);
+    }
+    assert_eq!(granted, 1);
+    let store = &*opened.store;
+    let answer = store.claim_challenges(&claims(&[3, 1, 3, 4])).await;
+    assert_eq!(answer, Ok(vec![true, false, false, true]));
+    // They are remembered until they expire, and no longer.
+    assert_eq!(store.sweep(0, 0, NOON, 100).await, Ok(0));
+    assert_eq!(store.claim_challenges(&claims(&[4])).await, Ok(vec![false]));
+    assert_eq!(store.sweep(0, 0, NOON + 1, 100).await, Ok(4));
+    assert_eq!(store.claim_challenges(&claims(&[4])).await, Ok(vec![true]));
     opened.close().await;
 }

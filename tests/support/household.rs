@@ -455,11 +455,12 @@ impl Walker {
     }
 
     fn appended(&mut self, request: u32, first: u64) {
-        let mut seq = first;
-        while let Some(entry) = self.unanswered.front()
-            && entry.request == Some(request)
-        {
-            let Some(entry) = self.unanswered.pop_front() else { return };
+        let all = std::mem::take(&mut self.unanswered);
+        // One before it may have been refused for now, though it was appended as well.
+        let (answered, rest): (VecDeque<_>, _) =
+            all.into_iter().partition(|entry| entry.request == Some(request));
+        self.unanswered = rest;
+        for (entry, seq) in answered.into_iter().zip(first..) {
             self.note(Event::Appended { digest: entry.signed.digest, seq });
             if let Some(device) = entry.revokes {
                 self.note(Event::Revoked { device, seq });
@@ -468,7 +469,6 @@ impl Walker {
                 self.rotations += 1;
                 self.late = 0;
             }
-            seq += 1;
         }
     }
 

@@ -10,6 +10,8 @@ pub(crate) mod household;
 pub(crate) mod http;
 pub(crate) mod needles;
 pub(crate) mod person;
+pub(crate) mod phone;
+pub(crate) mod phones;
 pub(crate) mod place;
 pub(crate) mod process;
 pub(crate) mod random;

@@ -83,7 +83,7 @@ impl World {
         self.address
     }
 
-    fn store(&self) -> &Arc<dyn Store> {
+    pub(crate) fn store(&self) -> &Arc<dyn Store> {
         self.relay.as_ref().expect("the relay runs").system().store()
     }
 

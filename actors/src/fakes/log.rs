@@ -12,7 +12,8 @@ use sealwire_protocol::{AckSet, DeviceKey, Digest, LogId, LogType};
 use super::vaults::Vault;
 use crate::ports::{
     DUE_ENTRIES_MAX, LiveRecord, LogBrief, LogCommit, LogKey, LogRecord, MemberChange,
-    MemberRecord, NewEntry, PageRequest, Position, SenderRecord, StoreError, StoredEntry,
+    MemberRecord, NewEntry, PageRequest, PendingRequest, Position, SenderRecord, StoreError,
+    StoredEntry,
 };
 
 pub(super) enum Membership {
@@ -61,6 +62,7 @@ pub(super) struct Log {
     pub(super) head: Position,
     pub(super) version: u64,
     pub(super) floor: Position,
+    pub(super) created_at: u64,
     pub(super) last_entry_at: u64,
     pub(super) entries: BTreeMap<u64, KeptEntry>,
     /// (slot, count) of the entries that are kept and have a count.
@@ -74,7 +76,7 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn new(id: LogId, log_type: LogType, chain_start: Digest) -> Self {
+    pub(super) fn new(id: LogId, log_type: LogType, chain_start: Digest, created_at: u64) -> Self {
         let start = Position { seq: 0, chain: chain_start };
         Self {
             id,
@@ -82,6 +84,7 @@ impl Log {
             head: start,
             version: 0,
             floor: start,
+            created_at,
             last_entry_at: 0,
             entries: BTreeMap::new(),
             counts: HashMap::new(),
@@ -249,6 +252,47 @@ impl Log {
             page.push(stored);
         }
         page
+    }
+
+    pub(super) fn pending(
+        &self,
+        request: &PendingRequest,
+        member: &MemberRecord,
+    ) -> Vec<StoredEntry> {
+        let reader = PageRequest {
+            key: request.key,
+            after: 0,
+            up_to: self.head.seq,
+            reader: request.reader,
+            joined_seq: member.member.joined_seq,
+            entries_max: request.entries_max,
+            bytes_max: request.bytes_max,
+        };
+        let waits = |entry: &&KeptEntry| {
+            entry.lives() && entry.is_for(&reader) && !member.acked.contains(entry.new.seq)
+        };
+        let all: Vec<&KeptEntry> = self.entries.values().filter(waits).collect();
+        let fits = |entries: &[&KeptEntry]| {
+            let mut bytes = 0;
+            entries
+                .iter()
+                .take(request.entries_max)
+                .enumerate()
+                .take_while(|(place, entry)| {
+                    bytes += entry.new.body.len();
+                    *place == 0 || bytes <= request.bytes_max
+                })
+                .count()
+        };
+        let mut chosen = all;
+        if fits(&chosen) < chosen.len() {
+            let alone = |entry: &&KeptEntry| entry.new.recipients.len() == 1;
+            let (mut alone, others): (Vec<_>, Vec<_>) = chosen.into_iter().partition(alone);
+            alone.extend(others);
+            chosen = alone;
+        }
+        let count = fits(&chosen);
+        chosen.iter().take(count).map(|entry| entry.stored(true)).collect()
     }
 
     /// The newest entry above the floor up to which all are older than `before`, in one step's reach.

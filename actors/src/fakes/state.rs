@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 
+use sealwire_protocol::challenge::CHALLENGE_BYTES;
 use sealwire_protocol::digest::{chain_start, entry_digest};
 use sealwire_protocol::frame::Member;
 use sealwire_protocol::limits::SEQ_MAX;
@@ -15,9 +16,9 @@ use sealwire_protocol::{DeviceKey, Digest, LogId, LogType};
 
 use super::log::{Log, Membership};
 use crate::ports::{
-    CommitResult, DueLog, FoundResult, LogBrief, LogCommit, LogKey, LogRecord, MemberChange,
-    NewLog, PageRequest, Position, ReserveResult, SenderRecord, StoreError, StoreStats,
-    StoredEntry, SubscriptionRecord,
+    CommitResult, DueLog, FoundResult, GroupRecord, LogBrief, LogCommit, LogKey, LogRecord,
+    MemberChange, NewLog, PageRequest, PendingRequest, Position, ReserveResult, SenderRecord,
+    StoreError, StoreStats, StoredEntry, SubscriptionRecord,
 };
 
 const DAY_MS: u64 = 86_400_000;
@@ -29,6 +30,10 @@ pub(super) struct State {
     ids: HashMap<LogId, LogKey>,
     /// The day on which each was last seen.
     devices: BTreeMap<DeviceKey, u64>,
+    /// Where devices' doorbells are.
+    push_tokens: BTreeMap<DeviceKey, (String, String)>,
+    /// Claimed challenges, and when each expires.
+    challenges: BTreeMap<[u8; CHALLENGE_BYTES], u64>,
     /// The last device that a sweep has looked at.
     swept: Option<DeviceKey>,
 }
@@ -100,7 +105,7 @@ impl State {
         part.join_key = Some(new.join_key);
         part.vault = new.vault_change();
         check(&part)?;
-        let mut log = Log::new(new.id, new.log_type, chain_start(new.id));
+        let mut log = Log::new(new.id, new.log_type, chain_start(new.id), new.entry.at);
         log.apply(&part);
         self.last_key = key.0;
         self.ids.insert(new.id, key);
@@ -153,6 +158,25 @@ impl State {
         *seen = (*seen).max(now / DAY_MS);
     }
 
+    pub(super) fn set_push_token(
+        &mut self,
+        device: DeviceKey,
+        place: Option<(String, String)>,
+        now: u64,
+    ) {
+        let Some(place) = place else {
+            self.push_tokens.remove(&device);
+            return;
+        };
+        self.push_tokens.retain(|_, other| *other != place);
+        self.push_tokens.insert(device, place);
+        self.note_device(device, now);
+    }
+
+    pub(super) fn push_token(&self, device: DeviceKey) -> Option<(String, String)> {
+        self.push_tokens.get(&device).cloned()
+    }
+
     pub(super) fn touch_device(&mut self, device: DeviceKey, now: u64) {
         if let Some(seen) = self.devices.get_mut(&device) {
             *seen = (*seen).max(now / DAY_MS);
@@ -163,11 +187,34 @@ impl State {
         &mut self,
         reservations_before: u64,
         devices_before: u64,
+        now: u64,
         limit: usize,
     ) -> u64 {
         self.sweep_reservations(reservations_before, limit)
             + self.sweep_idle_devices(devices_before / DAY_MS, limit)
+            + self.sweep_challenges(now, limit)
             + self.sweep_empty_devices(limit)
+    }
+
+    pub(super) fn claim_challenges(
+        &mut self,
+        challenges: &[([u8; CHALLENGE_BYTES], u64)],
+    ) -> Vec<bool> {
+        let mut claim = |(challenge, expires_at): &([u8; CHALLENGE_BYTES], u64)| {
+            self.challenges.insert(*challenge, *expires_at).is_none()
+        };
+        challenges.iter().map(&mut claim).collect()
+    }
+
+    fn sweep_challenges(&mut self, now: u64, limit: usize) -> u64 {
+        let before = self.challenges.len();
+        let mut left = limit;
+        self.challenges.retain(|_, expires_at| {
+            let goes = *expires_at < now && left > 0;
+            left -= usize::from(goes);
+            !goes
+        });
+        (before - self.challenges.len()) as u64
     }
 
     fn sweep_reservations(&mut self, before: u64, limit: usize) -> u64 {
@@ -186,9 +233,13 @@ impl State {
 
     fn sweep_idle_devices(&mut self, before_day: u64, limit: usize) -> u64 {
         let mut gone = 0;
-        self.devices.retain(|_, seen| {
+        let push_tokens = &mut self.push_tokens;
+        self.devices.retain(|device, seen| {
             let goes = *seen < before_day && gone < limit;
             gone += usize::from(goes);
+            if goes {
+                push_tokens.remove(device);
+            }
             !goes
         });
         gone as u64
@@ -206,7 +257,8 @@ impl State {
         self.swept = if next.len() < limit { None } else { next.last().copied() };
         let mut gone = 0;
         for device in next {
-            if !self.logs.values().any(|log| log.members.contains_key(&device)) {
+            let rung = self.push_tokens.contains_key(&device);
+            if !rung && !self.logs.values().any(|log| log.members.contains_key(&device)) {
                 self.devices.remove(&device);
                 gone += 1;
             }
@@ -232,6 +284,18 @@ impl State {
             .iter()
             .filter(|(_, log)| log.member(device).is_some())
             .map(|(key, log)| log.brief(*key))
+            .collect()
+    }
+
+    pub(super) fn totals_groups(&self, device: DeviceKey) -> Vec<GroupRecord> {
+        self.logs
+            .values()
+            .filter(|log| log.id.is_totals() && log.member(device).is_some())
+            .map(|log| GroupRecord {
+                id: log.id,
+                created_at: log.created_at,
+                members: log.member_records().into_iter().map(|record| record.member).collect(),
+            })
             .collect()
     }
 
@@ -273,6 +337,18 @@ impl State {
 
     pub(super) fn read_page(&self, request: &PageRequest) -> Vec<StoredEntry> {
         self.logs.get(&request.key).map_or_else(Vec::new, |log| log.page(request))
+    }
+
+    pub(super) fn read_pending(&self, request: &PendingRequest) -> Option<Vec<StoredEntry>> {
+        let log = self.logs.get(&request.key)?;
+        let member = log.member(request.reader)?;
+        Some(log.pending(request, &member))
+    }
+
+    pub(super) fn control_at(&self, key: LogKey, body: &[u8]) -> Option<u64> {
+        let entries = self.logs.get(&key)?.entries.values().rev();
+        let mut controls = entries.filter(|entry| entry.new.control);
+        controls.find(|entry| entry.new.body.as_ref() == body).map(|entry| entry.new.at)
     }
 
     pub(super) fn read_controls(

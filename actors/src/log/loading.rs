@@ -49,8 +49,11 @@ impl LogActor {
             }
             Ok(None) => {
                 for message in waiting {
+                    let failure = Failure::new(ErrorCode::NoSuchLog);
                     if let LogMessage::Append(request) = message {
-                        request.reply.refuse(Failure::new(ErrorCode::NoSuchLog));
+                        request.reply.refuse(failure);
+                    } else if let LogMessage::Totals(request) = message {
+                        let _ = request.reply.send(Err(failure));
                     }
                 }
                 let seq = self.presence.head().seq;

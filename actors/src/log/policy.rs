@@ -39,6 +39,14 @@ impl Policy {
     }
 
     /// The queue of a group.
+    pub(super) fn queue(&self) -> Option<&Queue> {
+        match self {
+            Self::Group(queue) => Some(queue),
+            Self::Vault(_) => None,
+        }
+    }
+
+    /// The queue of a group.
     pub(super) fn queue_mut(&mut self) -> Option<&mut Queue> {
         match self {
             Self::Group(queue) => Some(queue),

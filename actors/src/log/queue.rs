@@ -14,6 +14,7 @@ use crate::limits::{
     QUOTA_RETRY_MS,
 };
 use crate::metrics::{Outcome, Outcomes};
+use crate::totals::kinds::rule_of;
 
 /// A body that is left.
 struct Waiting {
@@ -60,7 +61,7 @@ pub(super) struct NewBody {
 }
 
 /// What a body counts for: itself, the names that it carries, and what every body costs.
-fn cost(body_bytes: usize, recipients: usize) -> u64 {
+pub(super) fn cost(body_bytes: usize, recipients: usize) -> u64 {
     (body_bytes + recipients * DeviceKey::LEN) as u64 + BODY_OVERHEAD_BYTES
 }
 
@@ -97,7 +98,8 @@ impl Queue {
         for entry in entries {
             if !matches!(entry.content, Content::Control(_)) {
                 kept += cost(entry.body.len(), entry.recipients.len());
-                only_small &= entry.header.kind == Kind::Key;
+                only_small &= entry.header.kind == Kind::Key
+                    || entry.totals_kind.as_deref().is_some_and(|kind| rule_of(kind).sent_once);
             }
         }
         if kept > 0 && !self.has_room(kept, only_small) {
@@ -108,7 +110,7 @@ impl Queue {
 
     /// Whether bodies of this [`cost`] in all may be kept. Keys and the kinds that are never sent
     /// twice may use the reserve.
-    fn has_room(&self, cost: u64, may_use_reserve: bool) -> bool {
+    pub(super) fn has_room(&self, cost: u64, may_use_reserve: bool) -> bool {
         let max = if may_use_reserve {
             GROUP_UNDELIVERED_BYTES_MAX
         } else {
@@ -133,6 +135,20 @@ impl Queue {
                 self.end_copies(device, first, *last, outcome, outcomes);
             }
         }
+    }
+
+    /// The seqs of these that `device` still waits for, in order. What it has acked must not be among
+    /// them.
+    pub(super) fn waiting_for(
+        &self,
+        device: DeviceKey,
+        first: u64,
+        last: u64,
+    ) -> impl Iterator<Item = u64> {
+        self.bodies
+            .range(first..=last)
+            .filter(move |(_, waiting)| waiting.is_for(device))
+            .map(|(seq, _)| *seq)
     }
 
     /// A member has left: it waits for nothing any more.

@@ -5,6 +5,7 @@
 //! the store says that it was wrong.
 
 mod checks;
+mod totals;
 mod vault;
 
 use std::collections::{BTreeMap, HashMap};
@@ -19,12 +20,14 @@ use sealwire_protocol::{
 
 use super::policy::Policy;
 use super::queue::{NewBody, Reader};
-use crate::entry::{Addressed, CheckedEntry, Content, EntryParts, Published, encode_entry};
+use crate::entry::{CheckedEntry, Content, EntryParts, Published, encode_entry};
 use crate::limits::VaultLimits;
 use crate::metrics::{Outcome, Outcomes};
 use crate::ports::{
     LogCommit, LogKey, LogPlace, LogRecord, MemberChange, NewEntry, Position, SenderRecord,
 };
+use crate::totals::payload::{Payload, PayloadId};
+pub(crate) use totals::{NewPayload, relay_header};
 
 /// A member, and what it has acked.
 #[derive(Clone)]
@@ -53,6 +56,8 @@ pub(super) struct State {
     senders: HashMap<DeviceKey, SenderRecord>,
     next_slot: i32,
     policy: Policy,
+    /// `totals` groups: who has just left, and when: they may still say goodbye.
+    departed: HashMap<DeviceKey, u64>,
     /// Outcomes that the next commit makes true.
     outcomes: Outcomes,
 }
@@ -134,6 +139,7 @@ impl State {
             next_slot: record.senders.iter().map(|sender| sender.slot).max().unwrap_or(0) + 1,
             senders: record.senders.iter().map(|sender| (sender.device, *sender)).collect(),
             policy: Policy::of(record.log_type, record.vault, limits),
+            departed: HashMap::new(),
             outcomes: Outcomes::default(),
         };
         let slots: HashMap<i32, DeviceKey> =
@@ -231,8 +237,7 @@ impl State {
                 }
                 Content::Plain => {}
             }
-            let addressed = self.policy.addressed(&entry);
-            published.push(std::sync::Arc::new(publish(self.id, seq, at, &entry, addressed)));
+            published.push(std::sync::Arc::new(self.publish(seq, at, &entry)));
             let body = NewBody {
                 seq,
                 sender,
@@ -247,9 +252,9 @@ impl State {
                 header: entry.bytes,
                 body: entry.body,
                 control: self.policy.keeps(entry.header.kind),
-                signature: Some(entry.signature),
+                signature: entry.signature,
                 recipients: entry.recipients,
-                totals_kind: None,
+                totals_kind: entry.totals_kind,
                 chain,
                 sender_slot: record.slot,
                 count: entry.header.count,
@@ -465,6 +470,25 @@ impl State {
         }
     }
 
+    fn publish(&self, seq: u64, at: u64, entry: &CheckedEntry) -> Published {
+        let addressed = self.policy.addressed(entry);
+        let parts = EntryParts {
+            header: entry.bytes,
+            body: &entry.body,
+            signature: entry.signature,
+            recipients: &entry.recipients,
+            totals_kind: entry.totals_kind.as_deref(),
+        };
+        let frame: Bytes = encode_entry(self.id, seq, at, &parts);
+        let sender = entry.header.sender;
+        let payload = self.id.is_totals().then(|| {
+            let id = PayloadId::new(self.key, seq, self.incarnation);
+            let (body, kind) = (entry.body.clone(), entry.totals_kind.clone());
+            std::sync::Arc::new(Payload::new(id, self.id, sender, body, kind, at))
+        });
+        Published { seq, digest: entry.digest, sender, addressed, frame, payload }
+    }
+
     fn take_acks(&mut self, commit: &mut LogCommit) {
         for (device, member) in &mut self.members {
             if std::mem::take(&mut member.dirty) {
@@ -484,16 +508,4 @@ fn reader(member: &MemberState) -> Reader<'_> {
         joined_seq: member.member.joined_seq,
         acked: &member.acked,
     }
-}
-
-fn publish(log: LogId, seq: u64, at: u64, entry: &CheckedEntry, addressed: Addressed) -> Published {
-    let parts = EntryParts {
-        header: entry.bytes,
-        body: &entry.body,
-        signature: Some(entry.signature),
-        recipients: &entry.recipients,
-        totals_kind: None,
-    };
-    let frame: Bytes = encode_entry(log, seq, at, &parts);
-    Published { seq, digest: entry.digest, sender: entry.header.sender, addressed, frame }
 }

@@ -9,15 +9,15 @@ use sealwire_protocol::frame::{self, Appended, Done, Logs, Members};
 use sealwire_protocol::limits::{BATCH_BYTES_MAX, SUBSCRIPTIONS_MAX};
 use sealwire_protocol::signing::{admissible, join_message, verify};
 use sealwire_protocol::{
-    Audience, ClientFrame, Control, Digest, EntryIn, ErrorCode, Failure, Head, Kind, LogId, LogType,
+    Audience, ClientFrame, Control, DeviceKey, Digest, EntryIn, ErrorCode, Failure, Head, Kind,
+    LogId, LogType,
 };
-use tokio::sync::oneshot;
 
 use super::{Core, Step, ask, briefs, known, summaries, vaults};
 use crate::catch_up::FloorMark;
 use crate::entry::{CheckedEntry, Content};
 use crate::limits::RESERVATION_LIFETIME;
-use crate::log::{AckRequest, AppendRequest, LogMessage};
+use crate::log::{AckRequest, LogMessage};
 use crate::metrics::ENTRIES;
 use crate::outbox::{Phase, Subscription};
 use crate::ports::{
@@ -25,6 +25,7 @@ use crate::ports::{
     SubscriptionRecord,
 };
 use crate::reply::{Reply, unavailable};
+use crate::system::Shared;
 
 /// Acts on a frame.
 pub(super) fn act(core: &Arc<Core>, request: u32, frame: ClientFrame) -> Step {
@@ -45,10 +46,10 @@ pub(super) fn act(core: &Arc<Core>, request: u32, frame: ClientFrame) -> Step {
             Step::Done
         }
         ClientFrame::Authenticate(_) => refuse(core, request, ErrorCode::Malformed),
-        ClientFrame::CreateTotals(_)
-        | ClientFrame::JoinTotals(_)
-        | ClientFrame::LeaveTotals(_)
-        | ClientFrame::SetPushToken(_) => refuse(core, request, ErrorCode::Unsupported),
+        ClientFrame::CreateTotals(_) => later(create_totals(core.clone(), request)),
+        ClientFrame::JoinTotals(frame) => later(join_totals(core.clone(), request, frame.log)),
+        ClientFrame::LeaveTotals(frame) => later(leave_totals(core.clone(), request, frame.log)),
+        ClientFrame::SetPushToken(frame) => later(set_push_token(core.clone(), request, frame)),
         ClientFrame::SubscribeFrom(frame) => later(subscribe_from(core.clone(), request, frame)),
         ClientFrame::GetVaultToken(frame) => {
             later(vaults::get_token(core.clone(), request, frame.log))
@@ -73,8 +74,7 @@ pub(super) fn refuse(core: &Core, request: u32, code: ErrorCode) -> Step {
 }
 
 fn head(core: &Core, position: Position) -> Head {
-    let incarnation = core.shared.store.incarnation();
-    Head { incarnation, seq: position.seq, chain: position.chain }
+    core.shared.head(position)
 }
 
 // ---- appending
@@ -113,7 +113,9 @@ fn append(core: &Arc<Core>, request: u32, entries: Vec<EntryIn>) -> Step {
         return Step::Done;
     }
     match entries.first().map(|entry| &entry.content) {
-        Some(Content::Control(Control::Found { .. })) => later(found(core.clone(), entries, reply)),
+        Some(Content::Control(Control::Found { .. })) => {
+            later(found(core.shared.clone(), core.outbox.device, entries, reply))
+        }
         Some(Content::Control(Control::Join { .. })) => later(join(core.clone(), entries, reply)),
         _ => match known(core, log) {
             Some(place) => match place.log_type {
@@ -121,7 +123,13 @@ fn append(core: &Arc<Core>, request: u32, entries: Vec<EntryIn>) -> Step {
                     cast_append(core, place.key, entries, reply);
                     Step::Done
                 }
-                LogType::Vault => later(vaults::append(core.clone(), place.key, entries, reply)),
+                LogType::Vault => later(crate::vaults::append(
+                    core.shared.clone(),
+                    core.outbox.device,
+                    place.key,
+                    entries,
+                    reply,
+                )),
             },
             None => later(append_to_unknown(core.clone(), log, reply)),
         },
@@ -137,9 +145,8 @@ fn stands_alone(entry: &EntryIn) -> bool {
     })
 }
 
-pub(super) fn cast_append(core: &Core, key: LogKey, entries: Vec<CheckedEntry>, reply: Reply) {
-    let request = AppendRequest { sender: core.outbox.device, entries, reply };
-    core.shared.cast_log(key, LogMessage::Append(Box::new(request)));
+fn cast_append(core: &Core, key: LogKey, entries: Vec<CheckedEntry>, reply: Reply) {
+    core.shared.cast_append(core.outbox.device, key, entries, reply);
 }
 
 /// The device is no member, as far as its session knows. One that was revoked is told so; everybody
@@ -154,7 +161,12 @@ async fn append_to_unknown(core: Arc<Core>, log: LogId, reply: Reply) {
 }
 
 /// The first entry of a new log.
-async fn found(core: Arc<Core>, mut entries: Vec<CheckedEntry>, reply: Reply) {
+pub(crate) async fn found(
+    shared: Arc<Shared>,
+    device: DeviceKey,
+    mut entries: Vec<CheckedEntry>,
+    reply: Reply,
+) {
     let (Some(entry), true) = (entries.pop(), entries.is_empty()) else {
         return reply.refuse(Failure::new(ErrorCode::BadControl));
     };
@@ -180,15 +192,15 @@ async fn found(core: Arc<Core>, mut entries: Vec<CheckedEntry>, reply: Reply) {
         id,
         log_type,
         join_key,
-        founder: core.outbox.device,
+        founder: device,
         digest: entry.digest,
         entry: NewEntry {
             seq: 1,
-            at: core.shared.clock.now_ms(),
+            at: shared.clock.now_ms(),
             header: entry.bytes,
             body: entry.body,
             control: true,
-            signature: Some(entry.signature),
+            signature: entry.signature,
             recipients: Vec::new(),
             totals_kind: None,
             chain,
@@ -196,20 +208,19 @@ async fn found(core: Arc<Core>, mut entries: Vec<CheckedEntry>, reply: Reply) {
             count: 1,
         },
     };
-    let groups_max = core.shared.options.groups_max;
-    let result = run_job(&core, move |store| {
-        Box::pin(async move { ask(store.found(&new, groups_max)).await })
-    });
+    let groups_max = shared.options.groups_max;
+    let result = shared
+        .run_job(move |store| Box::pin(async move { ask(store.found(&new, groups_max)).await }));
     match result.await {
         Ok(FoundResult::Created(key)) => {
             counter!(ENTRIES, "kind" => "control").increment(1);
             let place = LogPlace { id, key, log_type };
-            core.shared.registry.member_joined(core.outbox.device, place, 1);
-            let head = head(&core, Position { seq: 1, chain });
+            shared.registry.member_joined(device, place, 1);
+            let head = shared.head(Position { seq: 1, chain });
             reply.appended(Appended { log: id, seq: 1, duplicate: false, head });
         }
         Ok(FoundResult::Exists(key)) => {
-            founded_before(&core, LogPlace { id, key, log_type }, reply).await
+            founded_before(&shared, device, LogPlace { id, key, log_type }, reply).await
         }
         Ok(FoundResult::LimitReached) => {
             let limit = u64::from(groups_max);
@@ -225,12 +236,11 @@ async fn found(core: Arc<Core>, mut entries: Vec<CheckedEntry>, reply: Reply) {
 
 /// The same first entry again, as after a lost answer. Only a founder who is still a member is told
 /// where the log stands.
-async fn founded_before(core: &Core, place: LogPlace, reply: Reply) {
-    let device = core.outbox.device;
-    match ask(core.shared.store.subscription(place.key, device)).await {
+async fn founded_before(shared: &Shared, device: DeviceKey, place: LogPlace, reply: Reply) {
+    match ask(shared.store.subscription(place.key, device)).await {
         Ok(Some(record)) => {
-            core.shared.registry.member_joined(device, place, 1);
-            let head = head(core, record.head);
+            shared.registry.member_joined(device, place, 1);
+            let head = shared.head(record.head);
             reply.appended(Appended { log: place.id, seq: 1, duplicate: true, head });
         }
         Ok(None) => reply.refuse(Failure::new(ErrorCode::NoSuchLog)),
@@ -270,7 +280,7 @@ async fn join(core: Arc<Core>, entries: Vec<CheckedEntry>, reply: Reply) {
     let now = core.shared.clock.now_ms();
     let since = now.saturating_sub(RESERVATION_LIFETIME.as_millis() as u64);
     let key = brief.key;
-    let reserved = run_job(&core, move |store| {
+    let reserved = core.shared.run_job(move |store| {
         Box::pin(async move { ask(store.reserve(key, device, groups_max, now, since)).await })
     });
     match reserved.await {
@@ -287,31 +297,40 @@ async fn join(core: Arc<Core>, entries: Vec<CheckedEntry>, reply: Reply) {
     }
 }
 
-/// Runs a write in the queue of a committer and waits for its result.
-pub(super) async fn run_job<T: Send + 'static>(
-    core: &Core,
-    work: impl FnOnce(
-        Arc<dyn crate::ports::Store>,
-    ) -> std::pin::Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>
-    + Send
-    + 'static,
-) -> Result<T, StoreError> {
-    let (done, result) = oneshot::channel::<Result<T, StoreError>>();
-    let queued = core.shared.committer(LogKey(0)).job(Box::new(move |store| {
-        // Nobody waits for it any more: the device was told to come back, and doing it now would
-        // only keep others waiting.
-        let work = (!done.is_closed()).then(|| work(store));
-        Box::pin(async move {
-            if let Some(work) = work {
-                // The session may go meanwhile; the write stands all the same.
-                let _ = done.send(work.await);
-            }
-        })
-    }));
-    if !queued {
-        return Err(StoreError::Unavailable);
+// ---- totals groups
+
+async fn create_totals(core: Arc<Core>, request: u32) {
+    match core.shared.create_totals(core.outbox.device).await {
+        Ok(joined) => core.answer(request, &joined_frame(joined).into()),
+        Err(failure) => core.refuse(request, failure),
     }
-    ask(async { result.await.unwrap_or(Err(StoreError::Unavailable)) }).await
+}
+
+async fn join_totals(core: Arc<Core>, request: u32, log: LogId) {
+    match core.shared.join_totals(core.outbox.device, log).await {
+        Ok(joined) => core.answer(request, &joined_frame(joined).into()),
+        Err(failure) => core.refuse(request, failure),
+    }
+}
+
+async fn leave_totals(core: Arc<Core>, request: u32, log: LogId) {
+    match core.shared.leave_totals(core.outbox.device, log).await {
+        Ok(()) => core.answer(request, &Done {}.into()),
+        Err(failure) => core.refuse(request, failure),
+    }
+}
+
+async fn set_push_token(core: Arc<Core>, request: u32, frame: frame::SetPushToken) {
+    let token = frame.token.filter(|token| !token.is_empty());
+    let place = token.map(|token| (frame.platform.to_string(), token.to_string()));
+    match core.shared.set_push_token(core.outbox.device, place).await {
+        Ok(()) => core.answer(request, &Done {}.into()),
+        Err(failure) => core.refuse(request, failure),
+    }
+}
+
+fn joined_frame(joined: crate::totals::Joined) -> frame::Joined {
+    frame::Joined { log: joined.group, at: joined.at, head: joined.head }
 }
 
 // ---- acks
@@ -443,7 +462,8 @@ async fn begin(core: &Core, key: LogKey, start: Start) -> Result<Begun, Failure>
     let cursor = match start {
         Start::Cursor(cursor) => cursor,
         Start::Snapshot(digest) => {
-            let floor = vaults::start_from(core, key, digest, record.floor.seq).await?;
+            let floor =
+                crate::vaults::start_from(&core.shared, key, digest, record.floor.seq).await?;
             let seq = floor.position.seq;
             return Ok((record, seq, Phase::Controls(0, seq), Some(floor)));
         }

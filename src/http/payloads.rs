@@ -1,0 +1,237 @@
+//! Payloads: sent to all or to named members, pulled, and acked.
+//!
+//! The sender is the key that was proved, whatever a body says. A blob travels as hex and is kept as
+//! bytes; it is never looked into. What a body holds beyond the fields below is ignored, as the app's
+//! field builds send more.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::{get, post};
+use sealwire_actors::totals::Outgoing;
+use sealwire_actors::totals::kinds::DEFAULT_KIND;
+use sealwire_actors::totals::payload::{Payload, PayloadId};
+use sealwire_protocol::limits::{BODY_BYTES_MAX, NAME_BYTES_MAX};
+use sealwire_protocol::{DeviceKey, LogId};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::Api;
+use super::auth::Device;
+use super::body::Given;
+use super::error::ApiError;
+use super::groups::{GroupId, refused, stranger};
+use super::instant::iso;
+use crate::operator::json_answer;
+
+/// Most ids in one ack: more than a pending page has payloads.
+const ACKED_MAX: usize = 16_384;
+
+/// The calls about payloads.
+pub(super) fn router() -> Router<Arc<Api>> {
+    Router::new()
+        .route("/groups/{id}/payloads", post(broadcast))
+        .route("/groups/{id}/payloads/targeted", post(targeted))
+        .route("/groups/{id}/nudges", post(nudge))
+        .route("/groups/{id}/pending", get(pending))
+        .route("/payloads/ack", post(ack_all))
+        .route("/payloads/{id}/ack", post(ack))
+}
+
+/// Body of the calls that send a payload.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PayloadRequest {
+    /// The sealed bytes, in hex.
+    encrypted_blob: String,
+    /// Whom it is for, each 64 hex digits; not looked at in a broadcast.
+    #[serde(default)]
+    recipient_public_keys: Option<Vec<String>>,
+    /// What the app calls it.
+    #[serde(default)]
+    kind: Option<String>,
+}
+
+/// Answer to the calls that send a payload.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PayloadSent {
+    /// Its id; none if nobody who was named is there to receive it: then nothing is kept.
+    id: Option<String>,
+    /// When the relay ordered it, as ISO 8601.
+    created_at: Option<String>,
+}
+
+/// A payload, in a pending page and in a stream.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PendingPayload {
+    /// Its id, a UUID.
+    id: String,
+    /// Its group's UUID.
+    group_id: String,
+    /// The key that sent it, 64 lower-case hex digits.
+    sender_public_key: String,
+    /// The sealed bytes, in lower-case hex.
+    encrypted_blob: String,
+    /// What the app calls it.
+    kind: String,
+    /// When the relay ordered it, as ISO 8601.
+    created_at: String,
+}
+
+/// Answer to `GET /groups/{id}/pending`.
+#[derive(Serialize)]
+pub struct Pending {
+    /// What the device has not acked.
+    payloads: Vec<PendingPayload>,
+}
+
+/// Body of `POST /payloads/ack`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AckRequest {
+    /// The ids. Those that name nothing are passed over.
+    payload_ids: Vec<String>,
+}
+
+impl From<&Payload> for PendingPayload {
+    fn from(payload: &Payload) -> Self {
+        Self {
+            id: payload.id.to_text(),
+            group_id: payload.group.to_uuid_text(),
+            sender_public_key: payload.sender.to_hex(),
+            encrypted_blob: hex::encode(payload.body.as_ref()),
+            kind: payload.kind.clone(),
+            created_at: iso(payload.at),
+        }
+    }
+}
+
+async fn broadcast(
+    State(api): State<Arc<Api>>,
+    Device(device): Device,
+    GroupId(group): GroupId,
+    Given(request): Given<PayloadRequest>,
+) -> Result<Response, ApiError> {
+    let outgoing = outgoing(request, DEFAULT_KIND, false)?;
+    send(&api, device, group, outgoing).await
+}
+
+async fn targeted(
+    State(api): State<Arc<Api>>,
+    Device(device): Device,
+    GroupId(group): GroupId,
+    Given(request): Given<PayloadRequest>,
+) -> Result<Response, ApiError> {
+    let outgoing = outgoing(request, DEFAULT_KIND, true)?;
+    send(&api, device, group, outgoing).await
+}
+
+async fn nudge(
+    State(api): State<Arc<Api>>,
+    Device(device): Device,
+    GroupId(group): GroupId,
+    Given(request): Given<PayloadRequest>,
+) -> Result<Response, ApiError> {
+    let outgoing = outgoing(request, "nudge", true)?;
+    send(&api, device, group, outgoing).await
+}
+
+/// What a request asks to be sent. To named members means to those alone: without a list, or with an
+/// empty one, it is for nobody, never for all.
+fn outgoing(
+    request: PayloadRequest,
+    default_kind: &str,
+    to_named: bool,
+) -> Result<Outgoing, ApiError> {
+    if request.encrypted_blob.len() > BODY_BYTES_MAX * 2 {
+        return Err(ApiError::too_large());
+    }
+    let body = hex::decode(&request.encrypted_blob)
+        .ok()
+        .filter(|body| !body.is_empty())
+        .ok_or_else(|| ApiError::bad_request("encryptedBlob must be bytes in hex"))?;
+    let kind = request.kind.unwrap_or_else(|| default_kind.to_owned());
+    if kind.is_empty() || kind.len() > NAME_BYTES_MAX || kind.contains('\0') {
+        return Err(ApiError::bad_request("kind must be a short name"));
+    }
+    let named = if to_named {
+        let keys = request.recipient_public_keys.ok_or_else(|| {
+            ApiError::bad_request("recipientPublicKeys must be a list of public keys")
+        })?;
+        let keys: Option<Vec<DeviceKey>> =
+            keys.iter().map(|text| DeviceKey::from_hex(text)).collect();
+        let message = "a public key must be 64 hex digits";
+        Some(keys.ok_or_else(|| ApiError::bad_request(message))?)
+    } else {
+        None
+    };
+    Ok(Outgoing { body, kind, named })
+}
+
+async fn send(
+    api: &Api,
+    device: DeviceKey,
+    group: LogId,
+    outgoing: Outgoing,
+) -> Result<Response, ApiError> {
+    match api.system.send_totals(device, group, outgoing).await {
+        Ok(Some(sent)) => {
+            let (id, created_at) = (Some(sent.id.to_text()), Some(iso(sent.at)));
+            Ok(json_answer(StatusCode::CREATED, &PayloadSent { id, created_at }))
+        }
+        Ok(None) => {
+            let nothing = PayloadSent { id: None, created_at: None };
+            Ok(json_answer(StatusCode::OK, &nothing))
+        }
+        Err(failure) => Err(refused(api, group, failure).await),
+    }
+}
+
+async fn pending(
+    State(api): State<Arc<Api>>,
+    Device(device): Device,
+    GroupId(group): GroupId,
+) -> Result<Response, ApiError> {
+    match api.system.pending(device, group).await? {
+        Some(payloads) => {
+            let payloads = payloads.iter().map(PendingPayload::from).collect();
+            Ok(json_answer(StatusCode::OK, &Pending { payloads }))
+        }
+        None => Err(stranger(&api, group).await),
+    }
+}
+
+async fn ack(
+    State(api): State<Arc<Api>>,
+    Device(device): Device,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let known = match PayloadId::from_text(&id) {
+        Some(id) => api.system.ack_totals(device, &[id]).await?,
+        None => 0,
+    };
+    if known == 0 {
+        let message = "there is no such payload for you";
+        return Err(ApiError::new(StatusCode::NOT_FOUND, "payload_not_found", message));
+    }
+    Ok(json_answer(StatusCode::OK, &json!({ "acked": known })))
+}
+
+async fn ack_all(
+    State(api): State<Arc<Api>>,
+    Device(device): Device,
+    Given(request): Given<AckRequest>,
+) -> Result<Response, ApiError> {
+    if request.payload_ids.len() > ACKED_MAX {
+        return Err(ApiError::too_large());
+    }
+    let ids: Vec<PayloadId> =
+        request.payload_ids.iter().filter_map(|text| PayloadId::from_text(text)).collect();
+    let known = api.system.ack_totals(device, &ids).await?;
+    Ok(json_answer(StatusCode::OK, &json!({ "acked": known })))
+}

@@ -1,0 +1,121 @@
+//! Event streams: payloads as they come, and news about groups.
+//!
+//! A stream begins with everything that the device has not acked, because the app asks for nothing
+//! when it connects again. It is written as server-sent events, each with a data line (the app drops
+//! those without), and with a comment now and then so that no proxy takes it for dead. A stream has no
+//! queue of its own ([`sealwire_actors::totals::stream`]); a phone that takes nothing stops its stream
+//! and nobody else.
+//!
+//! Holds always: the two streams that are about no single group are open to every device, also to one
+//! without groups: the app would ask again at once and for ever.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::unfold;
+use sealwire_actors::totals::payload::Payload;
+use sealwire_actors::totals::stream::{PayloadStream, StreamEvent};
+
+use super::Api;
+use super::auth::Device;
+use super::error::ApiError;
+use super::groups::{GroupId, stranger};
+use super::payloads::PendingPayload;
+
+/// How long a stream may say nothing: proxies commonly give up after thirty or sixty seconds.
+const SILENCE_MAX: Duration = Duration::from_secs(20);
+
+/// A comment: a sign of life that the app skips.
+const COMMENT: &[u8] = b":\n\n";
+
+/// The app drops an event without a data line.
+const GROUPS_CHANGED: &[u8] = b"event: groups_changed\ndata: {}\n\n";
+
+/// Tells nginx not to gather what is to be passed on.
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// The streams.
+pub(super) fn router() -> Router<Arc<Api>> {
+    Router::new()
+        .route("/groups/stream", get(changes))
+        .route("/groups/pending/stream", get(all))
+        .route("/groups/{id}/pending/stream", get(one))
+}
+
+async fn changes(
+    State(api): State<Arc<Api>>,
+    Device(device): Device,
+) -> Result<Response, ApiError> {
+    refuse_when_draining(&api)?;
+    Ok(events(api.system.follow_changes(device)))
+}
+
+async fn all(State(api): State<Arc<Api>>, Device(device): Device) -> Result<Response, ApiError> {
+    refuse_when_draining(&api)?;
+    Ok(events(api.system.follow_all(device).await?))
+}
+
+async fn one(
+    State(api): State<Arc<Api>>,
+    Device(device): Device,
+    GroupId(group): GroupId,
+) -> Result<Response, ApiError> {
+    refuse_when_draining(&api)?;
+    match api.system.follow_group(device, group).await? {
+        Some(stream) => Ok(events(stream)),
+        None => Err(stranger(&api, group).await),
+    }
+}
+
+fn refuse_when_draining(api: &Api) -> Result<(), ApiError> {
+    if *api.draining.borrow() { Err(ApiError::draining()) } else { Ok(()) }
+}
+
+/// The answer that a stream is.
+fn events(stream: PayloadStream) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store, no-transform")),
+        (X_ACCEL_BUFFERING, HeaderValue::from_static("no")),
+    ];
+    // The first comment brings the head on its way.
+    let chunks = unfold((stream, true), |(mut stream, first)| async move {
+        if first {
+            return Some((Ok::<Bytes, Infallible>(Bytes::from_static(COMMENT)), (stream, false)));
+        }
+        let chunk = match stream.next(SILENCE_MAX).await? {
+            StreamEvent::Payloads(payloads) => written(&payloads),
+            StreamEvent::GroupsChanged => Bytes::from_static(GROUPS_CHANGED),
+            StreamEvent::Silence => Bytes::from_static(COMMENT),
+        };
+        Some((Ok(chunk), (stream, false)))
+    });
+    (headers, Body::from_stream(chunks)).into_response()
+}
+
+fn written(payloads: &[Arc<Payload>]) -> Bytes {
+    if let [payload] = payloads {
+        return payload.rendered(event);
+    }
+    let events: Vec<Bytes> = payloads.iter().map(|payload| payload.rendered(event)).collect();
+    let mut chunk = BytesMut::with_capacity(events.iter().map(Bytes::len).sum());
+    for event in events {
+        chunk.extend_from_slice(&event);
+    }
+    chunk.freeze()
+}
+
+/// The event of a payload. JSON has no line breaks of its own, so one data line holds it.
+fn event(payload: &Payload) -> Bytes {
+    // A struct of strings: writing it cannot fail.
+    let json = serde_json::to_string(&PendingPayload::from(payload)).unwrap_or_default();
+    Bytes::from(format!("event: payload\ndata: {json}\n\n"))
+}
