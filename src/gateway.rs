@@ -42,6 +42,7 @@ use tower::ServiceExt;
 
 use crate::client_address::limits::RETRY_AFTER_SECONDS;
 use crate::client_address::{AddressLimits, Admission, ClientAddress, Refused, TrustedProxies};
+use crate::drained::Drained;
 use crate::listener::{Accepted, Slot};
 use crate::operator::{error_response, retry_later};
 use crate::socket;
@@ -115,7 +116,8 @@ pub async fn serve_connection(accepted: Accepted, gateway: Arc<Gateway>, router:
         let (router, answering) = (router.clone(), of_requests.answering());
         let draining = draining.clone();
         async move {
-            let Ok(mut answer) = router.oneshot(request.map(Body::new)).await;
+            let Ok(mut answer) =
+                router.oneshot(request.map(|body| Body::new(Drained::new(body)))).await;
             drop(answering);
             if *draining.borrow() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
                 // The next request finds another relay.
@@ -260,10 +262,10 @@ async fn upgrade(
     let slot = connection.0.held.lock().slot.take();
     let system = gateway.system.clone();
     tokio::spawn(async move {
-        // The slot is held for as long as the socket is.
-        let _slot = slot;
         match take_stream(upgraded).await {
-            Some((stream, leftover)) => socket::serve(stream, leftover, system, admission).await,
+            Some((stream, leftover)) => {
+                socket::serve(stream, leftover, system, admission, slot).await;
+            }
             None => count_refused("upgrade"),
         }
     });
@@ -312,8 +314,7 @@ impl Gateway {
 
 /// Takes the bare connection out of hyper, with what the peer sent after its request.
 async fn take_stream(upgraded: OnUpgrade) -> Option<(TcpStream, bytes::Bytes)> {
-    // In a box, because it is large and the session's task is to be small.
-    let upgraded = Box::pin(tokio::time::timeout(HANDSHAKE_DEADLINE, upgraded)).await.ok()?.ok()?;
+    let upgraded = tokio::time::timeout(HANDSHAKE_DEADLINE, upgraded).await.ok()?.ok()?;
     let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
     Some((parts.io.into_inner(), parts.read_buf))
 }

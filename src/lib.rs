@@ -4,6 +4,7 @@ pub mod cli;
 pub mod client_address;
 pub mod commands;
 pub mod config;
+mod drained;
 pub mod gateway;
 pub mod http;
 pub mod listener;

@@ -7,7 +7,8 @@ use sealwire::cli::{self, Command};
 use sealwire::config::{Config, Settings};
 use sealwire::{commands, telemetry};
 
-/// It gives memory back after many sessions have ended; see `.cargo/config.toml`.
+/// It gives memory back after many sessions have ended; see `.cargo/config.toml`. SQLite allocates
+/// with it as well, through `malloc`.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

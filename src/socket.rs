@@ -20,7 +20,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use metrics::counter;
 use sealwire_actors::metrics::{CONNECTIONS_REFUSED, SESSIONS_ENDED};
-use sealwire_actors::{Greeter, Rejected, Session, Step, System};
+use sealwire_actors::{Greeter, Outbox, Rejected, Session, Step, System};
 use sealwire_protocol::close::CloseReason;
 use sealwire_protocol::limits::{AUTHENTICATION_DEADLINE, UNAUTHENTICATED_FRAME_BYTES_MAX};
 use tokio::net::TcpStream;
@@ -39,37 +39,42 @@ const BYTES_PER_WRITE: usize = 256 * 1024;
 /// How long a socket that is being closed may take to swallow what is queued and say goodbye.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 
-/// Serves an upgraded connection until it ends. `admission` holds the connection's place among the
-/// unauthenticated ones and is dropped when the device is known.
-pub(crate) async fn serve<A>(
+/// Greets a connection that was upgraded, and serves it from a task of its own once its device is
+/// known. `admission` holds the connection's place among the unauthenticated ones and is dropped
+/// then; `slot` is held for as long as the socket is.
+pub(crate) async fn serve<A, S: Send + 'static>(
     stream: TcpStream,
     leftover: Bytes,
     system: Arc<System>,
     admission: A,
+    slot: S,
 ) {
     let (read, write) = stream.into_split();
     let mut writer = Writer::new(write);
-    // The future of the handshake is large and short-lived: it must not stay in the session's task.
-    let opened = Box::pin(async {
-        let mut reader = Reader::new(read, leftover, UNAUTHENTICATED_FRAME_BYTES_MAX).await;
-        match authenticate(&mut reader, &mut writer, &system).await {
-            Ok(session) => Ok((session, reader)),
-            Err(reason) => Err((reason, reader)),
-        }
-    })
-    .await;
+    let mut reader = Reader::new(read, leftover, UNAUTHENTICATED_FRAME_BYTES_MAX).await;
+    let authenticated = authenticate(&mut reader, &mut writer, &system).await;
     drop(admission);
-    match opened {
-        Ok((session, mut reader)) => {
+    match authenticated {
+        Ok(session) => {
             reader.allow_all();
-            let ending = Ending(None);
-            run(session, reader, writer, ending).await;
+            let served = Served {
+                outbox: session.outbox().clone(),
+                session,
+                reader,
+                writer,
+                pending: None,
+                taken: Vec::new(),
+                last_words: None,
+            };
+            // Greeting and proof need a large future for a short time. The session gets a task that
+            // holds little more than where its parts lie: thousands of them are idle.
+            tokio::spawn(run(Box::new(served), slot));
         }
-        Err((reason, reader)) => {
+        Err(reason) => {
             counter!(CONNECTIONS_REFUSED, "reason" => reason.map_or("gone", CloseReason::name))
                 .increment(1);
             if let Some(reason) = reason {
-                close(&mut writer, reader, reason).await;
+                close(&mut writer, &mut reader, reason).await;
             }
         }
     }
@@ -121,80 +126,128 @@ impl Drop for Ending {
     }
 }
 
-async fn run(session: Session, mut reader: Reader, mut writer: Writer, mut ending: Ending) {
-    let outbox = session.outbox().clone();
-    let mut pending = None;
-    let mut taken = Vec::new();
-    let mut last_words: Option<Pin<Box<Sleep>>> = None;
+/// What the task of a session works with. In a box of its own: a future keeps what it is given
+/// twice, once as it came and once where it is used.
+struct Served {
+    session: Session,
+    outbox: Arc<Outbox>,
+    reader: Reader,
+    writer: Writer,
+    /// A request that asks the store and holds back those behind it.
+    pending: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Frames between the outbox and the writer.
+    taken: Vec<Bytes>,
+    /// Runs once the session is closing.
+    last_words: Option<Pin<Box<Sleep>>>,
+}
+
+/// How long to go on.
+enum Turn {
+    Again,
+    End(Option<CloseReason>),
+}
+
+async fn run<S>(mut served: Box<Served>, slot: S) {
+    let mut ending = Ending(None);
     let reason = loop {
-        if writer.is_empty() {
-            // Only now: pongs that wait for the writer are bounded where they wait.
-            writer.queue_raw(reader.take_replies());
-            outbox.take(FRAMES_PER_WRITE, BYTES_PER_WRITE, &mut taken);
-            for frame in taken.drain(..) {
-                writer.queue(frame);
-            }
-            session.writing(!writer.is_empty());
-            session.catch_up();
-        }
-        if let Some(reason) = outbox.closing() {
-            if writer.is_empty() {
-                break Some(reason);
-            }
-            // What is queued goes out first, if the peer takes it in time.
-            last_words.get_or_insert_with(|| Box::pin(sleep(CLOSE_DEADLINE)));
-        }
-        if writer.is_empty() {
-            taken = Vec::new();
-        }
-        // A device that asks and does not listen is heard no further: its requests wait in its own
-        // socket.
-        let listening = pending.is_none() && !outbox.answers_are_full();
-        tokio::select! {
-            written = writer.flush(), if !writer.is_empty() => {
-                if written.is_err() {
-                    break None;
-                }
-            }
-            // A request that asks the store holds back those behind it, so that order is kept.
-            heard = reader.next(), if listening => match heard {
-                Heard::Message(bytes) => {
-                    let step = session.receive(&bytes);
-                    drop(bytes);
-                    reader.shed().await;
-                    match step {
-                        Step::Done => {}
-                        Step::Later(work) => pending = Some(work),
-                        Step::Close(reason) => outbox.close(reason),
-                    }
-                }
-                Heard::Control => session.heard(),
-                Heard::Bad(reason) => outbox.close(reason),
-                Heard::Gone => {
-                    writer.queue_raw(reader.take_replies());
-                    let _ = timeout(CLOSE_DEADLINE, writer.flush()).await;
-                    break None;
-                }
-            },
-            () = finish(&mut pending), if pending.is_some() => pending = None,
-            () = finish(&mut last_words), if last_words.is_some() => break outbox.closing(),
-            () = outbox.woken() => {}
-        }
-        if reader.is_over()
-            && let Some(reason) = outbox.closing()
-        {
-            break Some(reason);
+        if let Turn::End(reason) = served.turn().await {
+            break reason;
         }
     };
     ending.0 = reason;
-    drop(session);
-    if let Some(reason) = reason {
+    // In a box, because it is large and happens once.
+    Box::pin(served.end(reason)).await;
+    drop(slot);
+}
+
+impl Served {
+    /// Moves what is ready from the outbox to the socket, and waits for the next thing to happen.
+    async fn turn(&mut self) -> Turn {
+        self.refill();
+        if let Some(reason) = self.outbox.closing() {
+            if self.writer.is_empty() {
+                return Turn::End(Some(reason));
+            }
+            // What is queued goes out first, if the peer takes it in time.
+            self.last_words.get_or_insert_with(|| Box::pin(sleep(CLOSE_DEADLINE)));
+        }
+        // A device that asks and does not listen is heard no further: its requests wait in its own
+        // socket.
+        let listening = self.pending.is_none() && !self.outbox.answers_are_full();
+        let mut heard = None;
+        tokio::select! {
+            written = self.writer.flush(), if !self.writer.is_empty() => {
+                if written.is_err() {
+                    return Turn::End(None);
+                }
+            }
+            // A request that asks the store holds back those behind it, so that order is kept.
+            next = self.reader.next(), if listening => heard = Some(next),
+            () = finish(&mut self.pending), if self.pending.is_some() => self.pending = None,
+            () = finish(&mut self.last_words), if self.last_words.is_some() => {
+                return Turn::End(self.outbox.closing());
+            }
+            () = self.outbox.woken() => {}
+        }
+        match heard {
+            None => {}
+            Some(Heard::Message(bytes)) => {
+                self.receive(&bytes);
+                drop(bytes);
+                self.reader.shed().await;
+            }
+            Some(Heard::Control) => self.session.heard(),
+            Some(Heard::Bad(reason)) => self.outbox.close(reason),
+            Some(Heard::Gone) => return Turn::End(None),
+        }
+        match self.outbox.closing() {
+            Some(reason) if self.reader.is_over() => Turn::End(Some(reason)),
+            _ => Turn::Again,
+        }
+    }
+
+    /// Fills the writer from the outbox, if it has written everything.
+    fn refill(&mut self) {
+        if !self.writer.is_empty() {
+            return;
+        }
+        // Only now: pongs that wait for the writer are bounded where they wait.
+        self.writer.queue_raw(self.reader.take_replies());
+        self.outbox.take(FRAMES_PER_WRITE, BYTES_PER_WRITE, &mut self.taken);
+        for frame in self.taken.drain(..) {
+            self.writer.queue(frame);
+        }
+        self.session.writing(!self.writer.is_empty());
+        self.session.catch_up();
+        if self.writer.is_empty() {
+            self.taken = Vec::new();
+        }
+    }
+
+    fn receive(&mut self, bytes: &[u8]) {
+        match self.session.receive(bytes) {
+            Step::Done => {}
+            Step::Later(work) => self.pending = Some(work),
+            Step::Close(reason) => self.outbox.close(reason),
+        }
+    }
+
+    /// Ends the session, then says goodbye to its socket. No reason means that the peer has gone, or
+    /// closes: it gets the reply to its close frame.
+    async fn end(self, reason: Option<CloseReason>) {
+        let Self { session, outbox, mut reader, mut writer, mut taken, .. } = self;
+        drop(session);
+        let Some(reason) = reason else {
+            writer.queue_raw(reader.take_replies());
+            let _ = timeout(CLOSE_DEADLINE, writer.flush()).await;
+            return;
+        };
         // What was queued before the reason goes out first, as far as the peer takes it.
         outbox.take(usize::MAX, usize::MAX, &mut taken);
         for frame in taken.drain(..) {
             writer.queue(frame);
         }
-        close(&mut writer, reader, reason).await;
+        close(&mut writer, &mut reader, reason).await;
     }
 }
 
@@ -207,7 +260,7 @@ async fn finish<F: Future<Output = ()> + ?Sized>(pending: &mut Option<Pin<Box<F>
 
 /// Says goodbye: writes the close frame, and reads until the peer has gone, so that the kernel does
 /// not throw away what the peer has not read yet.
-async fn close(writer: &mut Writer, mut reader: Reader, reason: CloseReason) {
+async fn close(writer: &mut Writer, reader: &mut Reader, reason: CloseReason) {
     let goodbye = async {
         writer.queue_close(reason);
         if writer.flush().await.is_ok() {

@@ -4,7 +4,7 @@
 //! a slot for each second of the longest interval; one task turns it. A session that was silent for
 //! [`SILENT_INTERVALS_MAX`] intervals is over: its socket may be half open, and nobody would notice.
 
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -17,6 +17,9 @@ use crate::outbox::Outbox;
 use crate::system::Shared;
 
 const SLOTS: usize = HEARTBEAT_MAX.as_secs() as usize + 1;
+
+/// Seconds between two looks at whether the registry holds room for a crowd that has left.
+const SHRINK_EVERY_S: u64 = 15;
 
 struct Place {
     outbox: Weak<Outbox>,
@@ -38,7 +41,28 @@ impl Wheel {
     /// Gives a session its heartbeat, the first one interval from now.
     pub(crate) fn add(&self, outbox: Weak<Outbox>, interval_s: u16, now_s: u64) {
         let slot = (now_s as usize + usize::from(interval_s)) % SLOTS;
+        if let Some(outbox) = outbox.upgrade() {
+            outbox.set_beat(slot as u16);
+        }
         self.slots.lock()[slot].push(Place { outbox, interval_s });
+    }
+
+    /// Forgets a session that has ended. Its place would keep the memory of its outbox until the
+    /// wheel comes round, and a crowd that leaves at once would leave all of it behind. One that is
+    /// just having its turn is forgotten in the next.
+    pub(crate) fn remove(&self, outbox: &Arc<Outbox>) {
+        let mut slots = self.slots.lock();
+        let Some(slot) = slots.get_mut(usize::from(outbox.beat())) else {
+            return;
+        };
+        let found =
+            slot.iter().position(|place| std::ptr::eq(place.outbox.as_ptr(), &raw const **outbox));
+        if let Some(index) = found {
+            slot.swap_remove(index);
+        }
+        if slot.is_empty() {
+            *slot = Vec::new();
+        }
     }
 
     /// Turns the wheel to this second of the relay's uptime.
@@ -80,14 +104,15 @@ pub(crate) fn run(shared: Weak<Shared>) {
                 shared.heartbeats.turn(second, shared.clock.now_ms());
             }
             turned_to = turned_to.max(now_s);
+            if now_s.is_multiple_of(SHRINK_EVERY_S) {
+                shared.registry.shrink();
+            }
         }
     });
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use sealwire_protocol::{DeviceKey, Instance};
 
     use super::*;
@@ -108,5 +133,17 @@ mod tests {
             wheel.turn(second, 0);
         }
         assert_eq!(outbox.closing(), Some(CloseReason::Silent));
+    }
+    #[test]
+    fn a_session_that_has_ended_leaves_nothing_on_the_wheel() {
+        let wheel = Wheel::default();
+        let outboxes =
+            [1, 2, 3].map(|id| Outbox::new(id, DeviceKey([1; 32]), Instance([1; 16]), 7, None));
+        for outbox in &outboxes {
+            wheel.add(Arc::downgrade(outbox), 25, 0);
+        }
+        wheel.turn(25, 0);
+        wheel.remove(&outboxes[1]);
+        assert_eq!(outboxes.each_ref().map(|outbox| Arc::weak_count(outbox)), [1, 0, 1]);
     }
 }

@@ -19,7 +19,7 @@ mod subscription;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use metrics::counter;
@@ -54,6 +54,8 @@ pub struct Outbox {
     last_heard: AtomicU64,
     /// Seconds of the relay's uptime since which the socket is being written to; 0 while it is not.
     writing_since: AtomicU64,
+    /// Its slot on the wheel of heartbeats.
+    beat: AtomicU16,
     wake: Notify,
     inner: Mutex<Inner>,
 }
@@ -108,6 +110,7 @@ impl Outbox {
             in_flight: InFlight::default(),
             last_heard: AtomicU64::new(0),
             writing_since: AtomicU64::new(0),
+            beat: AtomicU16::new(u16::MAX),
             wake: Notify::new(),
             inner: Mutex::new(Inner {
                 queue: VecDeque::new(),
@@ -177,6 +180,15 @@ impl Outbox {
     pub fn writing(&self, since_uptime_s: Option<u64>) {
         let since = since_uptime_s.map_or(0, |uptime_s| uptime_s.max(1));
         self.writing_since.store(since, Ordering::Relaxed);
+    }
+
+    /// Notes its slot on the wheel of heartbeats.
+    pub(crate) fn set_beat(&self, slot: u16) {
+        self.beat.store(slot, Ordering::Relaxed);
+    }
+
+    pub(crate) fn beat(&self) -> u16 {
+        self.beat.load(Ordering::Relaxed)
     }
 
     /// For how many seconds the socket has not taken what is being written to it.

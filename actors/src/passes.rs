@@ -127,8 +127,11 @@ impl System {
         let now = self.shared.clock.now_ms() / 1000;
         let keys = &self.shared.options.token_keys;
         let claims = keys.iter().find_map(|key| key.check(token, Purpose::Http, now).ok())?;
-        (claims.device == device)
-            .then(|| (claims.expires - now) * 100 / TOKEN_LIFETIME.as_secs().max(1))
+        if claims.device != device {
+            return None;
+        }
+        self.shared.note_seen(device);
+        Some((claims.expires - now) * 100 / TOKEN_LIFETIME.as_secs().max(1))
     }
 }
 

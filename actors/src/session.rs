@@ -270,6 +270,12 @@ impl Session {
     }
 }
 
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.core.shared.heartbeats.remove(self.guard.outbox());
+    }
+}
+
 /// A page that is being read; dropping it lets the next one begin.
 struct Reading {
     core: Arc<Core>,

@@ -1,50 +1,60 @@
-//! How many entries a second become durable, and how soon: many small groups, a few entries of each
-//! under way.
+//! How many entries a second become durable, and how soon: groups, and a few entries of each under
+//! way.
 //!
-//! Without `--rate` every group always has `--in-flight` entries under way: the relay is saturated,
-//! and latency is how long the queue is. With `--rate` entries are due at fixed times, whatever the
-//! relay does, and latency counts from when an entry was due: a relay that stalls cannot hide it.
+//! Without times every sender always has `--in-flight` entries under way: the relay is saturated, and
+//! latency is how long the queue is. With a rate entries are due at fixed times, whatever the relay
+//! does, and latency counts from when an entry was due: a relay that stalls cannot hide it. Several
+//! rates are measured one after the other, each with groups of its own.
 //!
 //! Everything that was answered is checked afterwards, by chain, entry for entry: by every receiver,
 //! or, where none was connected, by one member of each group that comes back.
 
+mod absence;
 mod check;
+mod measured;
 mod member;
-mod pace;
 mod setup;
-mod tally;
 
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use clap::Args;
+use clap::{ArgAction, Args, ValueEnum};
 use sealwire_protocol::Head;
 use sealwire_protocol::limits::{BODY_BYTES_MAX, IN_FLIGHT_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX};
-use serde::Serialize;
-use tokio::sync::{mpsc, watch};
+use serde::{Serialize, Serializer};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
-use self::member::{Done, Phase};
-use self::tally::{Tally, Window};
+pub(crate) use self::measured::Step;
+use self::measured::{Checked, Disturbed, Measured};
+use self::member::{Done, Phase, Shared};
+use crate::ceiling::Shape;
 use crate::crowd::Crowd;
-use crate::latency::Percentiles;
-use crate::limits::{DRAIN_DEADLINE, MEMBERS_MAX, SAMPLE_PAUSE, SECONDS_MAX};
-use crate::process::{Cpu, Memory, Process, machine_busy};
-use crate::progress;
+use crate::frame::Measurement;
+use crate::frame::relay::Relay;
+use crate::frame::sampler::Sampler;
+use crate::frame::timeline::Timeline;
+use crate::limits::{DRAIN_DEADLINE, LOOK_PAUSE, MEMBERS_MAX, RATES_MAX, SECONDS_MAX};
 use crate::reader::Faults;
-use crate::report::{self, Figures, Line, line, memory, whole};
+use crate::tally::{STAMP_BYTES, Tally, Window};
+use crate::{pace, progress};
+
+/// How long the relay's process stands still, where that is asked for.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Members of each group that talks beside something else.
+pub(crate) const TALK_MEMBERS: usize = 4;
+
+/// Entries of each of its senders that may be under way.
+pub(crate) const TALK_IN_FLIGHT: usize = 8;
 
 /// What `append` is asked to do.
 #[derive(Args, Serialize)]
 pub(crate) struct Arguments {
-    /// The relay, on this machine.
-    #[arg(long, default_value = "ws://127.0.0.1:4000")]
-    url: String,
-    /// Process id of the relay, to see its memory and processor time.
-    #[arg(long)]
-    pid: Option<u32>,
     #[arg(long, default_value_t = 250)]
     groups: usize,
     /// Members of each group.
@@ -56,13 +66,14 @@ pub(crate) struct Arguments {
     /// Length of each body, in bytes.
     #[arg(long, default_value_t = 1024)]
     body: usize,
-    /// Entries of each sender that may be under way: all the time without a rate, at most with one.
+    /// Entries of each sender that may be under way: all the time at `max`, at most with a rate.
     #[arg(long, default_value_t = 8)]
     in_flight: usize,
-    /// Entries per second that are due in all groups together; without it, as many as the relay takes.
-    #[arg(long)]
-    rate: Option<u32>,
-    /// Seconds that are measured.
+    /// Entries per second that are due in all groups together, one rate after the other; `max` for as
+    /// many as the relay takes.
+    #[arg(long, value_delimiter = ',', default_value = "max")]
+    rate: Vec<Rate>,
+    /// Seconds that are measured, of each rate.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
     /// Seconds of the same load before that.
@@ -70,66 +81,123 @@ pub(crate) struct Arguments {
     warm_up: u64,
     /// All members are connected and subscribed, the senders too; otherwise the senders alone are
     /// connected, and nobody is subscribed.
-    #[arg(long)]
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value = "false")]
     receivers: bool,
     /// Entries that a receiver reads before it acks them; 0 for never.
     #[arg(long, default_value_t = 32)]
     ack_every: u64,
+    /// Members of each group, the last ones, that read slowly on purpose. Their latencies are told
+    /// apart.
+    #[arg(long, default_value_t = 0)]
+    slow: usize,
+    /// Milliseconds that a slow one rests after each frame.
+    #[arg(long, default_value_t = 200)]
+    slow_pause_ms: u64,
+    /// Devices per second, each in its turn, that lose their connection and come back at once.
+    #[arg(long)]
+    churn: Option<u32>,
+    /// What happens to the devices or the relay in the middle of it all.
+    #[arg(long, value_enum)]
+    disturb: Option<Disturbance>,
+    /// Second of the time that is measured at which that happens.
+    #[arg(long, default_value_t = 3)]
+    disturb_at: u64,
 }
 
-/// What `append` has seen.
-#[derive(Serialize)]
-pub(crate) struct Measured {
-    /// Entries that were answered as durable in the time that was measured, per second.
-    appended_per_second: f64,
-    /// Entries that reached a member in that time, per second, without the senders' own.
-    delivered_per_second: f64,
-    /// From when an entry was due until it was answered as durable.
-    push_to_appended: Percentiles,
-    /// From when an entry was due until a member had it.
-    push_to_deliver: Option<Percentiles>,
-    /// Entries that were answered as durable, warm-up and end included.
-    appended: u64,
-    /// Copies of them that were read by members and found whole.
-    checked: u64,
-    faults: Faults,
-    /// Answers that asked to wait and send again.
-    refused: u64,
-    /// Entries that were due and not sent before the end.
-    unsent: u64,
-    relay: Option<Relay>,
-    /// Cores that this load tester used: on a small machine, they are the relay's loss.
-    tester_cores: f64,
-    /// Cores that everything else used, the relay's database included; with a relay process to tell
-    /// them apart from.
-    other_cores: Option<f64>,
+/// What can happen in the middle of it all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+enum Disturbance {
+    /// All devices lose their connections and come back at once.
+    Cut,
+    /// The relay's process is killed and started again; with --relay.
+    Kill,
+    /// The relay is stopped in order and started again; with --relay.
+    Stop,
+    /// The relay's process stands still for one second; with --relay.
+    Pause,
 }
 
-/// The relay's process while it was measured.
-#[derive(Serialize)]
-struct Relay {
-    cores_user: f64,
-    cores_system: f64,
-    memory_before: Memory,
-    memory_most: Memory,
+/// How many entries are due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rate {
+    PerSecond(u32),
+    /// As many as the relay takes.
+    Max,
 }
 
-pub(crate) async fn run(arguments: &Arguments) -> Result<Measured> {
-    check_arguments(arguments)?;
-    let process = arguments.pid.map(Process::find).transpose().context("the relay's process")?;
-    let memory_before = process.map(Process::memory).transpose()?;
-    let crowd = Arc::new(Crowd::new(&arguments.url, arguments.groups * arguments.members)?);
+impl Measurement for Arguments {
+    const NAME: &'static str = "append";
+
+    type Measured = Measured;
+
+    fn shape(&self) -> Option<Shape> {
+        let Self { groups, members, body, in_flight, .. } = *self;
+        Some(Shape { groups, members, body, per_log: in_flight, batch: None })
+    }
+
+    fn check(&self) -> Result<()> {
+        check_arguments(self)
+    }
+
+    async fn measure(&self, relay: &mut Relay) -> Result<Measured> {
+        let mut measured = Measured::default();
+        for rate in &self.rate {
+            let (step, timeline) = Box::pin(measure_rate(self, *rate, relay, None)).await?;
+            measured.add(step, timeline);
+        }
+        Ok(measured)
+    }
+}
+
+impl Arguments {
+    /// Groups of which one member talks, for so many seconds of warm-up and of measured time.
+    pub(crate) fn talk(groups: usize, rate: u32, body: usize, seconds: (u64, u64)) -> Self {
+        Self {
+            groups,
+            members: TALK_MEMBERS,
+            senders: 1,
+            body,
+            in_flight: TALK_IN_FLIGHT,
+            rate: vec![Rate::PerSecond(rate)],
+            seconds: seconds.1,
+            warm_up: seconds.0,
+            receivers: true,
+            ack_every: 32,
+            slow: 0,
+            slow_pause_ms: 0,
+            churn: None,
+            disturb: None,
+            disturb_at: 0,
+        }
+    }
+
+    /// The rate that is measured first.
+    pub(crate) fn first_rate(&self) -> Rate {
+        self.rate.first().copied().unwrap_or(Rate::Max)
+    }
+}
+
+/// Measures one rate. `began` is told when the load begins.
+pub(crate) async fn measure_rate(
+    arguments: &Arguments,
+    rate: Rate,
+    relay: &mut Relay,
+    began: Option<oneshot::Sender<()>>,
+) -> Result<(Step, Timeline)> {
+    let crowd = Arc::new(Crowd::new(&relay.url, arguments.groups * arguments.members)?);
     let mut groups = setup::make_groups(arguments, &crowd).await?;
 
     let tally = Arc::new(Tally::new(arguments.warm_up, arguments.seconds));
-    let (phase_sender, phase) = watch::channel(Phase::Run);
+    let (phase_sender, phase) = watch::channel(Phase::Run { cuts: 0 });
     let (done_sender, mut done) = mpsc::channel(arguments.groups * arguments.members);
     let mut members = JoinSet::new();
     let mut ticks = Vec::new();
+    let shared = Shared { crowd: crowd.clone(), tally: tally.clone(), phase };
     for (index, group) in groups.iter_mut().enumerate() {
         for seat in group.connected.drain(..) {
-            let (member, tick) =
-                member::Member::new(arguments, index, seat, tally.clone(), phase.clone())?;
+            let (member, tick) = member::Member::new(arguments, rate, index, seat, shared.clone())?;
             ticks.extend(tick);
             members.spawn(Box::pin(member.run(done_sender.clone())));
         }
@@ -137,9 +205,16 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Measured> {
     drop(done_sender);
     let senders = arguments.groups * arguments.senders;
     tally.begin();
-    let pacer = arguments.rate.map(|rate| pace::start(rate, ticks, &tally));
+    if let Some(began) = began {
+        // Nobody has to wait for it.
+        let _ = began.send(());
+    }
+    let length = Duration::from_secs(arguments.warm_up + arguments.seconds);
+    let sampler = Sampler::begin(relay, Some(tally.clone()), length);
+    let pacer = rate.per_second().map(|rate| pace::start(rate, ticks, &tally));
 
-    let window = watch_load(arguments, &tally, process, &mut members).await?;
+    let disturbed = watch_load(arguments, &tally, &mut members, relay, &phase_sender).await?;
+
     phase_sender.send_replace(Phase::Drain);
     let heads = timeout(DRAIN_DEADLINE, answered(&mut done, senders, arguments.groups))
         .await
@@ -154,12 +229,22 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Measured> {
     if let Some(pacer) = pacer {
         pacer.join().map_err(|_| anyhow!("the pacer has panicked"))?;
     }
+    let mut timeline = sampler.end()?;
+    if let Some(disturbed) = disturbed {
+        let at = arguments.warm_up + arguments.disturb_at;
+        timeline.mark(at as f64, disturbed.mark());
+    }
     if !arguments.receivers {
         let read = check::read_again(&crowd, groups, &heads).await?;
         faults.add(read.faults);
         checked += read.delivered;
     }
-    Ok(measured(arguments, &tally, window, memory_before, Checked { faults, checked }))
+    let server = timeline
+        .between(arguments.warm_up as f64, length.as_secs_f64())
+        .map(|server| server.with_database_apart(relay.has_database_apart()));
+    let checked = Checked { faults, checked };
+    let step = Step::new(arguments, rate, &tally, server, checked, disturbed);
+    Ok((step, timeline))
 }
 
 fn check_arguments(arguments: &Arguments) -> Result<()> {
@@ -171,7 +256,7 @@ fn check_arguments(arguments: &Arguments) -> Result<()> {
         "at least one sender, and without --receivers one member that does not send"
     );
     ensure!(
-        (tally::STAMP_BYTES..=BODY_BYTES_MAX).contains(&arguments.body),
+        (STAMP_BYTES..=BODY_BYTES_MAX).contains(&arguments.body),
         "8 to {BODY_BYTES_MAX} bytes"
     );
     ensure!(
@@ -180,68 +265,76 @@ fn check_arguments(arguments: &Arguments) -> Result<()> {
         "a relay lets a session have {IN_FLIGHT_REQUESTS_MAX} requests and {IN_FLIGHT_BYTES_MAX} \
          bytes under way"
     );
-    ensure!(arguments.rate != Some(0), "a rate of nothing is no load");
+    ensure!(
+        arguments.slow == 0
+            || arguments.receivers && arguments.slow + arguments.senders < arguments.members,
+        "slow ones are receivers that do not send, and one of a group is not slow"
+    );
+    ensure!(arguments.churn != Some(0), "no device per second is no churn");
+    ensure!(
+        arguments.disturb.is_none() || arguments.disturb_at < arguments.seconds,
+        "what happens has to happen in the time that is measured"
+    );
+    ensure!((1..=RATES_MAX).contains(&arguments.rate.len()), "1 to {RATES_MAX} rates");
     ensure!((1..=SECONDS_MAX).contains(&arguments.seconds), "1 to {SECONDS_MAX} seconds");
     ensure!(arguments.warm_up <= SECONDS_MAX, "at most {SECONDS_MAX} seconds of warm-up");
     Ok(())
 }
 
-/// The processes while they were measured.
-#[derive(Clone, Copy)]
-struct Observed {
-    elapsed: Duration,
-    relay: Option<Cpu>,
-    tester: Cpu,
-    /// Seconds.
-    machine: f64,
-    memory_most: Option<Memory>,
-}
-
-/// Watches warm-up and measured time go by. A member that ends before them ends the run.
+/// Watches warm-up and measured time go by, and disturbs where that is asked for. A member that ends
+/// before them ends the run.
 async fn watch_load(
     arguments: &Arguments,
     tally: &Tally,
-    process: Option<Process>,
     members: &mut JoinSet<Result<Done>>,
-) -> Result<Observed> {
+    relay: &mut Relay,
+    phase: &watch::Sender<Phase>,
+) -> Result<Option<Disturbed>> {
     let Window { begin, end } = tally.window();
     let bar = progress::bar(arguments.warm_up + arguments.seconds, "seconds of load");
-    let mut at_begin = None;
-    let mut memory_most: Option<Memory> = None;
-    loop {
+    let disturb_at = begin + arguments.disturb_at * 1_000_000_000;
+    let mut disturbed = None;
+    while tally.now() < end {
+        if let Some(kind) = arguments.disturb
+            && disturbed.is_none()
+            && tally.now() >= disturb_at
+        {
+            disturbed = Some(disturb(kind, relay, phase).await?);
+        }
         tokio::select! {
-            () = sleep(SAMPLE_PAUSE) => {}
+            () = sleep(LOOK_PAUSE) => {}
             ended = members.join_next() => match ended {
                 Some(Ok(Err(error))) => return Err(error),
                 Some(_) | None => bail!("a member has ended before its time"),
             },
         }
-        let now = tally.now();
-        bar.set_position(now / 1_000_000_000);
-        if let Some(memory) = process.map(Process::memory).transpose()? {
-            let most = memory_most.get_or_insert(memory);
-            if memory.resident > most.resident {
-                *most = memory;
-            }
-        }
-        if now < begin {
-            continue;
-        }
-        let relay = process.map(Process::cpu).transpose()?;
-        let (tester, machine) = (Process::own().cpu()?, machine_busy()?);
-        let (then, relay_then, tester_then, machine_then) =
-            *at_begin.get_or_insert((now, relay, tester, machine));
-        if now >= end {
-            bar.finish_and_clear();
-            return Ok(Observed {
-                elapsed: Duration::from_nanos(now - then),
-                relay: relay.zip(relay_then).map(|(now, then)| now.since(then)),
-                tester: tester.since(tester_then),
-                machine: machine - machine_then,
-                memory_most,
-            });
-        }
+        bar.set_position(tally.now() / 1_000_000_000);
     }
+    bar.finish_and_clear();
+    Ok(disturbed)
+}
+
+async fn disturb(
+    kind: Disturbance,
+    relay: &mut Relay,
+    phase: &watch::Sender<Phase>,
+) -> Result<Disturbed> {
+    let begin = Instant::now();
+    match kind {
+        Disturbance::Cut => {
+            phase.send_replace(Phase::Run { cuts: 1 });
+        }
+        Disturbance::Kill => {
+            relay.kill().await?;
+            relay.start_again().await?;
+        }
+        Disturbance::Stop => {
+            relay.end().await?;
+            relay.start_again().await?;
+        }
+        Disturbance::Pause => relay.pause(PAUSE).await?,
+    }
+    Ok(Disturbed { kind, took_ms: begin.elapsed().as_secs_f64() * 1000.0 })
 }
 
 /// The head of each group, once every sender has all its answers.
@@ -263,92 +356,52 @@ async fn answered(
     heads
 }
 
-#[derive(Clone, Copy)]
-struct Checked {
-    faults: Faults,
-    checked: u64,
-}
-
-fn measured(
-    arguments: &Arguments,
-    tally: &Tally,
-    observed: Observed,
-    memory_before: Option<Memory>,
-    checked: Checked,
-) -> Measured {
-    let seconds = arguments.seconds as f64;
-    let counts = tally.counts();
-    let relay = observed.relay.zip(memory_before).zip(observed.memory_most);
-    Measured {
-        appended_per_second: counts.appended_in_window as f64 / seconds,
-        delivered_per_second: counts.delivered_in_window as f64 / seconds,
-        push_to_appended: tally.push_to_appended(),
-        push_to_deliver: arguments.receivers.then(|| tally.push_to_deliver()),
-        appended: counts.appended,
-        checked: checked.checked,
-        faults: checked.faults,
-        refused: counts.refused,
-        unsent: counts.unsent,
-        relay: relay.map(|((cpu, memory_before), memory_most)| Relay {
-            cores_user: cpu.user / observed.elapsed.as_secs_f64(),
-            cores_system: cpu.system / observed.elapsed.as_secs_f64(),
-            memory_before,
-            memory_most,
-        }),
-        tester_cores: observed.tester.cores(observed.elapsed),
-        other_cores: observed.relay.map(|relay| {
-            let known = relay.cores(observed.elapsed) + observed.tester.cores(observed.elapsed);
-            (observed.machine / observed.elapsed.as_secs_f64() - known).max(0.0)
-        }),
+impl Rate {
+    fn per_second(self) -> Option<u32> {
+        match self {
+            Self::PerSecond(rate) => Some(rate),
+            Self::Max => None,
+        }
     }
 }
 
-impl Figures for Measured {
-    fn lines(&self) -> Vec<Line> {
-        let faults = &self.faults;
-        let mut lines = vec![
-            line("durable appends", report::rate(self.appended_per_second)),
-            line("deliveries", report::rate(self.delivered_per_second)),
-            line("push to Appended", report::percentiles(&self.push_to_appended)),
-        ];
-        if let Some(deliver) = &self.push_to_deliver {
-            lines.push(line("push to deliver", report::percentiles(deliver)));
-        }
-        lines.push(line(
-            "checked",
-            format!(
-                "{} entries, {} copies: {} lost, {} duplicate, {} out of order, {} altered",
-                whole(self.appended),
-                whole(self.checked),
-                faults.lost,
-                faults.duplicate,
-                faults.disorder,
-                faults.altered
-            ),
-        ));
-        lines.push(line(
-            "held back",
-            format!("{} answers asked to wait, {} entries not sent", self.refused, self.unsent),
-        ));
-        if let Some(relay) = &self.relay {
-            lines.push(line(
-                "relay",
-                format!(
-                    "{:.2} cores user, {:.2} system; at most {}",
-                    relay.cores_user,
-                    relay.cores_system,
-                    memory(relay.memory_most)
-                ),
-            ));
-        }
-        lines.push(line("load tester", format!("{:.2} cores", self.tester_cores)));
-        if let Some(other) = self.other_cores {
-            lines.push(line("everything else", format!("{other:.2} cores")));
-        }
-        lines
-    }
+impl FromStr for Rate {
+    type Err = String;
 
-    fn broken_promise(&self) -> Option<String> {
-        self.faults.any().then(|| "the relay has broken its promise: see `checked`".to_owned())
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            _ if text == "max" => Ok(Self::Max),
+            Ok(rate) if rate > 0 => Ok(Self::PerSecond(rate)),
+            Ok(_) | Err(_) => Err("entries per second, or `max`".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PerSecond(rate) => write!(f, "{rate}"),
+            Self::Max => f.write_str("max"),
+        }
+    }
+}
+
+impl Serialize for Rate {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_a_number_or_all_there_is() {
+        assert_eq!("max".parse(), Ok(Rate::Max));
+        assert_eq!("250".parse(), Ok(Rate::PerSecond(250)));
+        for text in ["0", "-1", "1.5", "many", ""] {
+            assert!(text.parse::<Rate>().is_err(), "{text}");
+        }
     }
 }

@@ -2,29 +2,41 @@
 //!
 //! The chain is checked on the way, entry for entry; signatures only if asked for, since they cost
 //! the device as much on every relay. The same entries are read several times, each time by a new
-//! connection, and never acked.
+//! connection, and never acked. Several devices read all of them at the same time, and other groups
+//! may talk meanwhile.
+
+mod measured;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Args;
+use clap::{ArgAction, Args};
+use futures_util::future::try_join_all;
 use sealwire_client::entry::judge;
 use sealwire_client::identity::Identity;
+use sealwire_client::wire::Wire;
 use sealwire_protocol::bounded::Bounded;
 use sealwire_protocol::codec::decode_relay;
 use sealwire_protocol::frame::{AppendBatch, Subscribe};
 use sealwire_protocol::limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, BODY_BYTES_MAX};
 use sealwire_protocol::{Head, LogId};
 use serde::Serialize;
-use tokio::time::timeout;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+use tokio::try_join;
 
+use self::measured::{Measured, Readings};
+use crate::append::{self, TALK_IN_FLIGHT, TALK_MEMBERS};
+use crate::ceiling::Shape;
 use crate::crowd::Crowd;
+use crate::frame::Measurement;
+use crate::frame::relay::Relay;
+use crate::frame::sampler::Sampler;
 use crate::group::{self, random_body};
 use crate::hear::Heard;
-use crate::limits::DRAIN_DEADLINE;
+use crate::limits::{DRAIN_DEADLINE, MEMBERS_MAX, SECONDS_MAX};
 use crate::progress;
 use crate::reader::{Faults, Reader};
-use crate::report::{Figures, Line, duration, line, mebibytes, rate, whole};
 
 /// Bytes that a relay keeps for a member that is away, as it counts them: each body and a little more.
 const UNDELIVERED_BYTES_MAX: usize = 62 * 1024 * 1024;
@@ -35,39 +47,103 @@ const OVERHEAD_BYTES: usize = 256;
 /// Most readings of one run.
 const RUNS_MAX: usize = 1000;
 
+/// Seconds of other groups' talk before the first reading.
+const LIVE_WARM_UP: u64 = 2;
+
 /// What `catch-up` is asked to do.
 #[derive(Args, Serialize)]
 pub(crate) struct Arguments {
-    /// The relay, on this machine.
-    #[arg(long, default_value = "ws://127.0.0.1:4000")]
-    url: String,
     /// Entries that are waiting.
     #[arg(long, default_value_t = 10_000)]
     entries: usize,
     /// Length of each body, in bytes.
     #[arg(long, default_value_t = 1024)]
     body: usize,
+    /// Devices that read all of them at the same time.
+    #[arg(long, default_value_t = 1)]
+    devices: usize,
     /// How often they are read.
     #[arg(long, default_value_t = 5)]
     runs: usize,
-    /// Also check every signature.
-    #[arg(long)]
+    /// Read them as often again, and check every signature.
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value = "false")]
     signatures: bool,
+    /// Entries per second that other groups of four append meanwhile, of the same length.
+    #[arg(long)]
+    live_rate: Option<u32>,
+    /// How many such groups.
+    #[arg(long, default_value_t = 50)]
+    live_groups: usize,
+    /// For how many seconds they are measured; the readings begin with them.
+    #[arg(long, default_value_t = 10)]
+    live_seconds: u64,
 }
 
-/// What `catch-up` has seen.
-#[derive(Serialize)]
-pub(crate) struct Measured {
-    entries: usize,
-    /// Bytes of all frames with entries, of one reading.
-    bytes: u64,
-    /// From `Subscribe` to the first entry, in milliseconds, of each reading.
-    first_ms: Vec<f64>,
-    /// From `Subscribe` to the last byte of the last entry.
-    last_ms: Vec<f64>,
-    /// The median of these.
-    median_ms: f64,
-    faults: Faults,
+impl Measurement for Arguments {
+    const NAME: &'static str = "catch-up";
+
+    type Measured = Measured;
+
+    fn shape(&self) -> Option<Shape> {
+        let (groups, body) = (self.live_groups, self.body);
+        Some(Shape { groups, members: TALK_MEMBERS, body, per_log: TALK_IN_FLIGHT, batch: None })
+    }
+
+    fn check(&self) -> Result<()> {
+        ensure!(self.body <= BODY_BYTES_MAX, "a body has at most {BODY_BYTES_MAX} bytes");
+        ensure!((1..=RUNS_MAX).contains(&self.runs), "1 to {RUNS_MAX} runs");
+        ensure!((1..MEMBERS_MAX).contains(&self.devices), "fewer than {MEMBERS_MAX} devices");
+        ensure!(
+            self.entries > 0
+                && self.entries * (self.body + OVERHEAD_BYTES) <= UNDELIVERED_BYTES_MAX,
+            "a relay keeps no more than about {UNDELIVERED_BYTES_MAX} bytes for a member that is \
+             away"
+        );
+        ensure!(
+            self.live_rate != Some(0) && (1..=SECONDS_MAX).contains(&self.live_seconds),
+            "a live rate of nothing is none, and it lasts 1 to {SECONDS_MAX} seconds"
+        );
+        self.live().map_or(Ok(()), |live| live.check())
+    }
+
+    async fn measure(&self, relay: &mut Relay) -> Result<Measured> {
+        let crowd = Crowd::new(&relay.url, self.devices + 1)?;
+        let waiting = Waiting::fill(self, &crowd).await?;
+        let mut measured = Measured::new(self.entries, self.devices);
+        let Some(live) = self.live() else {
+            let sampler = Sampler::begin(relay, None, DRAIN_DEADLINE);
+            measured.readings = Box::pin(waiting.read_all(self, &crowd)).await?;
+            measured.timeline = sampler.end()?;
+            return Ok(measured);
+        };
+        let (began, begin) = oneshot::channel();
+        let reading = async {
+            begin.await.context("the other groups have failed")?;
+            sleep(Duration::from_secs(LIVE_WARM_UP)).await;
+            waiting.read_all(self, &crowd).await
+        };
+        let talk = append::measure_rate(&live, live.first_rate(), relay, Some(began));
+        let ((live, timeline), readings) = Box::pin(async { try_join!(talk, reading) }).await?;
+        (measured.live, measured.timeline, measured.readings) = (Some(live), timeline, readings);
+        Ok(measured)
+    }
+}
+
+impl Arguments {
+    /// What other groups do meanwhile.
+    fn live(&self) -> Option<append::Arguments> {
+        let rate = self.live_rate?;
+        let seconds = (LIVE_WARM_UP, self.live_seconds);
+        Some(append::Arguments::talk(self.live_groups, rate, self.body, seconds))
+    }
+}
+
+/// A group in which entries wait for devices that are away.
+struct Waiting {
+    devices: Vec<Identity>,
+    log: LogId,
+    head: Head,
 }
 
 /// One reading.
@@ -78,69 +154,83 @@ struct Reading {
     faults: Faults,
 }
 
-pub(crate) async fn run(arguments: &Arguments) -> Result<Measured> {
-    ensure!(arguments.body <= BODY_BYTES_MAX, "a body has at most {BODY_BYTES_MAX} bytes");
-    ensure!((1..=RUNS_MAX).contains(&arguments.runs), "1 to {RUNS_MAX} runs");
-    ensure!(
-        arguments.entries > 0
-            && arguments.entries * (arguments.body + OVERHEAD_BYTES) <= UNDELIVERED_BYTES_MAX,
-        "a relay keeps no more than about {UNDELIVERED_BYTES_MAX} bytes for a member that is away"
-    );
-    let crowd = Crowd::new(&arguments.url, 2)?;
-    let reader = Identity::generate()?;
-    let (log, head) = fill(arguments, &crowd, &reader).await?;
-    let bar = progress::bar(arguments.runs as u64, "readings");
-    let mut readings = Vec::with_capacity(arguments.runs);
-    for _ in 0..arguments.runs {
-        let reading = read(&crowd, &reader, log, head, arguments.signatures);
-        let reading = timeout(DRAIN_DEADLINE, reading)
-            .await
-            .context("the entries did not come in time")??;
-        readings.push(reading);
-        bar.inc(1);
+impl Waiting {
+    async fn fill(arguments: &Arguments, crowd: &Crowd) -> Result<Self> {
+        let founder = Identity::generate()?;
+        let (mut wire, _) = crowd.enter(&founder).await?;
+        let (mut author, seed, _) = group::found(&mut wire, &founder).await?;
+        let log = author.log;
+        let mut devices = Vec::with_capacity(arguments.devices);
+        for _ in 0..arguments.devices {
+            let device = Identity::generate()?;
+            let (mut wire, _) = crowd.enter(&device).await?;
+            group::join(&mut wire, &device, log, &seed).await?;
+            wire.close().await;
+            devices.push(device);
+        }
+
+        let bar = progress::bar(arguments.entries as u64, "entries");
+        let at_once = (BATCH_BYTES_MAX / arguments.body.max(1)).clamp(1, BATCH_ENTRIES_MAX);
+        let mut head = Head::NONE;
+        let mut left = arguments.entries;
+        while left > 0 {
+            let count = left.min(at_once);
+            let entries: Result<Vec<_>> = (0..count)
+                .map(|_| author.sign(&founder, Vec::new(), &random_body(arguments.body)?))
+                .collect();
+            let entries = Bounded::new(entries?).context("a batch has a bound")?;
+            let answer = group::request(&mut wire, &AppendBatch { entries }.into()).await?;
+            head = group::appended(answer)?.head;
+            left -= count;
+            bar.inc(count as u64);
+        }
+        wire.close().await;
+        bar.finish_and_clear();
+        Ok(Self { devices, log, head })
     }
-    bar.finish_and_clear();
-    Ok(measured(arguments, &readings))
+
+    /// All readings: without signatures, and with them if that is asked for.
+    async fn read_all(&self, arguments: &Arguments, crowd: &Crowd) -> Result<Vec<Readings>> {
+        let mut all = vec![self.read_again_and_again(arguments, crowd, false).await?];
+        if arguments.signatures {
+            all.push(self.read_again_and_again(arguments, crowd, true).await?);
+        }
+        Ok(all)
+    }
+
+    async fn read_again_and_again(
+        &self,
+        arguments: &Arguments,
+        crowd: &Crowd,
+        signatures: bool,
+    ) -> Result<Readings> {
+        let bar = progress::bar(arguments.runs as u64, "readings");
+        let mut readings = Readings::new(signatures);
+        for _ in 0..arguments.runs {
+            let mut wires = Vec::with_capacity(self.devices.len());
+            for device in &self.devices {
+                wires.push(crowd.enter(device).await?.0);
+            }
+            let all = wires.into_iter().map(|wire| tokio::spawn(self.read(wire, signatures)));
+            for reading in try_join_all(all).await? {
+                readings.add(&reading?);
+            }
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        Ok(readings)
+    }
+
+    /// Reads everything once.
+    fn read(&self, wire: Wire, signatures: bool) -> impl Future<Output = Result<Reading>> + use<> {
+        let reading = read(wire, self.log, self.head, signatures);
+        async {
+            timeout(DRAIN_DEADLINE, reading).await.context("the entries did not come in time")?
+        }
+    }
 }
 
-/// A group in which these many entries wait for the reader.
-async fn fill(arguments: &Arguments, crowd: &Crowd, reader: &Identity) -> Result<(LogId, Head)> {
-    let founder = Identity::generate()?;
-    let (mut wire, _) = crowd.enter(&founder).await?;
-    let (mut author, seed) = group::found(&mut wire, &founder).await?;
-    let log = author.log;
-    let (mut reader_wire, _) = crowd.enter(reader).await?;
-    group::join(&mut reader_wire, reader, log, &seed).await?;
-    reader_wire.close().await;
-
-    let bar = progress::bar(arguments.entries as u64, "entries");
-    let at_once = (BATCH_BYTES_MAX / arguments.body.max(1)).clamp(1, BATCH_ENTRIES_MAX);
-    let mut head = Head::NONE;
-    let mut left = arguments.entries;
-    while left > 0 {
-        let count = left.min(at_once);
-        let entries: Result<Vec<_>> = (0..count)
-            .map(|_| author.sign(&founder, Vec::new(), &random_body(arguments.body)?))
-            .collect();
-        let entries = Bounded::new(entries?).context("a batch has a bound")?;
-        let answer = group::request(&mut wire, &AppendBatch { entries }.into()).await?;
-        head = group::appended(answer)?.head;
-        left -= count;
-        bar.inc(count as u64);
-    }
-    wire.close().await;
-    bar.finish_and_clear();
-    Ok((log, head))
-}
-
-async fn read(
-    crowd: &Crowd,
-    device: &Identity,
-    log: LogId,
-    head: Head,
-    signatures: bool,
-) -> Result<Reading> {
-    let (mut wire, _) = crowd.enter(device).await?;
+async fn read(mut wire: Wire, log: LogId, head: Head, signatures: bool) -> Result<Reading> {
     let mut reader = Reader::new(log);
     let (mut first, mut bytes) = (None, 0);
     let begin = Instant::now();
@@ -165,66 +255,4 @@ async fn read(
     let last = begin.elapsed();
     wire.close().await;
     Ok(Reading { first: first.unwrap_or(last), last, bytes, faults: reader.conclude(head) })
-}
-
-fn measured(arguments: &Arguments, readings: &[Reading]) -> Measured {
-    let milliseconds = |duration: Duration| duration.as_secs_f64() * 1000.0;
-    let last_ms: Vec<f64> = readings.iter().map(|reading| milliseconds(reading.last)).collect();
-    let mut faults = Faults::default();
-    for reading in readings {
-        faults.add(reading.faults);
-    }
-    Measured {
-        entries: arguments.entries,
-        bytes: readings.first().map_or(0, |reading| reading.bytes),
-        first_ms: readings.iter().map(|reading| milliseconds(reading.first)).collect(),
-        median_ms: median(&last_ms),
-        last_ms,
-        faults,
-    }
-}
-
-/// The middle of some numbers, the higher one of two.
-fn median(numbers: &[f64]) -> f64 {
-    let mut sorted = numbers.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
-}
-
-impl Figures for Measured {
-    fn lines(&self) -> Vec<Line> {
-        let all = |times: &[f64]| {
-            times.iter().map(|ms| duration(ms * 1000.0)).collect::<Vec<_>>().join(", ")
-        };
-        let per_second = self.entries as f64 / (self.median_ms / 1000.0);
-        let faults = &self.faults;
-        vec![
-            line("entries", format!("{}, {}", whole(self.entries as u64), mebibytes(self.bytes))),
-            line("to the first", all(&self.first_ms)),
-            line("to the last", all(&self.last_ms)),
-            line("median", format!("{}, {}", duration(self.median_ms * 1000.0), rate(per_second))),
-            line(
-                "checked",
-                format!(
-                    "{} lost, {} duplicate, {} out of order, {} altered",
-                    faults.lost, faults.duplicate, faults.disorder, faults.altered
-                ),
-            ),
-        ]
-    }
-
-    fn broken_promise(&self) -> Option<String> {
-        self.faults.any().then(|| "the relay has broken its promise: see `checked`".to_owned())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_median_is_in_the_middle() {
-        assert!((median(&[9.0, 1.0, 5.0]) - 5.0).abs() < f64::EPSILON);
-        assert!(median(&[]).abs() < f64::EPSILON);
-    }
 }

@@ -1,225 +1,244 @@
-//! What the store does at best, without a relay: the relay's own statements in full batches, and the
-//! disk alone.
+//! What this machine does at best, in the same shape as a measurement: the disk alone, WebSockets
+//! alone, and the relay's store alone.
 //!
-//! This is the one part of the load tester that knows the relay from inside: it opens the relay's
-//! store, with the relay's code, and does nothing with it but what a committer does at saturation.
-//! What a relay reaches through sockets and actors is a share of this.
+//! What a relay reaches is a share of these, and a share can be compared from one machine to another.
 
-mod batches;
 mod disk;
+mod fan_out;
+pub(crate) mod raw;
+#[cfg(feature = "ceiling")]
+mod store;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use sealwire::store::{self, Lock, StoreOptions};
-use sealwire_actors::limits::{COMMIT_BYTES_MAX, COMMIT_ENTRIES_MAX};
-use sealwire_actors::ports::{CommitResult, Store};
-use sealwire_protocol::limits::BODY_BYTES_MAX;
+use sealwire_protocol::limits::{BODY_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX};
 use serde::Serialize;
-use tokio::sync::mpsc;
 
-use self::batches::{Batches, Shape};
-use crate::latency::{Latencies, Percentiles};
-use crate::limits::SECONDS_MAX;
+use self::disk::Disk;
+use self::fan_out::FanOut;
+use self::store::Committed;
+use crate::limits::{DEVICES_MAX, MEMBERS_MAX, SECONDS_MAX};
 use crate::progress;
-use crate::report::{self, Figures, Line, line};
+use crate::report::{self, Document, Figures, Line, Measure, Ratio, Run, line};
 
-/// How long the store may take to close, with all that it has gathered.
-const CLOSE_DEADLINE: Duration = Duration::from_secs(30);
+#[cfg(not(feature = "ceiling"))]
+mod store {
+    //! A build that does not know the relay's store: there is no ceiling of it.
 
-/// Batches that wait for a committer, made ahead so that it never waits for them.
-const BATCHES_AHEAD: usize = 2;
+    use std::path::Path;
+    use std::time::Duration;
+
+    use anyhow::Result;
+
+    use super::Shape;
+    use crate::report::{Line, Measure};
+
+    /// Nothing of this is ever made.
+    #[derive(serde::Serialize)]
+    pub(super) enum Committed {}
+
+    impl Committed {
+        pub(super) fn entries_per_second(&self) -> f64 {
+            match *self {}
+        }
+
+        pub(super) fn lines(&self) -> Vec<Line> {
+            match *self {}
+        }
+
+        pub(super) fn measures(&self) -> Vec<Measure> {
+            match *self {}
+        }
+    }
+
+    pub(super) async fn measure(
+        _shape: &Shape,
+        _url: Option<&str>,
+        _directory: &Path,
+        _time: Duration,
+    ) -> Result<Option<Committed>> {
+        Ok(None)
+    }
+}
+
+/// Seconds of each ceiling that is measured beside something else.
+const BESIDE: Duration = Duration::from_secs(5);
+
+/// What a load is made of.
+#[derive(Clone, Copy, Debug, Args, Serialize)]
+pub(crate) struct Shape {
+    /// Logs that the entries are spread over.
+    #[arg(long, default_value_t = 250)]
+    pub(crate) groups: usize,
+    /// Members of each.
+    #[arg(long, default_value_t = 4)]
+    pub(crate) members: usize,
+    /// Length of each body, in bytes.
+    #[arg(long, default_value_t = 1024)]
+    pub(crate) body: usize,
+    /// Entries of one log in a commit, and under way: what the senders of a saturated relay have.
+    #[arg(long, default_value_t = 8)]
+    pub(crate) per_log: usize,
+    /// Entries in one commit; by default as many as the relay puts into one.
+    #[arg(long)]
+    pub(crate) batch: Option<usize>,
+}
 
 /// What `ceiling` is asked to do.
 #[derive(Args, Serialize)]
 pub(crate) struct Arguments {
     /// A database that may be filled: `sqlite:PATH` of a file that does not exist, or `postgres://…`.
+    /// By default a new SQLite file.
     #[arg(long)]
     #[serde(skip)]
-    database_url: String,
-    /// A directory for the store's own files, and to measure the disk in: on the disk of the
-    /// database. Made if it is not there.
+    database_url: Option<String>,
+    /// A directory on the database's disk, for the store's own files and to measure the disk in. By
+    /// default where the system keeps what is temporary.
     #[arg(long)]
-    directory: PathBuf,
-    /// Logs that the entries are spread over.
-    #[arg(long, default_value_t = 250)]
-    groups: usize,
-    /// Length of each body, in bytes.
-    #[arg(long, default_value_t = 1024)]
-    body: usize,
-    /// Entries in one commit; by default as many as the relay puts into one.
-    #[arg(long, default_value_t = COMMIT_ENTRIES_MAX)]
-    batch: usize,
-    /// Entries of one log in a commit. In a saturated relay these are what its senders have under way.
-    #[arg(long, default_value_t = 8)]
-    per_log: usize,
-    /// Seconds that are measured, of the store and of the disk each.
+    directory: Option<PathBuf>,
+    #[command(flatten)]
+    shape: Shape,
+    /// Seconds that are measured, of each.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
-    /// What `append --json` wrote: its rate is told as a share of this ceiling.
+    /// What `append --json` wrote: its highest rate is told as a share of this ceiling.
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
+    /// Also write everything to this file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    json: Option<PathBuf>,
 }
 
-/// What `ceiling` has seen.
+/// What this machine does at best.
 #[derive(Serialize)]
-pub(crate) struct Measured {
-    /// `fdatasync` of 8 KiB that make a file longer.
-    append_and_sync: Percentiles,
-    /// `fdatasync` of 8 KiB over what was there.
-    overwrite_and_sync: Percentiles,
-    /// How many committers the store allows.
-    committers: usize,
-    commits_per_second: f64,
-    entries_per_second: f64,
-    commit: Percentiles,
-    /// Share of this ceiling that a run of `append` has reached.
+pub(crate) struct Ceilings {
+    disk: Disk,
+    fan_out: FanOut,
+    /// None of a build without the feature `ceiling`.
+    store: Option<Committed>,
+    /// Share of the store's ceiling that a run of `append` has reached.
     share: Option<f64>,
 }
 
-pub(crate) async fn run(arguments: &Arguments) -> Result<Measured> {
-    ensure!(arguments.body <= BODY_BYTES_MAX, "a body has at most {BODY_BYTES_MAX} bytes");
+/// Measures the ceilings once, and reports.
+pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
+    let shape = &arguments.shape;
+    ensure!(shape.body <= BODY_BYTES_MAX, "a body has at most {BODY_BYTES_MAX} bytes");
     ensure!(
-        (1..=COMMIT_ENTRIES_MAX).contains(&arguments.batch)
-            && arguments.batch * arguments.body <= COMMIT_BYTES_MAX,
-        "a commit has at most {COMMIT_ENTRIES_MAX} entries and {COMMIT_BYTES_MAX} bytes"
+        (1..=IN_FLIGHT_REQUESTS_MAX).contains(&shape.per_log),
+        "a log has an entry in a commit"
     );
-    ensure!(arguments.per_log > 0, "a log in a commit has an entry there");
+    ensure!((2..=MEMBERS_MAX).contains(&shape.members), "2 to {MEMBERS_MAX} members");
+    ensure!(shape.groups > 0 && shape.groups * shape.members <= DEVICES_MAX, "too many devices");
     ensure!((1..=SECONDS_MAX).contains(&arguments.seconds), "1 to {SECONDS_MAX} seconds");
     let reached = arguments.against.as_deref().map(reached).transpose()?;
-    std::fs::create_dir_all(&arguments.directory).context("the directory")?;
     let time = Duration::from_secs(arguments.seconds);
-
-    let line = progress::wait("the disk alone");
-    let directory = arguments.directory.clone();
-    let disk = tokio::task::spawn_blocking(move || disk::measure(&directory, time)).await??;
-    line.finish_and_clear();
-
-    let line = progress::wait("the store alone");
-    let options = StoreOptions {
-        url: arguments.database_url.clone(),
-        data_dir: arguments.directory.clone(),
-        lock: Lock::Try,
+    let (url, directory) = (arguments.database_url.as_deref(), arguments.directory.as_deref());
+    let mut ceilings = Ceilings::measure(shape, url, directory, time).await?;
+    let store = ceilings.store.as_ref().map(Committed::entries_per_second);
+    ceilings.share = reached.zip(store).map(|(reached, store)| reached / store);
+    let runs = [Run::new(ceilings)];
+    let document = Document {
+        scenario: "ceiling",
+        command: "ceiling",
+        arguments,
+        relay: None,
+        ceilings: None,
+        runs: &runs,
     };
-    let open = store::open(&options).await?;
-    let committed = commit(arguments, &open.store(), time).await;
-    open.close(CLOSE_DEADLINE).await?;
-    let committed = committed?;
-    line.finish_and_clear();
-    Ok(Measured {
-        append_and_sync: disk.append,
-        overwrite_and_sync: disk.overwrite,
-        committers: committed.committers,
-        commits_per_second: committed.commits as f64 / committed.elapsed.as_secs_f64(),
-        entries_per_second: committed.entries_per_second,
-        commit: committed.latencies.percentiles(),
-        share: reached.map(|reached| reached / committed.entries_per_second),
-    })
+    report::publish(&document, arguments.json.as_deref(), None)
 }
 
-/// The rate in a result of `append`.
+/// The highest rate in a result of `append`.
 fn reached(path: &Path) -> Result<f64> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     let run: serde_json::Value = serde_json::from_str(&text).context("not JSON")?;
-    run["figures"]["appended_per_second"].as_f64().context("not a result of `append`")
+    let steps = run["runs"][0]["figures"]["steps"].as_array();
+    let rates = steps.into_iter().flatten().filter_map(|it| it["appended_per_second"].as_f64());
+    rates.max_by(f64::total_cmp).context("not a result of `append`")
 }
 
-struct Committed {
-    committers: usize,
-    commits: u64,
-    entries_per_second: f64,
-    elapsed: Duration,
-    latencies: Arc<Latencies>,
+impl Ceilings {
+    /// Of this shape, beside a measurement.
+    pub(crate) async fn beside(
+        shape: &Shape,
+        url: Option<&str>,
+        directory: Option<&Path>,
+    ) -> Result<Self> {
+        Self::measure(shape, url, directory, BESIDE).await
+    }
+
+    async fn measure(
+        shape: &Shape,
+        url: Option<&str>,
+        directory: Option<&Path>,
+        time: Duration,
+    ) -> Result<Self> {
+        let parent = directory.map_or_else(std::env::temp_dir, Path::to_owned);
+        std::fs::create_dir_all(&parent).context("the directory")?;
+        let directory = tempfile::Builder::new().prefix("sealwire-ceiling.").tempdir_in(parent)?;
+
+        let line = progress::wait("the disk alone");
+        let path = directory.path().to_owned();
+        let disk = tokio::task::spawn_blocking(move || disk::measure(&path, time)).await??;
+        line.finish_and_clear();
+        let line = progress::wait("WebSockets alone");
+        let fan_out = fan_out::measure(shape, time).await?;
+        line.finish_and_clear();
+        let line = progress::wait("the store alone");
+        let store = store::measure(shape, url, directory.path(), time).await?;
+        line.finish_and_clear();
+        Ok(Self { disk, fan_out, store, share: None })
+    }
+
+    /// A rate of appends as a share of what the store does alone.
+    pub(crate) fn of_store(&self, name: impl Into<String>, per_second: f64) -> Option<Ratio> {
+        let best = self.store.as_ref()?.entries_per_second();
+        Some(Ratio::new(name, per_second, best, "the store alone"))
+    }
+
+    /// A rate of deliveries as a share of what WebSockets do alone.
+    pub(crate) fn of_fan_out(&self, name: impl Into<String>, per_second: f64) -> Ratio {
+        Ratio::new(name, per_second, self.fan_out.deliveries_per_second, "WebSockets alone")
+    }
+
+    /// A rate of entries to one device as a share of what one WebSocket does alone.
+    pub(crate) fn of_stream(&self, name: impl Into<String>, per_second: f64) -> Ratio {
+        Ratio::new(name, per_second, self.fan_out.stream_per_second, "one WebSocket alone")
+    }
+
+    /// A rate of commits as a share of what the disk does alone.
+    pub(crate) fn of_disk(&self, name: impl Into<String>, per_second: f64) -> Ratio {
+        Ratio::new(name, per_second, self.disk.syncs_per_second(), "fdatasync alone")
+    }
 }
 
-/// Fills commits for `time`, with as many committers as the store allows.
-async fn commit(
-    arguments: &Arguments,
-    store: &Arc<dyn Store>,
-    time: Duration,
-) -> Result<Committed> {
-    let committers = store.committers();
-    ensure!(
-        arguments.groups / committers * arguments.per_log >= arguments.batch,
-        "{} groups with {} entries each do not fill a commit of each of {committers} committers",
-        arguments.groups,
-        arguments.per_log
-    );
-    let latencies = Arc::new(Latencies::new());
-    let mut makers = Vec::with_capacity(committers);
-    for number in 0..committers {
-        let groups =
-            arguments.groups / committers + usize::from(number < arguments.groups % committers);
-        makers.push(Batches::found(store, groups, Shape::of(arguments)).await?);
-    }
-    let begin = Instant::now();
-    let mut work = tokio::task::JoinSet::new();
-    for maker in makers {
-        work.spawn(commit_until(store.clone(), maker, begin + time, latencies.clone()));
-    }
-    let mut commits = 0;
-    while let Some(done) = work.join_next().await {
-        commits += done??;
-    }
-    let elapsed = begin.elapsed();
-    let entries_per_second = (commits * arguments.batch as u64) as f64 / elapsed.as_secs_f64();
-    Ok(Committed { committers, commits, entries_per_second, elapsed, latencies })
-}
-
-/// One committer: the next batch is ready when a commit ends. Gives how many it has committed.
-async fn commit_until(
-    store: Arc<dyn Store>,
-    mut maker: Batches,
-    end: Instant,
-    latencies: Arc<Latencies>,
-) -> Result<u64> {
-    let (sender, mut batches) = mpsc::channel(BATCHES_AHEAD);
-    let making = tokio::task::spawn_blocking(move || {
-        // The committer has ended when nobody takes the batch.
-        while sender.blocking_send(maker.next()).is_ok() {}
-    });
-    let mut commits = 0;
-    while Instant::now() < end
-        && let Some(batch) = batches.recv().await
-    {
-        let begin = Instant::now();
-        let results = store.commit(&batch).await.context("a commit has failed")?;
-        let nanoseconds = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        latencies.record(&mut vec![nanoseconds]);
-        ensure!(
-            results.iter().all(|result| *result == CommitResult::Committed),
-            "somebody else has written to the store"
-        );
-        commits += 1;
-    }
-    drop(batches);
-    making.await?;
-    Ok(commits)
-}
-
-impl Figures for Measured {
+impl Figures for Ceilings {
     fn lines(&self) -> Vec<Line> {
         let mut lines = vec![
-            line("8 KiB more, fdatasync", report::percentiles(&self.append_and_sync)),
-            line("8 KiB over, fdatasync", report::percentiles(&self.overwrite_and_sync)),
-            line("entries committed", report::rate(self.entries_per_second)),
-            line(
-                "commits",
-                format!(
-                    "{:.1}/s by {} committers: {}",
-                    self.commits_per_second,
-                    self.committers,
-                    report::percentiles(&self.commit)
-                ),
-            ),
+            line("8 KiB more, fdatasync", report::percentiles(&self.disk.append)),
+            line("8 KiB over, fdatasync", report::percentiles(&self.disk.overwrite)),
         ];
+        lines.extend(self.fan_out.lines());
+        match &self.store {
+            Some(store) => lines.extend(store.lines()),
+            None => lines.push(line("the store alone", "not in this build: feature `ceiling`")),
+        }
         if let Some(share) = self.share {
             lines.push(line("reached through a relay", format!("{:.1} %", share * 100.0)));
         }
         lines
+    }
+
+    fn measures(&self) -> Vec<Measure> {
+        let mut measures = Measure::latencies("8 KiB more, fdatasync", &self.disk.append);
+        measures.extend(self.fan_out.measures());
+        measures.extend(self.store.iter().flat_map(Committed::measures));
+        measures
     }
 }

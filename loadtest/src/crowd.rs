@@ -9,13 +9,18 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use sealwire_client::address::RelayUrl;
 use sealwire_client::identity::Identity;
-use sealwire_client::wire::{self, Options, Session, Wire};
+use sealwire_client::wire::{self, Options, Session, Wire, WireError};
 use sealwire_protocol::limits::HEARTBEAT_MAX;
 use tokio::sync::Mutex;
 use tokio::time::{Interval, interval, sleep};
 
-use crate::limits::{ATTEMPTS_MAX, CONNECTS_PER_SECOND, DEVICES_MAX, OPEN_FILES_RESERVE, SOURCES};
+use crate::limits::{
+    ATTEMPTS_MAX, CONNECTS_PER_SECOND, DEVICES_MAX, OPEN_FILES_RESERVE, RETURN_PAUSE, SOURCES,
+};
 use crate::process::Process;
+
+/// How long a device waits that was refused by an HTTP status: the shortest `Retry-After`.
+const UPGRADE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The way to the relay, shared by all devices of a run.
 pub(crate) struct Crowd {
@@ -45,32 +50,52 @@ impl Crowd {
         Ok(Self { relay, many_sources, entered: AtomicU64::new(0), pace })
     }
 
-    /// Connects and authenticates a device. A relay that asks for patience gets it.
+    /// Connects and authenticates a device, in its turn. A relay that asks for patience gets it.
     pub(crate) async fn enter(&self, device: &Identity) -> Result<(Wire, Session)> {
         for _ in 0..ATTEMPTS_MAX {
             self.pace.lock().await.tick().await;
-            let number = self.entered.fetch_add(1, Ordering::Relaxed);
-            let options = Options {
-                heartbeat: HEARTBEAT_MAX,
-                source: self.many_sources.then(|| source(number)),
-                ..Options::default()
-            };
-            match Box::pin(wire::connect(&self.relay, device, &options)).await {
-                Ok(entered) => return Ok(entered),
-                Err(wire::WireError::Refused(failure)) if failure.retry_after_ms.is_some() => {
-                    let wait = failure.retry_after_ms.unwrap_or_default();
-                    sleep(Duration::from_millis(wait)).await;
-                }
-                Err(wire::WireError::Upgrade(429 | 503)) => sleep(Duration::from_secs(1)).await,
-                Err(error) => return Err(error).context("connecting"),
+            match self.attempt(device).await {
+                Err(error) if let Some(wait) = patience(&error) => sleep(wait).await,
+                entered => return entered.context("connecting"),
             }
         }
         bail!("the relay let no device in for {ATTEMPTS_MAX} attempts")
     }
+
+    /// Connects and authenticates a device that was there before, at once and again and again, until
+    /// the relay is there and lets it in. The caller bounds it.
+    pub(crate) async fn enter_again(&self, device: &Identity) -> Result<(Wire, Session)> {
+        loop {
+            match self.attempt(device).await {
+                Err(error) if let Some(wait) = patience(&error) => sleep(wait).await,
+                Err(WireError::Refused(failure)) => return Err(WireError::Refused(failure).into()),
+                Err(_) => sleep(RETURN_PAUSE).await,
+                Ok(entered) => return Ok(entered),
+            }
+        }
+    }
+
+    async fn attempt(&self, device: &Identity) -> Result<(Wire, Session), WireError> {
+        let number = self.entered.fetch_add(1, Ordering::Relaxed);
+        let options = Options {
+            heartbeat: HEARTBEAT_MAX,
+            source: self.many_sources.then(|| source(number)),
+            ..Options::default()
+        };
+        Box::pin(wire::connect(&self.relay, device, &options)).await
+    }
+}
+
+/// How long to wait, if the relay has asked for patience.
+fn patience(error: &WireError) -> Option<Duration> {
+    if let WireError::Refused(failure) = error {
+        return failure.retry_after_ms.map(Duration::from_millis);
+    }
+    matches!(error, WireError::Upgrade(429 | 503)).then_some(UPGRADE_PATIENCE)
 }
 
 /// The address that the connection with this number comes from: `127.0.1.1` and on.
-fn source(number: u64) -> IpAddr {
+pub(crate) fn source(number: u64) -> IpAddr {
     let host = u8::try_from(number % SOURCES + 1).unwrap_or(1);
     IpAddr::V4(Ipv4Addr::new(127, 0, 1, host))
 }

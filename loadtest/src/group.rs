@@ -91,8 +91,8 @@ impl Author {
     }
 }
 
-/// Founds a group, and gives the key by which others join it.
-pub(crate) async fn found(wire: &mut Wire, device: &Identity) -> Result<(Author, JoinSeed)> {
+/// Founds a group, and gives the key by which others join it, and its head.
+pub(crate) async fn found(wire: &mut Wire, device: &Identity) -> Result<(Author, JoinSeed, Head)> {
     let seed = JoinSeed::generate()?;
     let body = Control::Found {
         log_type: LogType::Group,
@@ -103,28 +103,28 @@ pub(crate) async fn found(wire: &mut Wire, device: &Identity) -> Result<(Author,
     let first = Outline::first().sign(device, &body)?;
     let log = native_log_id(&first.entry.header);
     let author = Author::founder(device, log, first.digest);
-    append(wire, first.entry).await.context("founding a group")?;
-    Ok((author, seed))
+    let appended = append(wire, first.entry).await.context("founding a group")?;
+    Ok((author, seed, appended.head))
 }
 
-/// Joins a group.
+/// Joins a group. Gives its head, too.
 pub(crate) async fn join(
     wire: &mut Wire,
     device: &Identity,
     log: LogId,
     seed: &JoinSeed,
-) -> Result<Author> {
+) -> Result<(Author, Head)> {
     let mut author = Author { log, device: device.key(), count: 0, prev: Digest::ZERO };
     let body = Control::Join { signature: seed.admit(log, device.key()) }.encode();
     let signed = author.outline(Kind::Control, Vec::new()).sign(device, &body)?;
     let entry = author.take(signed);
-    append(wire, entry).await.context("joining a group")?;
-    Ok(author)
+    let appended = append(wire, entry).await.context("joining a group")?;
+    Ok((author, appended.head))
 }
 
-/// Follows a log from its first entry on.
-pub(crate) async fn subscribe(wire: &mut Wire, log: LogId) -> Result<()> {
-    let frame = Subscribe { log, cursor: None, acked: None }.into();
+/// Follows a log from this head on, or from its first entry.
+pub(crate) async fn subscribe(wire: &mut Wire, log: LogId, cursor: Option<Head>) -> Result<()> {
+    let frame = Subscribe { log, cursor, acked: None }.into();
     let answer = request(wire, &frame).await.context("subscribing")?;
     ensure!(
         matches!(answer, RelayFrame::Subscribed(_)),

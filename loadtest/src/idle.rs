@@ -24,21 +24,23 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use crate::ceiling::Shape;
 use crate::crowd::Crowd;
+use crate::frame::Measurement;
+use crate::frame::relay::Relay;
+use crate::frame::sampler::Sampler;
+use crate::frame::timeline::Timeline;
 use crate::limits::{MEMBERS_MAX, SECONDS_MAX, SETUPS_MAX};
-use crate::process::{Memory, Process};
+use crate::process::Memory;
 use crate::progress;
-use crate::report::{Figures, Line, line, mebibytes, memory, whole};
+use crate::report::{Figures, Line, Measure, line, mebibytes, memory, whole};
+
+/// About how long it takes: what samples are spread over.
+const LENGTH: Duration = Duration::from_secs(600);
 
 /// What `idle` is asked to do.
 #[derive(Args, Serialize)]
 pub(crate) struct Arguments {
-    /// The relay, on this machine.
-    #[arg(long, default_value = "ws://127.0.0.1:4000")]
-    url: String,
-    /// Process id of the relay.
-    #[arg(long)]
-    pid: u32,
     /// Numbers of sessions at which memory is read, rising.
     #[arg(long, value_delimiter = ',', default_value = "1000,5000,10000")]
     sessions: Vec<usize>,
@@ -70,10 +72,14 @@ pub(crate) struct Measured {
     /// Between the first step and the last.
     bytes_per_session: Option<f64>,
     anonymous_bytes_per_session: Option<f64>,
+    /// Cores that a thousand more idle sessions cost.
+    resting_cores_per_thousand: Option<f64>,
     /// Some time after all were gone.
     after: Memory,
     /// Resident memory then, over that before the first device came.
     after_over_before: f64,
+    #[serde(skip)]
+    timeline: Timeline,
 }
 
 /// The relay's memory with this many sessions.
@@ -85,22 +91,43 @@ struct Step {
     rest_s: f64,
     /// Whether it came to rest before patience ended.
     rested: bool,
+    /// Cores that it used in the last seconds of that.
+    resting_cores: f64,
     /// Per session that has come since the step before.
     bytes_per_session: f64,
     anonymous_bytes_per_session: f64,
 }
 
-pub(crate) async fn run(arguments: &Arguments) -> Result<Measured> {
-    check(arguments)?;
-    let process = Process::find(arguments.pid).context("the relay's process")?;
+impl Measurement for Arguments {
+    const NAME: &'static str = "idle";
+
+    type Measured = Measured;
+
+    fn shape(&self) -> Option<Shape> {
+        None
+    }
+
+    fn check(&self) -> Result<()> {
+        check(self)
+    }
+
+    async fn measure(&self, relay: &mut Relay) -> Result<Measured> {
+        watch_memory(self, relay).await
+    }
+}
+
+async fn watch_memory(arguments: &Arguments, relay: &Relay) -> Result<Measured> {
+    let process = relay.process().context("its memory can only be read with --pid or --relay")?;
     let most = arguments.sessions.last().copied().unwrap_or_default();
-    let crowd = Arc::new(Crowd::new(&arguments.url, most)?);
+    let crowd = Arc::new(Crowd::new(&relay.url, most)?);
+    let mut sampler = Sampler::begin(relay, None, LENGTH);
     let (stop, stopped) = watch::channel(false);
     let mut silent = JoinSet::new();
 
     let before = process.memory()?;
     let mut steps: Vec<Step> = Vec::new();
     for &sessions in &arguments.sessions {
+        sampler.mark(format!("to {}", whole(sessions as u64)));
         let (was, had) = steps.last().map_or((before, 0), |step| (step.memory, step.sessions));
         for wire in arrive(arguments, &crowd, sessions - had).await? {
             silent.spawn(fall_silent(wire, stopped.clone()));
@@ -114,11 +141,13 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Measured> {
             memory: rest.memory,
             rest_s: rest.after.as_secs_f64(),
             rested: rest.rested,
+            resting_cores: rest.cores,
             bytes_per_session: per_session(rest.memory.resident, was.resident),
             anonymous_bytes_per_session: per_session(rest.memory.anonymous, was.anonymous),
         });
     }
 
+    sampler.mark("all leave");
     stop.send_replace(true);
     while silent.join_next().await.is_some() {}
     let line = progress::wait("everybody has left");
@@ -129,8 +158,10 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Measured> {
         before,
         bytes_per_session: slope(&steps, |memory| memory.resident),
         anonymous_bytes_per_session: slope(&steps, |memory| memory.anonymous),
+        resting_cores_per_thousand: cores_slope(&steps),
         steps,
         after,
+        timeline: sampler.end()?,
         after_over_before: after.resident as f64 / before.resident as f64,
     })
 }
@@ -199,6 +230,13 @@ fn slope(steps: &[Step], of: impl Fn(Memory) -> u64) -> Option<f64> {
     Some((of(last.memory) as f64 - of(first.memory) as f64) / sessions as f64)
 }
 
+/// Cores per thousand sessions between the first step and the last.
+fn cores_slope(steps: &[Step]) -> Option<f64> {
+    let (first, last) = (steps.first()?, steps.last()?);
+    let sessions = last.sessions.checked_sub(first.sessions).filter(|n| *n > 0)?;
+    Some((last.resting_cores - first.resting_cores) * 1000.0 / sessions as f64)
+}
+
 impl Figures for Measured {
     fn lines(&self) -> Vec<Line> {
         let mut lines = vec![line("before anybody came", memory(self.before))];
@@ -207,10 +245,11 @@ impl Figures for Measured {
             lines.push(line(
                 format!("{} sessions", whole(step.sessions as u64)),
                 format!(
-                    "{}; {} per new session, {} of it anonymous{restless}",
+                    "{}; {} per new session, {} of it anonymous; {:.3} cores{restless}",
                     memory(step.memory),
                     kibibytes(step.bytes_per_session),
                     kibibytes(step.anonymous_bytes_per_session),
+                    step.resting_cores,
                 ),
             ));
         }
@@ -220,10 +259,39 @@ impl Figures for Measured {
             let text = format!("{}, {} of it anonymous", kibibytes(all), kibibytes(anonymous));
             lines.push(line("per session, first to last", text));
         }
+        if let Some(cores) = self.resting_cores_per_thousand {
+            lines.push(line("per 1,000 sessions, idle", format!("{cores:.4} cores")));
+        }
         let ratio = self.after_over_before;
         let text = format!("{}; {ratio:.2} of before", mebibytes(self.after.resident));
         lines.push(line("after all have left", text));
         lines
+    }
+
+    fn measures(&self) -> Vec<Measure> {
+        let mut measures = Vec::new();
+        if let Some(bytes) = self.bytes_per_session {
+            measures.push(Measure::lower("memory per session", "bytes", bytes));
+        }
+        if let Some(cores) = self.resting_cores_per_thousand {
+            measures.push(Measure::lower("cores per 1,000 idle sessions", "cores", cores));
+        }
+        let after = self.after.resident as f64;
+        measures.push(Measure::lower("memory after all have left", "bytes", after));
+        let ratio = self.after_over_before;
+        measures.push(Measure::lower("memory after all have left, over before", "", ratio));
+        measures
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let restless = self.steps.iter().filter(|step| !step.rested);
+        restless
+            .map(|step| format!("the relay never came to rest with {} sessions", step.sessions))
+            .collect()
+    }
+
+    fn take_timeline(&mut self) -> Timeline {
+        std::mem::take(&mut self.timeline)
     }
 }
 

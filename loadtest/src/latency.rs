@@ -12,7 +12,13 @@ const LONGEST_NS: u64 = 120_000_000_000;
 const SIGNIFICANT_DIGITS: u8 = 3;
 
 /// A histogram that many devices fill.
-pub(crate) struct Latencies(Mutex<Histogram<u64>>);
+pub(crate) struct Latencies(Mutex<Filled>);
+
+struct Filled {
+    all: Histogram<u64>,
+    /// Since it was last asked for.
+    recent: Histogram<u64>,
+}
 
 /// What a histogram says, in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -27,26 +33,56 @@ pub(crate) struct Percentiles {
 
 impl Latencies {
     pub(crate) fn new() -> Self {
-        let histogram = Histogram::new_with_bounds(1, LONGEST_NS, SIGNIFICANT_DIGITS)
+        let all = Histogram::new_with_bounds(1, LONGEST_NS, SIGNIFICANT_DIGITS)
             .expect("the bounds are in order and the digits are few");
-        Self(Mutex::new(histogram))
+        Self(Mutex::new(Filled { recent: all.clone(), all }))
     }
 
     /// Counts durations in nanoseconds and empties the list: one lock for all of them.
     pub(crate) fn record(&self, nanoseconds: &mut Vec<u64>) {
+        self.add(nanoseconds, true);
+    }
+
+    /// Counts them among the recent ones alone: what is seen, but not part of what is measured.
+    pub(crate) fn record_aside(&self, nanoseconds: &mut Vec<u64>) {
+        self.add(nanoseconds, false);
+    }
+
+    fn add(&self, nanoseconds: &mut Vec<u64>, measured: bool) {
         if nanoseconds.is_empty() {
             return;
         }
-        let mut histogram = self.lock();
+        let mut filled = self.lock();
         for value in nanoseconds.drain(..) {
-            histogram.saturating_record(value.max(1));
+            filled.recent.saturating_record(value.max(1));
+            if measured {
+                filled.all.saturating_record(value.max(1));
+            }
         }
     }
 
     pub(crate) fn percentiles(&self) -> Percentiles {
-        let histogram = self.lock();
+        Percentiles::of(&self.lock().all)
+    }
+
+    /// The same of all that came since this was last asked; none if nothing did.
+    pub(crate) fn take_recent(&self) -> Option<Percentiles> {
+        let mut filled = self.lock();
+        let recent = (!filled.recent.is_empty()).then(|| Percentiles::of(&filled.recent));
+        filled.recent.reset();
+        recent
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Filled> {
+        // A counter that panicked elsewhere has counted all the same.
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Percentiles {
+    fn of(histogram: &Histogram<u64>) -> Self {
         let at = |quantile: f64| microseconds(histogram.value_at_quantile(quantile));
-        Percentiles {
+        Self {
             count: histogram.len(),
             p50_us: at(0.5),
             p90_us: at(0.9),
@@ -54,11 +90,6 @@ impl Latencies {
             p999_us: at(0.999),
             max_us: microseconds(histogram.max()),
         }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Histogram<u64>> {
-        // A counter that panicked elsewhere has counted all the same.
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -79,5 +110,15 @@ mod tests {
         assert_eq!(percentiles.count, 101);
         assert!((percentiles.p50_us - 51.0).abs() < 0.2, "{percentiles:?}");
         assert!(percentiles.max_us >= 120_000_000.0, "{percentiles:?}");
+    }
+
+    #[test]
+    fn what_is_recent_is_told_once_and_what_is_aside_is_not_measured() {
+        let latencies = Latencies::new();
+        latencies.record(&mut vec![1000]);
+        latencies.record_aside(&mut vec![3000, 3000]);
+        assert_eq!(latencies.take_recent().expect("three").count, 3);
+        assert_eq!(latencies.take_recent(), None);
+        assert_eq!(latencies.percentiles().count, 1);
     }
 }

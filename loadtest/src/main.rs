@@ -5,65 +5,100 @@
 
 mod append;
 mod catch_up;
-#[cfg(feature = "ceiling")]
 mod ceiling;
 mod crowd;
+mod frame;
 mod group;
 mod hear;
 mod idle;
 mod latency;
 mod limits;
+mod pace;
 mod process;
 mod progress;
 mod reader;
 mod report;
+mod tally;
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::io::Write;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::frame::{Framed, scenario};
+use crate::report::compare;
 
 /// Measures a Sealwire relay on this machine.
 #[derive(Parser)]
 #[command(name = "sealwire-loadtest", version)]
 struct Cli {
-    /// Also write the figures to this file, as JSON.
-    #[arg(long, global = true, value_name = "FILE")]
-    json: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run a scenario: a measurement with parameters that belong together.
+    Run {
+        /// Its name, or a file.
+        scenario: String,
+        /// Options of its measurement, which win over the scenario's.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<OsString>,
+    },
+    /// Show all scenarios.
+    Scenarios,
     /// What a session costs while nothing happens.
-    Idle(idle::Arguments),
+    Idle(Box<Framed<idle::Arguments>>),
     /// How many entries a second become durable, and how soon they are there.
-    Append(append::Arguments),
+    Append(Box<Framed<append::Arguments>>),
     /// How long a device takes to catch up.
-    CatchUp(catch_up::Arguments),
-    /// What the store does at best, without a relay.
-    #[cfg(feature = "ceiling")]
+    CatchUp(Box<Framed<catch_up::Arguments>>),
+    /// What the machine does at best: the disk, WebSockets and the relay's store alone.
     Ceiling(ceiling::Arguments),
+    /// Show how two reports differ, and whether that is more than noise.
+    Compare(compare::Arguments),
+    /// A WebSocket server that does nothing but pass on; `ceiling` starts it.
+    #[command(hide = true)]
+    RawRelay,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let cli = Cli::parse();
-    let json = cli.json.as_deref();
-    match &cli.command {
-        Command::Idle(arguments) => {
-            report::publish("idle", arguments, &Box::pin(idle::run(arguments)).await?, json)
-        }
-        Command::Append(arguments) => {
-            report::publish("append", arguments, &Box::pin(append::run(arguments)).await?, json)
-        }
-        Command::CatchUp(arguments) => {
-            report::publish("catch-up", arguments, &Box::pin(catch_up::run(arguments)).await?, json)
-        }
-        #[cfg(feature = "ceiling")]
-        Command::Ceiling(arguments) => {
-            report::publish("ceiling", arguments, &Box::pin(ceiling::run(arguments)).await?, json)
-        }
+    let mut command = Cli::parse().command;
+    if let Command::Run { scenario, options } = &command {
+        command = Cli::parse_from(scenario::arguments(scenario, options)?).command;
     }
+    let (mut interrupted, mut terminated) =
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    // What was started here ends with what is dropped here.
+    tokio::select! {
+        done = Box::pin(run(&command)) => done,
+        _ = interrupted.recv() => bail!("interrupted"),
+        _ = terminated.recv() => bail!("terminated"),
+    }
+}
+
+async fn run(command: &Command) -> Result<()> {
+    match command {
+        Command::Run { .. } => bail!("a scenario is an application of a measurement"),
+        Command::Scenarios => show_scenarios(),
+        Command::Idle(framed) => frame::run(framed).await,
+        Command::Append(framed) => frame::run(framed).await,
+        Command::CatchUp(framed) => frame::run(framed).await,
+        Command::Ceiling(arguments) => Box::pin(ceiling::run(arguments)).await,
+        Command::Compare(arguments) => compare::run(arguments),
+        Command::RawRelay => ceiling::raw::serve().await,
+    }
+}
+
+fn show_scenarios() -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    for (name, scenario) in scenario::all() {
+        let scenario = scenario?;
+        writeln!(out, "{name:<20} {} ({})", scenario.about, scenario.command)?;
+    }
+    Ok(())
 }

@@ -30,9 +30,20 @@ pub(crate) struct Cpu {
     pub(crate) system: f64,
 }
 
+impl std::ops::Add for Cpu {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { user: self.user + other.user, system: self.system + other.system }
+    }
+}
+
 impl Cpu {
-    /// What was used since `before`.
+    /// What was used since `before`; all of it, if this is another process.
     pub(crate) fn since(self, before: Self) -> Self {
+        if self.user < before.user || self.system < before.system {
+            return self;
+        }
         Self { user: self.user - before.user, system: self.system - before.system }
     }
 
@@ -80,6 +91,19 @@ impl Process {
         parse_cpu(&stat).context("/proc/PID/stat has another form")
     }
 
+    /// How often its threads have waited for something, those not counted that have ended.
+    pub(crate) fn voluntary_switches(self) -> Result<u64> {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.id))
+            .context("the process has ended, or is not ours to look at")?;
+        let mut sum = 0;
+        for thread in threads {
+            // A thread may end at any time.
+            let Ok(status) = fs::read_to_string(thread?.path().join("status")) else { continue };
+            sum += parse_switches(&status).context("/proc/PID/task/*/status has another form")?;
+        }
+        Ok(sum)
+    }
+
     /// How many files it may have open.
     pub(crate) fn open_files_max(self) -> Result<u64> {
         let limits = fs::read_to_string(format!("/proc/{}/limits", self.id))
@@ -95,6 +119,11 @@ fn parse_memory(status: &str) -> Option<Memory> {
         Some(kibibytes * 1024)
     };
     Some(Memory { resident: field("VmRSS:")?, anonymous: field("RssAnon:")? })
+}
+
+fn parse_switches(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+    line.trim().parse().ok()
 }
 
 fn parse_cpu(stat: &str) -> Option<Cpu> {
@@ -135,6 +164,7 @@ mod tests {
         let memory = Memory { resident: 2048 * 1024, anonymous: 512 * 1024 };
         assert_eq!(parse_memory(status), Some(memory));
         assert_eq!(parse_memory("Name:\tx\n"), None);
+        assert_eq!(parse_switches("voluntary_ctxt_switches:\t42\nnonvol"), Some(42));
 
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 2 3 4 250 50 0 0 20 0 1 0 5 6 7";
         assert_eq!(parse_cpu(stat), Some(Cpu { user: 2.5, system: 0.5 }));
@@ -151,6 +181,7 @@ mod tests {
         let memory = Process::own().memory().expect("memory");
         assert!(memory.resident >= memory.anonymous && memory.anonymous > 0);
         assert!(Process::own().cpu().is_ok());
+        assert!(Process::own().voluntary_switches().is_ok());
         assert!(Process::own().open_files_max().expect("a limit") > 0);
         assert!(Process::find(u32::MAX).is_err());
     }

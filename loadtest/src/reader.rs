@@ -3,11 +3,16 @@
 //! The chain makes this exact: a reader that has arrived at the head which `Appended` named has read
 //! every entry before it, once and in order.
 
+use std::collections::BTreeSet;
+use std::fmt;
+
 use sealwire_client::chain::{Step, Track};
 use sealwire_protocol::digest::entry_digest;
 use sealwire_protocol::frame::{Entry, StubReason, Stubs};
-use sealwire_protocol::{Head, Kind, LogId};
+use sealwire_protocol::{Digest, Head, Kind, LogId};
 use serde::Serialize;
+
+use crate::limits::MISSING_MAX;
 
 /// How one reader has read.
 pub(crate) struct Reader {
@@ -15,7 +20,11 @@ pub(crate) struct Reader {
     track: Track,
     /// Whether entries of this log may name others.
     others_named: bool,
-    pub(crate) faults: Faults,
+    /// Whether all entries that the chain is made of have come.
+    whole: bool,
+    /// What was left out and has not come since.
+    missing: BTreeSet<u64>,
+    faults: Faults,
     /// Entries that came whole, control entries not counted.
     pub(crate) delivered: u64,
 }
@@ -41,21 +50,45 @@ impl Faults {
         self.altered += other.altered;
     }
 
-    pub(crate) fn any(&self) -> bool {
-        *self != Self::default()
+    /// What has to be said of them; nothing if there are none.
+    pub(crate) fn broken_promise(self) -> Option<String> {
+        (self != Self::default()).then(|| format!("the relay has broken its promise: {self}"))
+    }
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { lost, duplicate, disorder, altered } = self;
+        write!(f, "{lost} lost, {duplicate} duplicate, {disorder} out of order, {altered} altered")
     }
 }
 
 impl Reader {
     /// Nothing was read, and everything is for this reader.
     pub(crate) fn new(log: LogId) -> Self {
-        let track = Track::new(log);
-        Self { log, track, others_named: false, faults: Faults::default(), delivered: 0 }
+        Self::of(log, Track::new(log))
     }
 
-    /// The same of a log whose entries name their addressees.
+    /// Everything was read up to this head.
+    pub(crate) fn at(log: LogId, head: Head) -> Self {
+        Self::of(log, Track::at(head))
+    }
+
+    /// Nothing was read of a log whose entries name their addressees.
     pub(crate) fn of_named(log: LogId) -> Self {
         Self { others_named: true, ..Self::new(log) }
+    }
+
+    fn of(log: LogId, track: Track) -> Self {
+        Self {
+            log,
+            track,
+            others_named: false,
+            whole: true,
+            missing: BTreeSet::new(),
+            faults: Faults::default(),
+            delivered: 0,
+        }
     }
 
     /// The log that is read.
@@ -68,6 +101,16 @@ impl Reader {
         self.track.position().seq
     }
 
+    /// Where reading goes on, as a subscription names it.
+    pub(crate) fn head(&self) -> Option<Head> {
+        self.track.head()
+    }
+
+    /// What was wrong so far; what is missing may still come.
+    pub(crate) fn faults(&self) -> Faults {
+        self.faults
+    }
+
     /// Takes an entry. Gives whether it was content that had not come before, in its place.
     pub(crate) fn entry(&mut self, entry: &Entry) -> bool {
         let Ok(header) = entry.header.decode() else {
@@ -77,35 +120,17 @@ impl Reader {
         if !header.holds(entry.body.as_ref()) {
             self.faults.altered += 1;
         }
-        let control = header.kind == Kind::Control;
-        match self.track.step(entry.seq, control) {
-            Step::Next => {
-                self.track.advance(entry_digest(&entry.header));
-                self.delivered += u64::from(!control);
-                !control
-            }
-            Step::Known => {
-                self.faults.duplicate += 1;
-                false
-            }
-            Step::Gap | Step::Below => {
-                self.faults.disorder += 1;
-                false
-            }
-        }
+        let is_control = header.kind == Kind::Control;
+        let is_next = self.item(entry.seq, entry_digest(&entry.header));
+        self.delivered += u64::from(is_next && !is_control);
+        is_next && !is_control
     }
 
     /// Takes stubs. Nobody acks what it has not read, so nothing may come as a stub but the reader's
     /// own entries and those that name others.
     pub(crate) fn stubs(&mut self, stubs: &Stubs) {
         for (seq, stub) in (stubs.seq..).zip(stubs.stubs.iter()) {
-            match self.track.step(seq, false) {
-                Step::Next => {
-                    self.track.advance(stub.digest);
-                }
-                Step::Known => self.faults.duplicate += 1,
-                Step::Gap | Step::Below => self.faults.disorder += 1,
-            }
+            self.item(seq, stub.digest);
             match stub.reason {
                 StubReason::Own => {}
                 StubReason::NotAddressed if self.others_named => {}
@@ -116,12 +141,46 @@ impl Reader {
         }
     }
 
+    /// Takes an item, wherever it stands. Gives whether it was the next one, or the next after a hole.
+    fn item(&mut self, seq: u64, digest: Digest) -> bool {
+        match self.track.step(seq, false) {
+            Step::Next => {
+                self.track.advance(digest);
+                true
+            }
+            Step::Known | Step::Below => {
+                if self.missing.remove(&seq) {
+                    self.faults.disorder += 1;
+                } else {
+                    self.faults.duplicate += 1;
+                }
+                false
+            }
+            Step::Gap => {
+                self.leave_out(seq);
+                self.track.advance(digest);
+                true
+            }
+        }
+    }
+
+    /// Goes on behind a hole. The chain cannot be known from there on.
+    fn leave_out(&mut self, seq: u64) {
+        let missing = self.seq() + 1..seq;
+        let room = MISSING_MAX - self.missing.len();
+        self.faults.lost += (missing.end - missing.start).saturating_sub(room as u64);
+        self.missing.extend(missing.take(room));
+        self.whole = false;
+        let incarnation = self.track.incarnation();
+        self.track = Track::at(Head { incarnation, seq: seq - 1, chain: Digest::ZERO });
+    }
+
     /// The end of the log as its authors were told it: what is missing up to there is lost, and
     /// another chain there is another history.
     pub(crate) fn conclude(mut self, head: Head) -> Faults {
         let position = self.track.position();
-        self.faults.lost += head.seq.saturating_sub(position.seq);
-        if position.seq == head.seq && position.chain != head.chain {
+        self.faults.lost += head.seq.saturating_sub(position.seq) + self.missing.len() as u64;
+        if self.whole && position.seq == head.seq && position.chain != head.chain {
             self.faults.altered += 1;
         }
         self.faults
@@ -134,7 +193,7 @@ mod tests {
     use sealwire_protocol::bounded::Bounded;
     use sealwire_protocol::digest::{chain_next, chain_start, sha256};
     use sealwire_protocol::frame::{Recipients, Stub};
-    use sealwire_protocol::{Audience, Body, DeviceKey, Digest, Header};
+    use sealwire_protocol::{Audience, Body, DeviceKey, Header};
 
     use super::*;
 
@@ -184,8 +243,10 @@ mod tests {
         assert_eq!(faults_after(&[1, 2, 3, 4]), Faults::default());
         assert_eq!(faults_after(&[1, 2, 3]), Faults { lost: 1, ..Faults::default() });
         assert_eq!(faults_after(&[1, 2, 2, 3, 4]), Faults { duplicate: 1, ..Faults::default() });
-        let swapped = Faults { disorder: 1, lost: 1, ..Faults::default() };
-        assert_eq!(faults_after(&[1, 2, 4, 3]), swapped);
+        let late = Faults { disorder: 1, ..Faults::default() };
+        assert_eq!(faults_after(&[1, 2, 4, 3]), late);
+        let left_out = Faults { lost: 2, ..Faults::default() };
+        assert_eq!(faults_after(&[1, 4]), left_out);
     }
 
     #[test]

@@ -1,26 +1,54 @@
 //! What a run has measured, as a table for people and as JSON for programs.
 //!
-//! A figure without the command that made it is a rumour, so the arguments and the machine's cores
+//! A figure without the command that made it is a rumour, so the arguments, the relay and the machine
 //! stand beside the figures.
 
+pub(crate) mod compare;
+mod machine;
+mod page;
+mod plot;
+
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use self::machine::Machine;
+use crate::ceiling::Ceilings;
+use crate::frame::relay::About;
+use crate::frame::timeline::Timeline;
 use crate::latency::Percentiles;
 use crate::process::Memory;
 
-/// The figures of one subcommand.
+/// The figures of one run.
 pub(crate) trait Figures: Serialize {
     /// The lines of the table.
     fn lines(&self) -> Vec<Line>;
 
+    /// Figures that two reports can be compared by.
+    fn measures(&self) -> Vec<Measure>;
+
+    /// What should not be believed without a second look.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// What the relay did that it must never do; none if it did nothing such.
     fn broken_promise(&self) -> Option<String> {
         None
+    }
+
+    /// What of this machine's best was reached.
+    fn ratios(&self, _ceilings: &Ceilings) -> Vec<Ratio> {
+        Vec::new()
+    }
+
+    /// All that was seen over time, if anything was; taken out, since it is written down apart.
+    fn take_timeline(&mut self) -> Timeline {
+        Timeline::default()
     }
 }
 
@@ -34,44 +62,253 @@ pub(crate) fn line(label: impl Into<String>, value: impl Into<String>) -> Line {
     Line { label: label.into(), value: value.into() }
 }
 
-/// A run: what was asked, and what was measured.
-#[derive(Serialize)]
-struct Run<'a, A, F> {
-    version: &'static str,
-    command: &'static str,
-    arguments: &'a A,
-    cores: usize,
-    figures: &'a F,
+/// Which way a figure should go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Better {
+    Lower,
+    Higher,
+    /// It says something, but not good or bad.
+    Neither,
 }
 
-/// Prints the table, writes the JSON if it is asked for, and fails if a promise was broken.
-pub(crate) fn publish<A: Serialize, F: Figures>(
+/// A figure that two reports can be compared by.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Measure {
+    pub(crate) name: String,
+    pub(crate) unit: String,
+    pub(crate) better: Better,
+    /// One of each run.
+    pub(crate) values: Vec<f64>,
+}
+
+impl Measure {
+    pub(crate) fn lower(name: impl Into<String>, unit: &str, value: f64) -> Self {
+        Self::new(name.into(), unit, Better::Lower, value)
+    }
+
+    pub(crate) fn higher(name: impl Into<String>, unit: &str, value: f64) -> Self {
+        Self::new(name.into(), unit, Better::Higher, value)
+    }
+
+    pub(crate) fn neutral(name: impl Into<String>, unit: &str, value: f64) -> Self {
+        Self::new(name.into(), unit, Better::Neither, value)
+    }
+
+    /// Three measures of a latency.
+    pub(crate) fn latencies(name: &str, of: &Percentiles) -> Vec<Self> {
+        let at = |which: &str, value| Self::lower(format!("{name}, {which}"), "µs", value);
+        vec![at("p50", of.p50_us), at("p99", of.p99_us), at("max", of.max_us)]
+    }
+
+    fn new(name: String, unit: &str, better: Better, value: f64) -> Self {
+        Self { name, unit: unit.to_owned(), better, values: vec![value] }
+    }
+
+    /// Its median, and its range.
+    fn line(&self) -> Line {
+        let (low, high) = range(&self.values);
+        let unit = &self.unit;
+        let [median, low, high] = [self.median(), low, high].map(|it| quantity(it, unit));
+        line(self.name.clone(), format!("{median} ({low} to {high})"))
+    }
+
+    /// The middle of its values, the higher one of two.
+    pub(crate) fn median(&self) -> f64 {
+        median(&self.values)
+    }
+}
+
+/// A figure as a share of what this machine does at best.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Ratio {
+    name: String,
+    value: f64,
+    best: f64,
+    share: f64,
+    of: &'static str,
+}
+
+impl Ratio {
+    pub(crate) fn new(name: impl Into<String>, value: f64, best: f64, of: &'static str) -> Self {
+        Self { name: name.into(), value, best, share: value / best, of }
+    }
+
+    fn line(&self) -> Line {
+        let Self { value, best, share, of, .. } = self;
+        let [value, best] = [*value, *best].map(rate);
+        line(self.name.clone(), format!("{:.1} % of {of}: {value} of {best}", share * 100.0))
+    }
+
+    fn measure(&self) -> Measure {
+        Measure::higher(format!("{}, of {}", self.name, self.of), "%", self.share * 100.0)
+    }
+}
+
+/// One run of a measurement.
+#[derive(Serialize)]
+pub(crate) struct Run<F> {
+    figures: F,
+    warnings: Vec<String>,
+    broken_promise: Option<String>,
+    timeline: Timeline,
+}
+
+impl<F: Figures> Run<F> {
+    pub(crate) fn new(mut figures: F) -> Self {
+        let timeline = figures.take_timeline();
+        let (warnings, broken_promise) = (figures.warnings(), figures.broken_promise());
+        Self { figures, warnings, broken_promise, timeline }
+    }
+}
+
+/// Everything that a report is made of.
+pub(crate) struct Document<'a, A, F> {
+    pub(crate) scenario: &'a str,
+    pub(crate) command: &'static str,
+    pub(crate) arguments: &'a A,
+    /// None where no relay took part.
+    pub(crate) relay: Option<About>,
+    /// If they were measured.
+    pub(crate) ceilings: Option<&'a Ceilings>,
+    pub(crate) runs: &'a [Run<F>],
+}
+
+/// The file of a report.
+#[derive(Serialize)]
+struct Written<'a, A, F> {
+    version: &'static str,
+    scenario: &'a str,
     command: &'static str,
-    arguments: &A,
-    figures: &F,
+    arguments: &'a A,
+    relay: Option<About>,
+    machine: Machine,
+    ceilings: Option<&'a Ceilings>,
+    ratios: Vec<Vec<Ratio>>,
+    measures: Vec<Measure>,
+    runs: &'a [Run<F>],
+}
+
+/// Prints the table, writes JSON and a page if they are asked for, and fails if a promise was broken.
+pub(crate) fn publish<A: Serialize, F: Figures>(
+    document: &Document<'_, A, F>,
     json: Option<&Path>,
+    html: Option<&Path>,
 ) -> Result<()> {
-    print(&figures.lines())?;
+    let Document { scenario, command, arguments, relay, ceilings, runs } = document;
+    let all_ratios: Vec<Vec<Ratio>> = runs
+        .iter()
+        .map(|run| ceilings.map_or_else(Vec::new, |ceilings| run.figures.ratios(ceilings)))
+        .collect();
+    let ratios = all_ratios.iter().flatten().map(Ratio::measure);
+    let measures = together(runs.iter().flat_map(|run| run.figures.measures()).chain(ratios));
+    print(document, &all_ratios, &measures)?;
+    if let Some(path) = html {
+        page::write(path, document, &all_ratios, &measures)?;
+    }
     if let Some(path) = json {
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-        let version = env!("CARGO_PKG_VERSION");
-        let run = Run { version, command, arguments, cores, figures };
+        let written = Written {
+            version: env!("CARGO_PKG_VERSION"),
+            scenario,
+            command,
+            arguments,
+            relay: relay.clone(),
+            machine: Machine::this(),
+            ceilings: *ceilings,
+            ratios: all_ratios,
+            measures,
+            runs,
+        };
         let file = File::create(path).with_context(|| format!("writing {}", path.display()))?;
         let mut file = BufWriter::new(file);
-        serde_json::to_writer_pretty(&mut file, &run)?;
+        serde_json::to_writer_pretty(&mut file, &written)?;
         writeln!(file)?;
         file.flush()?;
     }
-    figures.broken_promise().map_or(Ok(()), |promise| Err(anyhow::anyhow!(promise)))
+    let broken = runs.iter().find_map(|run| run.broken_promise.clone());
+    broken.map_or(Ok(()), |promise| Err(anyhow::anyhow!(promise)))
 }
 
-fn print(lines: &[Line]) -> Result<()> {
-    let width = lines.iter().map(|line| line.label.chars().count()).max().unwrap_or(0);
+/// The measures of all runs, each with its values of all of them.
+fn together(all: impl Iterator<Item = Measure>) -> Vec<Measure> {
+    let mut measures: Vec<Measure> = Vec::new();
+    let mut places = BTreeMap::new();
+    for measure in all {
+        match places.get(&measure.name) {
+            None => {
+                places.insert(measure.name.clone(), measures.len());
+                measures.push(measure);
+            }
+            Some(&place) => measures[place].values.extend(measure.values),
+        }
+    }
+    measures
+}
+
+fn print<A, F: Figures>(
+    document: &Document<'_, A, F>,
+    ratios: &[Vec<Ratio>],
+    measures: &[Measure],
+) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    for line in lines {
-        writeln!(out, "{:width$}  {}", line.label, line.value)?;
+    let runs = document.runs;
+    if let Some(ceilings) = document.ceilings {
+        writeln!(out, "what this machine does at best")?;
+        print_lines(&mut out, ceilings.lines())?;
+        writeln!(out)?;
+    }
+    for ((number, run), ratios) in (1..).zip(runs).zip(ratios) {
+        if runs.len() > 1 {
+            writeln!(out, "\nrun {number} of {}", runs.len())?;
+        }
+        print_lines(&mut out, run.figures.lines())?;
+        if !ratios.is_empty() {
+            print_lines(&mut out, vec![line("-- of what this machine does at best", "")])?;
+            print_lines(&mut out, ratios.iter().map(Ratio::line).collect())?;
+        }
+        for warning in &run.warnings {
+            writeln!(out, "! {warning}")?;
+        }
+    }
+    if runs.len() > 1 {
+        writeln!(out, "\nall runs: median (lowest to highest)")?;
+        print_lines(&mut out, measures.iter().map(Measure::line).collect())?;
     }
     Ok(())
+}
+
+fn print_lines(out: &mut impl Write, lines: Vec<Line>) -> Result<()> {
+    let width = lines.iter().map(|line| line.label.chars().count()).max().unwrap_or(0);
+    for Line { label, value } in lines {
+        writeln!(out, "{label:width$}  {value}")?;
+    }
+    Ok(())
+}
+
+/// The middle of some numbers, the higher one of two.
+pub(crate) fn median(numbers: &[f64]) -> f64 {
+    let mut sorted = numbers.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+}
+
+/// The lowest and the highest of some numbers.
+pub(crate) fn range(numbers: &[f64]) -> (f64, f64) {
+    let low = numbers.iter().copied().min_by(f64::total_cmp).unwrap_or_default();
+    let high = numbers.iter().copied().max_by(f64::total_cmp).unwrap_or_default();
+    (low, high)
+}
+
+/// A number of this unit, as short as it can be read.
+pub(crate) fn quantity(value: f64, unit: &str) -> String {
+    match unit {
+        "µs" => duration(value),
+        "bytes" if value.abs() < 1024.0 * 1024.0 => format!("{:.2} KiB", value / 1024.0),
+        "bytes" => format!("{:.1} MiB", value / (1024.0 * 1024.0)),
+        "/s" => rate(value),
+        "" => format!("{value:.2}"),
+        _ => format!("{value:.2} {unit}"),
+    }
 }
 
 /// A number with its thousands apart.
@@ -128,6 +365,30 @@ pub(crate) fn percentiles(of: &Percentiles) -> String {
 mod tests {
     use super::*;
 
+    #[derive(Serialize)]
+    struct One(f64);
+
+    impl Figures for One {
+        fn lines(&self) -> Vec<Line> {
+            Vec::new()
+        }
+
+        fn measures(&self) -> Vec<Measure> {
+            vec![Measure::higher("a", "/s", self.0), Measure::lower("b", "µs", 1.0)]
+        }
+    }
+
+    #[test]
+    fn measures_of_several_runs_stand_together() {
+        let runs = [Run::new(One(3.0)), Run::new(One(1.0)), Run::new(One(2.0))];
+        let measures = together(runs.iter().flat_map(|run| run.figures.measures()));
+        assert_eq!(measures.len(), 2);
+        assert_eq!(measures[0].values, [3.0, 1.0, 2.0]);
+        assert!((measures[0].median() - 2.0).abs() < f64::EPSILON);
+        assert_eq!(range(&measures[0].values), (1.0, 3.0));
+        assert!(median(&[]).abs() < f64::EPSILON);
+    }
+
     #[test]
     fn numbers_can_be_read() {
         assert_eq!(whole(0), "0");
@@ -138,5 +399,7 @@ mod tests {
         assert_eq!(duration(12.4), "12 µs");
         assert_eq!(duration(1234.0), "1.23 ms");
         assert_eq!(mebibytes(3 * 1024 * 1024 / 2), "1.5 MiB");
+        assert_eq!(quantity(2048.0, "bytes"), "2.00 KiB");
+        assert_eq!(quantity(1500.0, "µs"), "1.50 ms");
     }
 }

@@ -78,8 +78,12 @@ async fn run(arguments: String) {
 }
 
 fn figures(json: &Path) -> Value {
+    document(json)["runs"][0]["figures"].take()
+}
+
+fn document(json: &Path) -> Value {
     let text = std::fs::read_to_string(json).expect("a result");
-    serde_json::from_str::<Value>(&text).expect("JSON")["figures"].take()
+    serde_json::from_str(&text).expect("JSON")
 }
 
 fn assert_no_faults(figures: &Value) {
@@ -98,29 +102,104 @@ async fn appends_are_counted_and_every_copy_is_checked() {
     let pid = std::process::id();
 
     let saturated = "append --groups 3 --members 3 --senders 2 --seconds 1 --warm-up 0 --receivers";
-    let figures = world.measure(&format!("{saturated} --pid {pid}")).await;
+    let figures = world.measure(&format!("{saturated} --pid {pid}")).await["steps"][0].take();
     assert_no_faults(&figures);
     assert!(number(&figures, "appended_per_second") > 0.0);
     // Each entry reaches both others, once.
     assert_eq!(figures["checked"].as_u64(), figures["appended"].as_u64().map(|sent| sent * 2));
-    assert!(figures["relay"]["memory_most"]["resident"].as_u64() > Some(0));
+    let relay = &figures["server"]["relay"];
+    assert!(relay["memory_most"]["resident"].as_u64() > Some(0), "{figures}");
 
-    let paced = "append --groups 2 --members 2 --seconds 1 --warm-up 0 --rate 50";
+    let paced = "append --groups 2 --members 2 --seconds 1 --warm-up 0 --rate 50,80";
     let figures = world.measure(paced).await;
+    for (step, entries) in [50, 80].into_iter().enumerate() {
+        let figures = &figures["steps"][step];
+        assert_no_faults(figures);
+        assert_eq!(figures["appended"], entries);
+        assert_eq!(figures["checked"], entries);
+        assert_eq!(figures["push_to_appended"]["count"], entries);
+    }
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_that_are_cut_off_come_back_and_lack_nothing() {
+    let world = World::start().await;
+    let figures = world
+        .measure("run reconnect-storm --groups 4 --rate 50 --seconds 2 --warm-up 0 --disturb-at 1")
+        .await["steps"][0]
+        .take();
     assert_no_faults(&figures);
-    assert_eq!(figures["appended"], 50);
-    assert_eq!(figures["checked"], 50);
-    assert_eq!(figures["push_to_appended"]["count"], 50);
+    assert_eq!(figures["returned"]["count"], 16);
+    assert_eq!(figures["appended"], 100);
+    assert_eq!(figures["checked"], 300);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_readers_and_those_who_come_and_go_read_everything_in_the_end() {
+    let world = World::start().await;
+    let figures = world
+        .measure("append --groups 2 --members 3 --receivers --rate 40 --seconds 2 --warm-up 0 --slow 1 --churn 4")
+        .await["steps"][0]
+        .take();
+    assert_no_faults(&figures);
+    assert_eq!(figures["checked"], 160);
+    assert!(figures["returned"]["count"].as_u64() > Some(2), "{figures}");
+    let slow = number(&figures["slow"], "p50_us");
+    assert!(slow > number(&figures["push_to_deliver"], "p50_us"), "{figures}");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scenario_is_run_by_its_name_and_what_is_given_wins() {
+    let world = World::start().await;
+    let figures = world
+        .measure("run group-chat --groups 2 --members=3 --seconds 1 --warm-up 0 --rate 20,max")
+        .await;
+    assert_eq!(figures["steps"][0]["appended"], 20);
+    assert_eq!(figures["steps"][0]["checked"], 40);
+    assert_eq!(figures["steps"][1]["rate"], "max");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_shown_as_a_page_and_can_be_compared() {
+    let world = World::start().await;
+    let directory = world.directory.path();
+    let (page, json) = (directory.join("page.html"), directory.join("figures.json"));
+    let append = "append --groups 2 --members 2 --receivers --rate 50 --seconds 1 --repeat 2";
+    let pid = std::process::id();
+    world.measure(&format!("{append} --pid {pid} --html {}", page.display())).await;
+    let page = std::fs::read_to_string(page).expect("a page");
+    assert!(page.matches("<svg").count() >= 6, "three plots of each run at least");
+    assert!(page.contains("--groups 2") && page.contains("Run 2 of 2"));
+
+    let compared = Command::new(env!("CARGO_BIN_EXE_sealwire-loadtest"))
+        .args(["compare".as_ref(), json.as_os_str(), json.as_os_str()])
+        .output()
+        .expect("it runs");
+    let text = String::from_utf8(compared.stdout).expect("text");
+    assert!(compared.status.success() && text.contains("at 50/s: durable appends"), "{text}");
+    assert!(!text.contains("WORSE") && !text.contains("better?"), "{text}");
     world.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_catch_up_is_timed_to_its_last_entry() {
     let world = World::start().await;
-    let figures = world.measure("catch-up --entries 700 --body 2000 --runs 2 --signatures").await;
-    assert_no_faults(&figures);
-    assert_eq!(figures["last_ms"].as_array().map(Vec::len), Some(2));
-    assert!(number(&figures, "bytes") > 700.0 * 2000.0);
+    let figures = world
+        .measure("catch-up --entries 700 --body 2000 --runs 2 --signatures --devices 3 --live-rate 20 --live-groups 2 --live-seconds 3")
+        .await;
+    for (readings, signatures) in [false, true].into_iter().enumerate() {
+        let readings = &figures["readings"][readings];
+        assert_no_faults(readings);
+        assert_eq!(readings["signatures"], signatures);
+        assert_eq!(readings["last_ms"].as_array().map(Vec::len), Some(6));
+        assert!(number(readings, "bytes") > 700.0 * 2000.0);
+    }
+    assert_no_faults(&figures["live"]);
+    assert_eq!(figures["live"]["push_to_deliver"]["count"], 180);
     world.stop().await;
 }
 
@@ -135,13 +214,30 @@ async fn idle_sessions_are_counted_step_by_step() {
     world.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn figures_are_told_as_shares_of_what_the_machine_does_at_best() {
+    let world = World::start().await;
+    let json = world.directory.path().join("figures.json");
+    world
+        .measure("append --groups 5 --members 2 --receivers --seconds 1 --warm-up 0 --ceilings")
+        .await;
+    let document = document(&json);
+    let ratios = document["ratios"][0].as_array().expect("ratios");
+    assert!(ratios.iter().any(|ratio| ratio["name"] == "deliveries"), "{ratios:?}");
+    let with_store = ratios.iter().any(|ratio| ratio["name"] == "durable appends");
+    assert_eq!(with_store, cfg!(feature = "ceiling"));
+    assert!(ratios.iter().all(|ratio| ratio["share"].as_f64() > Some(0.0)), "{ratios:?}");
+    world.stop().await;
+}
+
 #[cfg(feature = "ceiling")]
 #[tokio::test]
 async fn the_store_alone_is_the_ceiling() {
     let directory = TempDir::new().expect("a directory");
     let (directory, json) = (directory.path(), directory.path().join("figures.json"));
     let reached = directory.join("append.json");
-    std::fs::write(&reached, r#"{"figures": {"appended_per_second": 10.0}}"#).expect("a file");
+    let steps = r#"{"runs": [{"figures": {"steps": [{"appended_per_second": 10.0}]}}]}"#;
+    std::fs::write(&reached, steps).expect("a file");
     run(format!(
         "ceiling --database-url sqlite://{0}/store.db --directory {0} --groups 5 --batch 16 \
          --seconds 1 --against {1} --json {2}",
@@ -151,9 +247,10 @@ async fn the_store_alone_is_the_ceiling() {
     ))
     .await;
     let figures = figures(&json);
-    let share = number(&figures, "share") * number(&figures, "entries_per_second");
+    let store = &figures["store"];
+    let share = number(&figures, "share") * number(store, "entries_per_second");
     assert!((share - 10.0).abs() < 0.001, "{figures}");
-    assert!(number(&figures, "commits_per_second") > 0.0);
+    assert!(number(store, "commits_per_second") > 0.0);
 }
 
 #[tokio::test]

@@ -162,7 +162,8 @@ impl Reader {
         if self.large && self.stream.as_ref().is_some_and(empty) {
             self.large = false;
             if let Some(stream) = self.stream.take() {
-                self.stream = Some(websocket(stream.into_inner()).await);
+                // In a box, because it is large and most messages are small.
+                self.stream = Some(Box::pin(websocket(stream.into_inner())).await);
             }
         }
     }
@@ -235,6 +236,10 @@ impl AsyncRead for Lender {
         into.put_slice(&this.leftover[..read]);
         this.framing.pass(&this.leftover[..read]);
         this.leftover.advance(read);
+        if this.leftover.is_empty() {
+            // An empty view would keep all that was read with it.
+            this.leftover = Bytes::new();
+        }
         this.lent(read)
     }
 }

@@ -87,6 +87,12 @@ impl<D: Dialect> Lanes<D> {
         Ok(self.lease(connection, None))
     }
 
+    /// The connections for reading that nobody uses at the moment.
+    pub(super) fn resting_readers(&self) -> Vec<Lease<D>> {
+        let resting = std::iter::from_fn(|| self.reads.try_acquire());
+        resting.map(|connection| self.lease(connection, None)).collect()
+    }
+
     /// A connection for a small write that is no committer's.
     pub(super) async fn write(&self) -> Result<Lease<D>, StoreError> {
         if D::ONE_WRITER { self.commit().await } else { self.read().await }

@@ -44,8 +44,13 @@ const STATEMENTS_MAX: usize = 256;
 /// the thread never waits in the middle of a read and holds its snapshot.
 const ROWS_AHEAD: usize = 1024;
 
-/// Page cache of each connection, in KiB (SQLite counts them as negative pages).
+/// Page cache of the connection that writes, in KiB (SQLite counts them as negative pages): the pages
+/// of a whole batch, so that none goes to the disk before its commit.
 const CACHE_KIB: i32 = 8 * 1024;
+
+/// Page cache of each other connection, in KiB. Every commit empties it, and the pages are in the
+/// system's cache besides.
+const READER_CACHE_KIB: i32 = 512;
 
 /// How often a checkpoint is tried while commits go on.
 const CHECKPOINT_PAUSE: Duration = Duration::from_millis(250);
@@ -197,7 +202,10 @@ pub(super) async fn migrate(
 
 /// The connections for serving.
 pub(super) fn lanes(options: &SqliteConnectOptions, judge: &Judge) -> Lanes<Sqlite> {
-    let reading = options.clone().pragma("query_only", "true");
+    let reading = options
+        .clone()
+        .pragma("query_only", "true")
+        .pragma("cache_size", (-READER_CACHE_KIB).to_string());
     Lanes::new(
         pool(READERS).idle_timeout(None).max_lifetime(None).connect_lazy_with(reading),
         pool(1).idle_timeout(None).max_lifetime(None).connect_lazy_with(options.clone()),
@@ -227,6 +235,7 @@ impl Checkpointer {
         judge: Judge,
         lock: FileLock,
     ) -> Result<Self, OpenError> {
+        let options = options.clone().pragma("cache_size", (-READER_CACHE_KIB).to_string());
         let connection = options.connect().await.map_err(|failure| judge.of(&failure))?;
         Ok(Self { connection, judge, truncated: Instant::now(), _lock: lock })
     }
@@ -263,6 +272,16 @@ impl Checkpointer {
         }
         Ok(progress)
     }
+
+    /// Gives the page caches back: after a rush they would stay full for ever.
+    async fn shrink(store: &SqlStore<Sqlite>) -> Result<(), StoreError> {
+        const SHRINK: &str = "pragma shrink_memory";
+        store.lanes.commit().await?.rows(SHRINK, &[]).await?;
+        for mut reader in store.lanes.resting_readers() {
+            reader.rows(SHRINK, &[]).await?;
+        }
+        Ok(())
+    }
 }
 
 #[async_trait]
@@ -274,11 +293,12 @@ impl Aside<Sqlite> for Checkpointer {
             sleep(pause).await;
             // An error has been said where it was judged, and the next try is the remedy.
             let now = self.step(store).await.ok();
-            pause = if now == before {
-                (pause * 2).min(CHECKPOINT_PAUSE_MAX)
-            } else {
-                CHECKPOINT_PAUSE
-            };
+            let longer = if now == before { pause * 2 } else { CHECKPOINT_PAUSE };
+            if pause < CHECKPOINT_PAUSE_MAX && longer >= CHECKPOINT_PAUSE_MAX {
+                // It costs nothing to try again after the next rush.
+                let _ = Self::shrink(store).await;
+            }
+            pause = longer.min(CHECKPOINT_PAUSE_MAX);
             before = now;
         }
     }

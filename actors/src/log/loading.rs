@@ -90,6 +90,11 @@ impl LogActor {
         for (device, seq) in state.members() {
             registry.member_joined(device, state.place(), seq);
         }
+        if state.id.is_totals() && self.next_part > 1 {
+            // What was under way when the memory was dropped may have changed the group.
+            let here = self.presence.devices().into_iter();
+            registry.groups_changed(state.members().map(|(device, _)| device).chain(here));
+        }
         if state.is_deserted() {
             // The last member has left, and the end that was to follow has not.
             let end = state.end();

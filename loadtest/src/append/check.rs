@@ -38,7 +38,7 @@ pub(super) async fn read_again(crowd: &Crowd, groups: Vec<Group>, heads: &[Head]
 
 async fn read_group(crowd: &Crowd, device: Identity, log: LogId, head: Head) -> Result<Done> {
     let (mut wire, _) = crowd.enter(&device).await?;
-    group::subscribe(&mut wire, log).await?;
+    group::subscribe(&mut wire, log, None).await?;
     let mut reader = Reader::new(log);
     let reading = async {
         loop {

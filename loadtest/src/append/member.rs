@@ -13,6 +13,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::FutureExt;
+use sealwire_client::identity::Identity;
 use sealwire_client::wire::Wire;
 use sealwire_protocol::ack::AckWire;
 use sealwire_protocol::bounded::Bounded;
@@ -22,14 +23,16 @@ use sealwire_protocol::{EntryIn, ErrorCode, Head, RelayFrame};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Duration, Instant, sleep_until, timeout_at};
 
-use super::Arguments;
-use super::pace::TICKS_MAX;
+use super::absence::Absence;
 use super::setup::Seat;
-use super::tally::{STAMP_BYTES, Tally, Unsaid};
+use super::{Arguments, Rate};
+use crate::crowd::Crowd;
 use crate::group::{Author, random_body};
 use crate::hear::Heard;
 use crate::limits::DRAIN_DEADLINE;
+use crate::pace::TICKS_MAX;
 use crate::reader::{Faults, Reader};
+use crate::tally::{STAMP_BYTES, Tally, Unsaid};
 
 /// Frames that are read before anything is written.
 const FRAMES_AT_ONCE: usize = 256;
@@ -37,8 +40,8 @@ const FRAMES_AT_ONCE: usize = 256;
 /// What everybody is doing.
 #[derive(Clone)]
 pub(super) enum Phase {
-    /// Senders send.
-    Run,
+    /// Senders send. Who sees the number of cuts rise loses its connection.
+    Run { cuts: u32 },
     /// Senders wait for their answers.
     Drain,
     /// Receivers read up to the head of their group, and end.
@@ -54,36 +57,51 @@ pub(super) struct Done {
 
 pub(super) struct Member {
     group: usize,
-    wire: Wire,
-    incarnation: u64,
-    sender: Option<Sender>,
-    reader: Option<Reader>,
+    pub(super) device: Identity,
+    pub(super) crowd: Arc<Crowd>,
+    pub(super) wire: Wire,
+    pub(super) incarnation: u64,
+    pub(super) sender: Option<Sender>,
+    pub(super) reader: Option<Reader>,
     ack_every: u64,
     /// Entries that were read and not acked.
     unacked: u64,
-    tally: Arc<Tally>,
+    pub(super) tally: Arc<Tally>,
     unsaid: Unsaid,
     phase: watch::Receiver<Phase>,
+    pub(super) absence: Absence,
+    /// Whether it reads slowly on purpose.
+    is_slow: bool,
+    /// How long it rests after each frame, as long as it does so, and when it reads again.
+    slow: Option<(Duration, Instant)>,
 }
 
-struct Sender {
+pub(super) struct Sender {
     author: Author,
     /// What every body ends with.
     filler: Bytes,
     in_flight_max: usize,
     /// Sent and not answered as durable, in order.
-    in_flight: VecDeque<Flight>,
+    pub(super) in_flight: VecDeque<Flight>,
     /// Of those, how many have not been answered at all.
-    unanswered: usize,
+    pub(super) unanswered: usize,
     /// When what was refused may be sent again.
-    again: Option<Instant>,
+    pub(super) again: Option<Instant>,
     /// When entries are due; none if one is always due.
     ticks: Option<mpsc::Receiver<u64>>,
     /// The newest head that an answer has named.
     head: Head,
 }
 
-struct Flight {
+/// What all members share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) crowd: Arc<Crowd>,
+    pub(super) tally: Arc<Tally>,
+    pub(super) phase: watch::Receiver<Phase>,
+}
+
+pub(super) struct Flight {
     request: u32,
     due: u64,
     entry: EntryIn,
@@ -93,15 +111,15 @@ impl Member {
     /// A member, and where it is to be told what is due.
     pub(super) fn new(
         arguments: &Arguments,
+        rate: Rate,
         group: usize,
         seat: Seat,
-        tally: Arc<Tally>,
-        phase: watch::Receiver<Phase>,
+        shared: Shared,
     ) -> Result<(Self, Option<mpsc::Sender<u64>>)> {
         let mut tick_sender = None;
         let mut sender = None;
         if let Some(author) = seat.author {
-            let ticks = arguments.rate.map(|_| {
+            let ticks = rate.per_second().map(|_| {
                 let (sender, ticks) = mpsc::channel(TICKS_MAX);
                 tick_sender = Some(sender);
                 ticks
@@ -117,8 +135,12 @@ impl Member {
                 head: Head::NONE,
             });
         }
+        let Shared { crowd, tally, phase } = shared;
+        let slow = Duration::from_millis(arguments.slow_pause_ms);
         let member = Self {
             group,
+            device: seat.device,
+            crowd,
             wire: seat.wire,
             incarnation: seat.incarnation,
             sender,
@@ -128,13 +150,16 @@ impl Member {
             tally,
             unsaid: Unsaid::default(),
             phase,
+            absence: Absence::new(arguments, seat.number),
+            is_slow: seat.is_slow,
+            slow: seat.is_slow.then(|| (slow, Instant::now())),
         };
         Ok((member, tick_sender))
     }
 
     /// Takes part in the run until it is over.
     pub(super) async fn run(mut self, done: mpsc::Sender<(usize, Head)>) -> Result<Done> {
-        while matches!(*self.phase.borrow(), Phase::Run) {
+        while matches!(*self.phase.borrow(), Phase::Run { .. }) {
             self.fill();
             self.step(true).await?;
         }
@@ -154,14 +179,33 @@ impl Member {
         self.finish().await
     }
 
-    /// Reads what has come, or sends what is due, or waits.
+    /// Does one thing, and comes back if the connection is lost where that is part of the run.
     async fn step(&mut self, may_send: bool) -> Result<()> {
+        let is_cut = match &*self.phase.borrow() {
+            Phase::Run { cuts } => self.absence.is_cut(*cuts),
+            Phase::Drain | Phase::Finish(_) => false,
+        };
+        if is_cut {
+            Box::pin(self.come_back()).await?;
+        }
+        match self.read_or_send(may_send).await {
+            Err(error) if self.absence.is_expected(&error) => Box::pin(self.come_back()).await?,
+            done => done?,
+        }
+        self.tally.add(&mut self.unsaid);
+        Ok(())
+    }
+
+    /// Reads what has come, or sends what is due, or waits.
+    async fn read_or_send(&mut self, may_send: bool) -> Result<()> {
         let may_send = may_send && self.sender.as_ref().is_some_and(Sender::has_room);
         let again = self.sender.as_ref().and_then(|sender| sender.again);
         let ticks = self.sender.as_mut().and_then(|sender| sender.ticks.as_mut());
+        let rests_until = self.slow.map(|(_, until)| until).filter(|until| *until > Instant::now());
+        let leaves = self.absence.leaves_at();
         tokio::select! {
             biased;
-            envelope = self.wire.receive() => {
+            envelope = self.wire.receive(), if rests_until.is_none() => {
                 self.take(envelope?)?;
                 self.take_ready()?;
             }
@@ -169,14 +213,21 @@ impl Member {
             () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {
                 self.send_again();
             }
+            () = sleep_until(rests_until.unwrap_or_else(Instant::now)), if rests_until.is_some() => {}
+            () = sleep_until(leaves.unwrap_or_else(Instant::now)), if leaves.is_some() => {
+                Box::pin(self.come_back()).await?;
+            }
             changed = self.phase.changed() => changed.context("the run has ended")?,
         }
-        self.tally.add(&mut self.unsaid);
         Ok(())
     }
 
     /// Takes what has come already.
     fn take_ready(&mut self) -> Result<()> {
+        if let Some((pause, until)) = &mut self.slow {
+            *until = Instant::now() + *pause;
+            return Ok(());
+        }
         for _ in 1..FRAMES_AT_ONCE {
             match self.wire.receive().now_or_never() {
                 Some(envelope) => self.take(envelope?)?,
@@ -195,7 +246,8 @@ impl Member {
                 if let Some(reader) = &mut self.reader
                     && reader.entry(&entry)
                 {
-                    self.tally.delivered(&mut self.unsaid, entry.body.as_ref(), now);
+                    let body = entry.body.as_ref();
+                    self.tally.delivered(&mut self.unsaid, body, now, self.is_slow);
                     self.unacked += 1;
                     self.ack();
                 }
@@ -212,7 +264,11 @@ impl Member {
                 self.wire.queue(&Ping {}.into());
                 Ok(())
             }
-            Heard::Heartbeat | Heard::Drained | Heard::Other => Ok(()),
+            Heard::Drained => {
+                self.is_back();
+                Ok(())
+            }
+            Heard::Heartbeat | Heard::Other => Ok(()),
         }
     }
 
@@ -280,6 +336,14 @@ impl Member {
             sender.again = Some(Instant::now() + Duration::from_millis(1));
             return;
         }
+        self.resend();
+    }
+
+    /// Sends everything again that has no answer, as it was.
+    pub(super) fn resend(&mut self) {
+        let Some(sender) = &mut self.sender else {
+            return;
+        };
         sender.again = None;
         for flight in &mut sender.in_flight {
             flight.request = self.wire.queue(&Append { entry: flight.entry.clone() }.into());
@@ -309,6 +373,8 @@ impl Member {
             self.step(false).await?;
         };
         let head = heads[self.group];
+        self.slow = None;
+        self.absence.ends();
         // The sender's own entries come as stubs, and stubs wait for something to come along with.
         self.wire.queue(&Ping {}.into());
         let deadline = Instant::now() + DRAIN_DEADLINE;

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use serde::Serialize;
 
 use crate::latency::{Latencies, Percentiles};
 
@@ -16,11 +17,19 @@ const PIECE_BYTES: usize = 8 * 1024;
 const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// How long a write takes until it is durable.
+#[derive(Serialize)]
 pub(super) struct Disk {
     /// Where it makes the file longer: the file system has to write down the new length, too.
     pub(super) append: Percentiles,
     /// Where it does not: a log that is written again from its beginning.
     pub(super) overwrite: Percentiles,
+}
+
+impl Disk {
+    /// Writes that one program can make durable in a second, one after the other.
+    pub(super) fn syncs_per_second(&self) -> f64 {
+        1e6 / self.overwrite.p50_us
+    }
 }
 
 /// Writes to a file in this directory, for half of `time` each.

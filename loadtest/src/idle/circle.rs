@@ -13,7 +13,7 @@ use crate::crowd::Crowd;
 use crate::group::{self, Author};
 use crate::hear::Heard;
 use crate::limits::ANSWER_DEADLINE;
-use crate::reader::Reader;
+use crate::reader::{Faults, Reader};
 
 /// What a circle is made of.
 #[derive(Clone, Copy)]
@@ -47,7 +47,7 @@ pub(super) async fn gather(crowd: &Crowd, plan: Plan) -> Result<Vec<Wire>> {
     }
     for device in &mut devices {
         for log in &logs {
-            group::subscribe(&mut device.wire, *log).await?;
+            group::subscribe(&mut device.wire, *log, None).await?;
         }
     }
     if plan.body > 0 {
@@ -62,11 +62,11 @@ async fn make_group(devices: &mut [Device]) -> Result<LogId> {
     let Some((founder, joiners)) = devices.split_first_mut() else {
         bail!("a group has members");
     };
-    let (author, seed) = group::found(&mut founder.wire, &founder.identity).await?;
+    let (author, seed, _) = group::found(&mut founder.wire, &founder.identity).await?;
     founder.author.get_or_insert(author);
     for joiner in joiners {
         let (wire, identity) = (&mut joiner.wire, &joiner.identity);
-        let author = group::join(wire, identity, author.log, &seed).await?;
+        let (author, _) = group::join(wire, identity, author.log, &seed).await?;
         joiner.author.get_or_insert(author);
     }
     Ok(author.log)
@@ -90,7 +90,7 @@ async fn go_round(devices: &mut [Device], log: LogId, body: usize, incarnation: 
         timeout(ANSWER_DEADLINE, read_to(wire, reader, log, appended.seq))
             .await
             .context("an entry was not delivered in time")??;
-        ensure!(!reader.faults.any(), "an entry was not delivered as it was sent");
+        ensure!(reader.faults() == Faults::default(), "an entry was not delivered as it was sent");
         let acked = AckWire { floor: appended.seq, ranges: Bounded::default() };
         wire.send(&Ack { log, state: AckState { incarnation, acked } }.into()).await?;
     }

@@ -25,6 +25,8 @@ pub(super) struct Rest {
     pub(super) memory: Memory,
     pub(super) after: Duration,
     pub(super) rested: bool,
+    /// Cores that it used in the last seconds.
+    pub(super) cores: f64,
 }
 
 /// Waits until the process rests, and for `silence` at least.
@@ -38,12 +40,13 @@ pub(super) async fn reach(process: Process, silence: Duration) -> Result<Rest> {
         sleep(LOOK_PAUSE).await;
         let (memory_now, cpu_now) = (process.memory()?, process.cpu()?);
         let change = memory_now.resident.abs_diff(memory.resident) as f64;
-        let rested = cpu_now.since(cpu).cores(looked.elapsed()) <= RESTING_CORES_MAX
-            && change <= RESTING_CHANGE_MAX * memory.resident as f64;
+        let cores = cpu_now.since(cpu).cores(looked.elapsed());
+        let rested =
+            cores <= RESTING_CORES_MAX && change <= RESTING_CHANGE_MAX * memory.resident as f64;
         (memory, cpu) = (memory_now, cpu_now);
         if rested || begin.elapsed() >= silence + PATIENCE {
             line.finish_and_clear();
-            return Ok(Rest { memory, after: begin.elapsed(), rested });
+            return Ok(Rest { memory, after: begin.elapsed(), rested, cores });
         }
     }
 }

@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::tally::Tally;
+use crate::tally::Tally;
 
 /// Due times that may wait for one sender.
-pub(super) const TICKS_MAX: usize = 256;
+pub(crate) const TICKS_MAX: usize = 256;
 
 /// Begins to tell the senders in turn, `rate` times a second in all, until the end of the window.
-pub(super) fn start(
+pub(crate) fn start(
     rate: u32,
     senders: Vec<mpsc::Sender<u64>>,
     tally: &Arc<Tally>,

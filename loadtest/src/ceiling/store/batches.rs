@@ -12,33 +12,19 @@ use sealwire_client::identity::{Identity, JoinSeed};
 use sealwire_protocol::digest::{chain_next, chain_start, entry_digest, native_log_id};
 use sealwire_protocol::{Control, Digest, EntryIn, LogType};
 
-use super::Arguments;
+use super::Shape;
 use crate::group::{self, Author};
 
 /// Groups that one device founds, each a log of its own.
 const GROUPS_OF_A_DEVICE: usize = 6;
 
-/// What a batch is made of.
-#[derive(Clone, Copy)]
-pub(super) struct Shape {
+/// Makes batch after batch, for logs of its own.
+pub(super) struct Batches {
+    logs: Vec<Log>,
     /// Entries in a batch.
     batch: usize,
     /// Of these, entries of one log.
     per_log: usize,
-    /// Length of each body, in bytes.
-    body: usize,
-}
-
-impl Shape {
-    pub(super) fn of(arguments: &Arguments) -> Self {
-        Self { batch: arguments.batch, per_log: arguments.per_log, body: arguments.body }
-    }
-}
-
-/// Makes batch after batch, for logs of its own.
-pub(super) struct Batches {
-    logs: Vec<Log>,
-    shape: Shape,
     filler: Bytes,
     /// Which log comes next.
     turn: usize,
@@ -53,7 +39,12 @@ struct Log {
 
 impl Batches {
     /// Founds `groups` logs: as many as one batch needs, or more.
-    pub(super) async fn found(store: &Arc<dyn Store>, groups: usize, shape: Shape) -> Result<Self> {
+    pub(super) async fn found(
+        store: &Arc<dyn Store>,
+        groups: usize,
+        shape: &Shape,
+        batch: usize,
+    ) -> Result<Self> {
         let mut logs = Vec::with_capacity(groups);
         let mut founder = Identity::generate()?;
         for number in 0..groups {
@@ -63,12 +54,12 @@ impl Batches {
             logs.push(Log::found(store, &founder).await?);
         }
         let filler = Bytes::from(group::random_body(shape.body)?);
-        Ok(Self { logs, shape, filler, turn: 0 })
+        Ok(Self { logs, batch, per_log: shape.per_log, filler, turn: 0 })
     }
 
     /// The next batch: logs in turn, with some entries each.
     pub(super) fn next(&mut self) -> Vec<LogCommit> {
-        let Shape { batch, per_log, .. } = self.shape;
+        let Self { batch, per_log, .. } = *self;
         let mut left = batch;
         let mut parts = Vec::with_capacity(batch.div_ceil(per_log));
         while left > 0 {
@@ -156,8 +147,7 @@ mod tests {
         for (groups, batch, per_log) in [(3, 8, 3), (8, 3, 1), (4, 4, 4), (5, 10, 2)] {
             let logs = (0..groups).map(log).collect();
             let filler = Bytes::from_static(b"body");
-            let shape = Shape { batch, per_log, body: filler.len() };
-            let mut batches = Batches { logs, shape, filler, turn: 0 };
+            let mut batches = Batches { logs, batch, per_log, filler, turn: 0 };
             let mut heads = HashMap::new();
             for _ in 0..10 {
                 let made = batches.next();

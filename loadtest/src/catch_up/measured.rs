@@ -1,0 +1,144 @@
+//! What `catch-up` has seen.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::Reading;
+use crate::append::Step;
+use crate::ceiling::Ceilings;
+use crate::frame::timeline::Timeline;
+use crate::reader::Faults;
+use crate::report::{
+    Figures, Line, Measure, Ratio, duration, line, mebibytes, median, range, rate, whole,
+};
+
+/// Readings whose times are shown one by one.
+const SHOWN_MAX: usize = 10;
+
+/// What `catch-up` has seen.
+#[derive(Serialize)]
+pub(crate) struct Measured {
+    entries: usize,
+    devices: usize,
+    /// Without signatures, and with them if that was asked for.
+    pub(super) readings: Vec<Readings>,
+    /// What other groups saw meanwhile.
+    pub(super) live: Option<Step>,
+    #[serde(skip)]
+    pub(super) timeline: Timeline,
+}
+
+/// Readings of one kind, of all devices.
+#[derive(Serialize)]
+pub(super) struct Readings {
+    signatures: bool,
+    /// Bytes of all frames with entries, of one reading.
+    bytes: u64,
+    /// From `Subscribe` to the first entry, in milliseconds, of each reading.
+    first_ms: Vec<f64>,
+    /// From `Subscribe` to the last byte of the last entry.
+    last_ms: Vec<f64>,
+    faults: Faults,
+}
+
+impl Measured {
+    pub(super) fn new(entries: usize, devices: usize) -> Self {
+        let timeline = Timeline::default();
+        Self { entries, devices, readings: Vec::new(), live: None, timeline }
+    }
+}
+
+impl Readings {
+    pub(super) fn new(signatures: bool) -> Self {
+        let faults = Faults::default();
+        Self { signatures, bytes: 0, first_ms: Vec::new(), last_ms: Vec::new(), faults }
+    }
+
+    pub(super) fn add(&mut self, reading: &Reading) {
+        let milliseconds = |duration: Duration| duration.as_secs_f64() * 1000.0;
+        self.first_ms.push(milliseconds(reading.first));
+        self.last_ms.push(milliseconds(reading.last));
+        self.bytes = reading.bytes;
+        self.faults.add(reading.faults);
+    }
+
+    fn name(&self) -> &'static str {
+        if self.signatures { "to the last, signatures checked" } else { "to the last" }
+    }
+
+    fn lines(&self, entries: usize) -> Vec<Line> {
+        let median_ms = median(&self.last_ms);
+        let per_second = entries as f64 / (median_ms / 1000.0);
+        let middle = format!("median {}, {}", duration(median_ms * 1000.0), rate(per_second));
+        vec![
+            line("to the first", all(&self.first_ms)),
+            line(self.name(), format!("{middle}: {}", all(&self.last_ms))),
+            line("checked", self.faults.to_string()),
+        ]
+    }
+}
+
+/// All times, or their range where they are many.
+fn all(times_ms: &[f64]) -> String {
+    let show = |ms: &f64| duration(ms * 1000.0);
+    if times_ms.len() > SHOWN_MAX {
+        let (low, high) = range(times_ms);
+        return format!("{} to {}", show(&low), show(&high));
+    }
+    times_ms.iter().map(show).collect::<Vec<_>>().join(", ")
+}
+
+impl Figures for Measured {
+    fn lines(&self) -> Vec<Line> {
+        let bytes = self.readings.first().map_or(0, |readings| readings.bytes);
+        let text = format!(
+            "{}, {}, for {} at the same time",
+            whole(self.entries as u64),
+            mebibytes(bytes),
+            self.devices
+        );
+        let mut lines = vec![line("entries", text)];
+        lines.extend(self.readings.iter().flat_map(|readings| readings.lines(self.entries)));
+        if let Some(live) = &self.live {
+            lines.push(line("-- other groups meanwhile", ""));
+            lines.extend(live.lines());
+        }
+        lines
+    }
+
+    fn measures(&self) -> Vec<Measure> {
+        let mut measures = Vec::new();
+        for readings in &self.readings {
+            let mut measure = Measure::lower(readings.name(), "µs", 0.0);
+            measure.values = readings.last_ms.iter().map(|ms| ms * 1000.0).collect();
+            measures.push(measure);
+        }
+        measures.extend(self.live.iter().flat_map(Step::measures));
+        measures
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.live.iter().flat_map(Step::warnings).collect()
+    }
+
+    fn ratios(&self, ceilings: &Ceilings) -> Vec<Ratio> {
+        let of = |readings: &Readings| {
+            let per_second = self.entries as f64 * 1000.0 / median(&readings.last_ms);
+            ceilings.of_stream(readings.name(), per_second)
+        };
+        self.readings.iter().map(of).collect()
+    }
+
+    fn broken_promise(&self) -> Option<String> {
+        let mut faults = Faults::default();
+        for readings in &self.readings {
+            faults.add(readings.faults);
+        }
+        faults.broken_promise().or_else(|| self.live.as_ref()?.broken_promise())
+    }
+
+    fn take_timeline(&mut self) -> Timeline {
+        std::mem::take(&mut self.timeline)
+    }
+}

@@ -1,0 +1,117 @@
+//! What stands around every measurement: a relay, samples of it, repetitions, and a report.
+//!
+//! A measurement is given a relay and says what its devices saw; everything else is here, so that all
+//! of them are run, sampled and reported in the same way.
+//!
+//! Holds always: a relay that was started here is stopped here, however the measurement ends.
+
+pub(crate) mod disk;
+pub(crate) mod metrics;
+pub(crate) mod relay;
+pub(crate) mod sampler;
+pub(crate) mod scenario;
+pub(crate) mod timeline;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use serde::Serialize;
+
+use self::relay::Relay;
+use crate::ceiling::{Ceilings, Shape};
+use crate::limits::REPEATS_MAX;
+use crate::report::{self, Document, Figures, Run};
+
+/// What every measurement can be asked to do.
+#[derive(Args, Serialize)]
+pub(crate) struct Frame {
+    #[command(flatten)]
+    pub(crate) target: relay::Target,
+    /// Measure so many times; a relay that is started here is a new one each time.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) repeat: usize,
+    /// Before that, measure what this machine does at best in the same shape, and tell figures as
+    /// shares of it.
+    #[arg(long)]
+    pub(crate) ceilings: bool,
+    /// With --ceilings: a database that may be filled, of the kind that the relay has. By default a
+    /// new SQLite file.
+    #[arg(long, value_name = "URL", requires = "ceilings")]
+    #[serde(skip)]
+    pub(crate) ceiling_database: Option<String>,
+    /// Also write everything to this file, as JSON: what `compare` reads.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    pub(crate) json: Option<PathBuf>,
+    /// Also write a page with plots to this file.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    pub(crate) html: Option<PathBuf>,
+    /// Name of the scenario, as it stands in the report; set by `run`.
+    #[arg(long, hide = true)]
+    pub(crate) scenario: Option<String>,
+}
+
+/// A measurement with its frame: the arguments of one subcommand.
+#[derive(Args, Serialize)]
+pub(crate) struct Framed<M: Args> {
+    #[command(flatten)]
+    frame: Frame,
+    #[command(flatten)]
+    #[serde(flatten)]
+    measurement: M,
+}
+
+/// Something that can be measured of a relay.
+pub(crate) trait Measurement: Args + Serialize {
+    /// Name of the subcommand.
+    const NAME: &'static str;
+
+    /// What it has seen.
+    type Measured: Figures;
+
+    /// The shape of its load; none if there is no best to compare it with.
+    fn shape(&self) -> Option<Shape>;
+
+    /// Refuses arguments that make no sense, before anything is started.
+    fn check(&self) -> Result<()>;
+
+    /// Measures this relay once.
+    async fn measure(&self, relay: &mut Relay) -> Result<Self::Measured>;
+}
+
+/// Runs a measurement as often as it was asked for, and reports.
+pub(crate) async fn run<M: Measurement>(framed: &Framed<M>) -> Result<()> {
+    let Framed { frame, measurement } = framed;
+    ensure!((1..=REPEATS_MAX).contains(&frame.repeat), "1 to {REPEATS_MAX} repetitions");
+    measurement.check()?;
+    let ceilings = match measurement.shape() {
+        Some(shape) if frame.ceilings => {
+            let url = frame.ceiling_database.as_deref();
+            Some(Box::pin(Ceilings::beside(&shape, url, frame.target.directory())).await?)
+        }
+        None if frame.ceilings => bail!("`{}` has no ceiling to be compared with", M::NAME),
+        Some(_) | None => None,
+    };
+    let mut runs = Vec::with_capacity(frame.repeat);
+    let mut database = None;
+    for _ in 0..frame.repeat {
+        let mut relay = Relay::reach(&frame.target).await?;
+        database = Some(relay.about());
+        let measured = Box::pin(measurement.measure(&mut relay)).await;
+        // What the measurement has to say comes first.
+        let stopped = relay.stop().await.context("stopping the relay");
+        runs.push(Run::new(measured?));
+        stopped?;
+    }
+    let document = Document {
+        scenario: frame.scenario.as_deref().unwrap_or(M::NAME),
+        command: M::NAME,
+        arguments: framed,
+        relay: database,
+        ceilings: ceilings.as_ref(),
+        runs: &runs,
+    };
+    report::publish(&document, frame.json.as_deref(), frame.html.as_deref())
+}
