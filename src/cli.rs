@@ -12,6 +12,8 @@ use crate::config::knobs::{self, Default, Knob};
 pub enum Command {
     /// Run the relay.
     Serve,
+    /// Do retention beside a relay.
+    Worker,
     /// Bring the database up to this version, and end.
     Migrate,
     /// Tell the database that it was restored from a backup, and end.
@@ -41,6 +43,7 @@ pub fn parse(
         None => (Command::Serve, flags(&matches)),
         Some((name, matches)) => {
             let command = match name {
+                "worker" => Command::Worker,
                 "migrate" => Command::Migrate,
                 "restored" => Command::Restored,
                 "config" => Command::Config,
@@ -58,6 +61,9 @@ fn program() -> Clap {
         .about("A relay that orders and delivers sealed boxes between devices and cannot open them")
         .after_help("Settings can also be given in the environment or in a file: docs/OPERATING.md")
         .subcommand(Clap::new("serve").about("Run the relay (the default)"))
+        .subcommand(Clap::new("worker").about(
+            "Do retention in a process of its own, beside a relay with the same PostgreSQL database",
+        ))
         .subcommand(Clap::new("migrate").about("Bring the database up to this version, and end"))
         .subcommand(Clap::new("restored").about(
             "Tell the database that it was restored from a backup or failed over, and end: devices \
@@ -101,6 +107,7 @@ mod tests {
     fn serving_is_what_is_meant_without_a_command() {
         assert_eq!(typed("sealwire").command, Command::Serve);
         assert_eq!(typed("sealwire serve").command, Command::Serve);
+        assert_eq!(typed("sealwire worker").command, Command::Worker);
         assert_eq!(typed("sealwire migrate").command, Command::Migrate);
         assert_eq!(typed("sealwire restored").command, Command::Restored);
         assert_eq!(typed("sealwire config").command, Command::Config);

@@ -17,10 +17,12 @@ use tracing::{info, warn};
 use crate::cli::Command;
 use crate::config::{Config, Settings};
 use crate::listener::{self, ListenError, Listeners};
+use crate::memory;
 use crate::relay::{Relay, RelayError, RelayOptions};
 use crate::secrets::{self, SecretError, Secrets};
 use crate::store::{self, Lock, OpenError, StoreOptions};
 use crate::telemetry::{self, TelemetryError};
+use crate::worker::{self, WorkerOptions};
 
 /// Under this name systemd says which of the listeners that it hands over is which.
 const LISTENER_NAMES: &str = "LISTEN_FDNAMES";
@@ -64,7 +66,7 @@ pub fn show(settings: &Settings) -> io::Result<()> {
     io::stdout().write_all(settings.to_toml().as_bytes())
 }
 
-/// Runs a command to its end. Serving ends by SIGTERM or SIGINT.
+/// Runs a command to its end. Serving and working end by SIGTERM or SIGINT.
 ///
 /// # Errors
 /// [`CommandError`]; the process should then end with a status that is not 0.
@@ -81,11 +83,13 @@ pub fn run(
     secrets::create_directory(&config.data_dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
+        tokio::spawn(memory::keep_giving_back());
         match command {
             Command::Serve => {
                 let names = variables.get(LISTENER_NAMES).map(String::as_str);
                 serve(config, inherited, names).await
             }
+            Command::Worker => work(config, inherited).await,
             Command::Migrate => migrate(&config).await,
             Command::Restored => restored(&config).await,
             Command::Config => Ok(show(settings)?),
@@ -118,7 +122,9 @@ async fn serve(
             body_lifetime: config.retention,
             ..Options::new(secrets.relay_key, secrets.token_keys)
         },
+        recovery_keys: secrets.recovery_keys,
         unauthenticated: config.unauthenticated,
+        address_requests: config.address_requests,
         proxies: config.trusted_proxies,
         connections_max,
         shutdown_deadline: config.shutdown_deadline,
@@ -140,6 +146,25 @@ async fn serve(
     relay.shutdown().await.map_err(CommandError::Close)?;
     info!("stopped");
     if superseded { Err(CommandError::Superseded) } else { Ok(()) }
+}
+
+async fn work(config: Config, mut inherited: ListenFd) -> Result<(), CommandError> {
+    let stop = stop_signal()?;
+    let operator = listener::open_operator(config.operator_listen, &mut inherited)?;
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        database = config.database.redacted(),
+        operator = %operator.local_addr()?,
+        "starting a worker"
+    );
+    let options = WorkerOptions {
+        store: store_options(&config, Lock::Wait),
+        body_lifetime: config.retention,
+        metrics: telemetry::metrics()?,
+    };
+    worker::run(options, Arc::new(SystemClock), operator, stop).await?;
+    info!("stopped");
+    Ok(())
 }
 
 async fn migrate(config: &Config) -> Result<(), CommandError> {

@@ -28,8 +28,8 @@ pub use settings::{ConfigError, Settings, Source};
 use crate::client_address::TrustedProxies;
 use crate::secrets::Secret;
 
-/// Shortest `DEVICE_SESSION_SECRET`, in bytes: 128 random bits, however they are written.
-pub const SESSION_SECRET_BYTES_MIN: usize = 32;
+/// Shortest secret of the operator, in bytes: 128 random bits, however they are written.
+pub const SECRET_BYTES_MIN: usize = 32;
 
 /// Everything that the relay is told. It has no `Debug`, because its secrets have none.
 pub struct Config {
@@ -47,6 +47,10 @@ pub struct Config {
     pub device_session_secret_previous: Option<Secret>,
     /// Seed of the relay's own key; none: the one in the data directory.
     pub relay_key: Option<Zeroizing<[u8; 32]>>,
+    /// What finds recovery vaults; none: the one in the data directory.
+    pub recovery_secret: Option<Secret>,
+    /// What found them before.
+    pub recovery_secret_previous: Option<Secret>,
     /// Whose `X-Forwarded-For` is believed.
     pub trusted_proxies: TrustedProxies,
     /// Most active groups of one device.
@@ -57,6 +61,8 @@ pub struct Config {
     pub connections_max: usize,
     /// What holds back those who have not proved a key.
     pub unauthenticated: UnauthenticatedLimits,
+    /// How much may be asked from one address.
+    pub address_requests: AddressRequests,
     /// How long stopping may take.
     pub shutdown_deadline: Duration,
     /// What is written to the log, and how.
@@ -78,6 +84,15 @@ pub struct UnauthenticatedLimits {
     pub per_address_rate: NonZeroU32,
     /// New ones at once from one address, after a quiet time.
     pub per_address_burst: NonZeroU32,
+}
+
+/// Requests over HTTP of one address, whoever is behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressRequests {
+    /// Per second.
+    pub rate: NonZeroU32,
+    /// At once, after a quiet time.
+    pub burst: NonZeroU32,
 }
 
 /// What is written to the log, and how.
@@ -125,6 +140,8 @@ impl Config {
                 None => None,
                 Some(_) => Some(settings.parse(&knobs::RELAY_KEY, seed)?),
             },
+            recovery_secret: secret(settings, &knobs::RECOVERY_SECRET)?,
+            recovery_secret_previous: secret(settings, &knobs::RECOVERY_SECRET_PREVIOUS)?,
             trusted_proxies: settings.parse(&knobs::TRUSTED_PROXY_IPS, TrustedProxies::parse)?,
             groups_max: settings.whole(&knobs::MAX_GROUPS_PER_DEVICE)?,
             retention: Duration::from_secs(
@@ -138,6 +155,10 @@ impl Config {
                 burst: settings.whole(&knobs::CONNECTS_BURST)?,
                 per_address_rate: settings.whole(&knobs::CONNECTS_PER_ADDRESS_PER_SECOND)?,
                 per_address_burst: settings.whole(&knobs::CONNECTS_PER_ADDRESS_BURST)?,
+            },
+            address_requests: AddressRequests {
+                rate: settings.whole(&knobs::REQUESTS_PER_ADDRESS_PER_SECOND)?,
+                burst: settings.whole(&knobs::REQUESTS_PER_ADDRESS_BURST)?,
             },
             shutdown_deadline: Duration::from_secs(
                 settings.whole(&knobs::SHUTDOWN_DEADLINE_SECONDS)?,
@@ -157,7 +178,7 @@ impl Config {
 fn secret(settings: &Settings, knob: &knobs::Knob) -> Result<Option<Secret>, ConfigError> {
     let Some(_) = settings.text(knob) else { return Ok(None) };
     let long_enough =
-        |text: &str| (text.len() >= SESSION_SECRET_BYTES_MIN).then(|| Secret::new(text.to_owned()));
+        |text: &str| (text.len() >= SECRET_BYTES_MIN).then(|| Secret::new(text.to_owned()));
     settings.parse(knob, long_enough).map(Some)
 }
 

@@ -191,6 +191,11 @@ impl Connection {
         }))
     }
 
+    /// Who is at the other end: a device, or a proxy.
+    pub fn peer(&self) -> SocketAddr {
+        self.0.held.lock().peer
+    }
+
     /// Notes that a request has proved its device: the connection is no stranger's any more, and its
     /// place among theirs is free.
     pub fn authenticated(&self) {

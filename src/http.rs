@@ -1,7 +1,7 @@
 //! The HTTP API: what the Totals app speaks, on the same port as the native protocol.
 //!
 //! ```text
-//! request ─> gateway ─> auth (who is it) ─> a route (what is asked) ─> actors (what is decided)
+//! request ─> gateway ─> limits ─> auth (who is it) ─> limits ─> a route (what is asked) ─> actors (what is decided)
 //! ```
 //!
 //! Each file holds the routes of one group of calls and a `router()` that lists them; they meet here
@@ -17,8 +17,11 @@ pub mod body;
 pub mod error;
 pub mod groups;
 pub mod instant;
+pub mod limits;
+pub mod openapi;
 pub mod payloads;
 pub mod push;
+pub mod recovery;
 pub mod streams;
 pub mod vaults;
 
@@ -27,11 +30,17 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
+use axum::routing::get;
+use bytes::Bytes;
 use sealwire_actors::System;
+use sealwire_actors::recovery::Recovery;
 use tokio::sync::watch;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
 
 pub use auth::Device;
 pub use error::ApiError;
+use limits::RequestLimits;
 
 /// Longest body of a request, in bytes: a blob of [`sealwire_protocol::limits::BODY_BYTES_MAX`] in
 /// hex is 512 KiB, and its recipients and field names have the rest.
@@ -41,22 +50,53 @@ pub const REQUEST_BYTES_MAX: usize = 640 * 1024;
 pub struct Api {
     /// Where everything is decided.
     pub system: Arc<System>,
+    /// How much anybody may ask.
+    pub limits: RequestLimits,
+    /// Recovery vaults.
+    pub recovery: Recovery,
     /// Becomes true when the relay is shutting down: streams end, and nothing new begins.
     pub draining: watch::Receiver<bool>,
+}
+
+/// The calls that nobody needs to be known for.
+fn open_routes() -> OpenApiRouter<Arc<Api>> {
+    auth::router().merge(recovery::open_router())
+}
+
+/// The calls of a device that has proved its key.
+fn known_routes() -> OpenApiRouter<Arc<Api>> {
+    groups::router()
+        .merge(payloads::router())
+        .merge(streams::router())
+        .merge(push::router())
+        .merge(recovery::router())
+}
+
+/// What the API says of itself: made from the routes, and from those of `watch`, which anybody may ask.
+#[must_use]
+pub fn document() -> OpenApi {
+    let mut known = known_routes().into_openapi();
+    openapi::describe_known(&mut known);
+    let mut whole = open_routes().into_openapi().merge_from(known);
+    openapi::describe_all(&mut whole);
+    let mut whole = whole.merge_from(crate::operator::document());
+    openapi::complete(&mut whole);
+    whole
 }
 
 /// Every route of the HTTP API.
 pub fn router(api: Arc<Api>) -> Router {
     let known = middleware::from_fn_with_state(api.clone(), auth::authenticate);
-    let authenticated = groups::router()
-        .merge(payloads::router())
-        .merge(streams::router())
-        .merge(push::router())
-        .layer(known);
+    let limited = middleware::from_fn_with_state(api.clone(), limits::by_device);
+    let known = Router::from(known_routes()).layer(limited).layer(known);
     let vaults = vaults::router(&api);
-    auth::router()
-        .merge(authenticated)
+    // The document is made of constants, which are written.
+    let said = Bytes::from(document().to_pretty_json().unwrap_or_default());
+    Router::from(open_routes())
+        .merge(known)
         .merge(vaults)
+        .layer(middleware::from_fn_with_state(api.clone(), limits::by_address))
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .with_state(api)
+        .route(openapi::PATH, get(async move || openapi::answer(&said)))
 }

@@ -85,6 +85,17 @@ impl Listeners {
     }
 }
 
+/// Takes over the only listener that systemd has handed to a worker, or binds it.
+///
+/// # Errors
+/// [`ListenError`] if the address cannot be had or is no TCP socket.
+pub fn open_operator(
+    operator: SocketAddr,
+    inherited: &mut ListenFd,
+) -> Result<TcpListener, ListenError> {
+    open_one(inherited, 0, NAMES[1], operator)
+}
+
 /// How many connections there may be: what the operator wants, within what the process may open.
 /// Raises the soft limit of open files to the hard one first.
 ///

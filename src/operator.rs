@@ -19,9 +19,14 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde::Serialize;
-use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
+use utoipa::ToSchema;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::http::error::Refusal;
 
 pub use answer::{error_response, json_answer, retry_later, with_json_fallbacks};
 
@@ -55,7 +60,7 @@ pub trait Observed: Send + Sync + 'static {
 }
 
 /// Sums that tell nothing about anybody.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Stats {
     /// Group logs.
     pub groups: u64,
@@ -92,11 +97,7 @@ impl Operator {
 
     /// `/health`, `/ready` and `/stats`, to be merged into the public router.
     pub fn public_routes(&self) -> Router {
-        Router::new()
-            .route("/health", get(health))
-            .route("/ready", get(ready))
-            .route("/stats", get(stats))
-            .with_state(self.clone())
+        Router::from(public_router()).with_state(self.clone())
     }
 
     /// The operator's whole router: metrics too, and JSON for what is not there.
@@ -106,22 +107,59 @@ impl Operator {
     }
 }
 
-/// Says that the process is alive, and asks nobody.
-async fn health() -> Response {
-    json_answer(StatusCode::OK, &json!({ "status": "ok" }))
+fn public_router() -> OpenApiRouter<Operator> {
+    OpenApiRouter::new().routes(routes!(health)).routes(routes!(ready)).routes(routes!(stats))
 }
 
+/// What anybody may ask, as a part of the API's document.
+#[must_use]
+pub fn document() -> OpenApi {
+    public_router().into_openapi()
+}
+
+/// How a relay is.
+#[derive(Serialize, ToSchema)]
+struct Said {
+    /// `ok` or `ready`.
+    status: &'static str,
+}
+
+/// Says that the process is alive, and asks nobody.
+#[utoipa::path(
+    get, path = "/health", tag = "operator",
+    responses((status = 200, body = Said, description = "The process lives")),
+)]
+async fn health() -> Response {
+    json_answer(StatusCode::OK, &Said { status: "ok" })
+}
+
+/// Says whether the relay can append now.
+#[utoipa::path(
+    get, path = "/ready", tag = "operator",
+    responses(
+        (status = 200, body = Said, description = "The store answers"),
+        (status = 503, body = Refusal, description = "`unavailable`"),
+    ),
+)]
 async fn ready(State(operator): State<Operator>) -> Response {
     let shared = &operator.0;
     let answer = timeout(READY_DEADLINE, shared.relay.ready());
     let is_ready = shared.ready.get(async { answer.await.unwrap_or(false) }, |is| *is).await;
     if is_ready {
-        json_answer(StatusCode::OK, &json!({ "status": "ready" }))
+        json_answer(StatusCode::OK, &Said { status: "ready" })
     } else {
         unavailable("the store does not answer")
     }
 }
 
+/// Sums that tell nothing about anybody.
+#[utoipa::path(
+    get, path = "/stats", tag = "operator",
+    responses(
+        (status = 200, body = Stats, description = "Counted at most half a minute ago"),
+        (status = 503, body = Refusal, description = "`unavailable`"),
+    ),
+)]
 async fn stats(State(operator): State<Operator>) -> Response {
     let shared = &operator.0;
     let answer = timeout(STATS_DEADLINE, shared.relay.stats());

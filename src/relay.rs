@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use axum::Router;
 use sealwire_actors::ports::{Clock, StoreError};
+use sealwire_actors::recovery::{Recovery, RecoveryKeys};
 use sealwire_actors::{Options, StartError, System};
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -17,8 +18,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use crate::client_address::{AddressLimits, TrustedProxies};
-use crate::config::UnauthenticatedLimits;
+use crate::config::{AddressRequests, UnauthenticatedLimits};
 use crate::gateway::{self, Gateway};
+use crate::http::limits::RequestLimits;
 use crate::http::{self, Api};
 use crate::listener::{Slots, accept_until};
 use crate::operator::answer::with_json_fallbacks;
@@ -33,8 +35,12 @@ pub struct RelayOptions {
     pub store: StoreOptions,
     /// What its actors are told.
     pub actors: Options,
+    /// What finds recovery vaults.
+    pub recovery_keys: RecoveryKeys,
     /// What holds strangers back.
     pub unauthenticated: UnauthenticatedLimits,
+    /// How much may be asked over HTTP from one address.
+    pub address_requests: AddressRequests,
     /// The proxies whose word about addresses is believed.
     pub proxies: TrustedProxies,
     /// Most connections at the same time.
@@ -98,16 +104,29 @@ impl Relay {
         }
         let system = Arc::new(System::start(store.store(), clock, options.actors).await?);
         view.system.get_or_init(|| system.clone());
+        let recovery = Recovery::new(&system, options.recovery_keys);
+        tell_of_other_secrets(&recovery).await;
         let limits = Arc::new(AddressLimits::new(&options.unauthenticated));
+        let requests = RequestLimits::new(options.address_requests, options.proxies.clone());
         let gateway =
             Arc::new(Gateway::new(system.clone(), limits.clone(), options.proxies, drain.clone()));
-        let api = Arc::new(Api { system: system.clone(), draining: drain.clone() });
+        let api = Arc::new(Api {
+            system: system.clone(),
+            limits: requests,
+            recovery,
+            draining: drain.clone(),
+        });
+        let requests = api.clone();
         let routes = watch.public_routes().merge(gateway.clone().route()).merge(http::router(api));
         let routes = with_json_fallbacks(routes);
         let slots = Slots::new(options.connections_max);
         accepting.push(accept_devices(public, slots, gateway.clone(), routes, drain));
         let upkeep = tokio::spawn(async move {
-            tokio::join!(limits.keep_swept(), options.metrics.keep_up());
+            tokio::join!(
+                limits.keep_swept(),
+                requests.limits.keep_swept(),
+                options.metrics.keep_up()
+            );
         });
         Ok(Self {
             system,
@@ -175,6 +194,19 @@ impl Relay {
         // Closing has a share of its own: it checkpoints, and must not be cut short by slow devices.
         let left = deadline.saturating_duration_since(Instant::now());
         self.store.close(left.max(CLOSE_SHARE)).await
+    }
+}
+
+/// Says which recovery vaults depend on a secret that is about to go, or has gone.
+async fn tell_of_other_secrets(recovery: &Recovery) {
+    let Ok((older, lost)) = recovery.under_other_secrets().await else {
+        return tracing::warn!("whether all recovery vaults can be found could not be asked");
+    };
+    if older > 0 {
+        tracing::info!(vaults = older, "recovery vaults still need the previous recovery secret");
+    }
+    if lost > 0 {
+        tracing::warn!(vaults = lost, "no recovery secret that is set finds these recovery vaults");
     }
 }
 

@@ -1,6 +1,7 @@
-//! What must not be read by anybody else: the relay's key and the secret behind the tokens.
+//! What must not be read by anybody else: the relay's key, the secret behind the tokens, and the one
+//! that finds recovery vaults.
 //!
-//! Both are given by the operator or made once, in the data directory. A file is complete and on the
+//! All are given by the operator or made once, in the data directory. A file is complete and on the
 //! disk before its name appears, so two relays that start together agree, and a crash leaves either
 //! no file or a whole one.
 //!
@@ -12,6 +13,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use ed25519_dalek::SigningKey;
+use sealwire_actors::recovery::{RecoveryKey, RecoveryKeys};
 use sealwire_protocol::token::TokenKey;
 use thiserror::Error;
 use tracing::{info, warn};
@@ -27,6 +29,9 @@ const RELAY_KEY_FILE: &str = "relay.key";
 
 /// Name of the file that holds the secret behind the tokens.
 const SESSION_SECRET_FILE: &str = "device-session.secret";
+
+/// Name of the file that holds the secret that finds recovery vaults.
+const RECOVERY_SECRET_FILE: &str = "recovery.secret";
 
 /// Text that must not be seen. It is wiped when it is dropped.
 #[derive(Clone)]
@@ -74,6 +79,8 @@ pub struct Secrets {
     pub relay_key: SigningKey,
     /// The first makes tokens; all of them check.
     pub token_keys: Vec<TokenKey>,
+    /// What names the rows of recovery vaults.
+    pub recovery_keys: RecoveryKeys,
 }
 
 impl Secrets {
@@ -87,22 +94,45 @@ impl Secrets {
             Some(seed) => SigningKey::from_bytes(seed),
             None => SigningKey::from_bytes(&*kept(&config.data_dir.join(RELAY_KEY_FILE))?),
         };
-        let current = match &config.device_session_secret {
-            Some(secret) => TokenKey::derive(secret.expose().as_bytes()),
-            None => {
-                let path = config.data_dir.join(SESSION_SECRET_FILE);
-                let secret = Zeroizing::new(hex::encode(*kept(&path)?));
-                warn!(
-                    file = %path.display(),
-                    "DEVICE_SESSION_SECRET is not set; using the one that was made in the data directory"
-                );
-                TokenKey::derive(secret.as_bytes())
-            }
-        };
+        let session = given_or_kept(
+            config.device_session_secret.as_ref(),
+            &config.data_dir.join(SESSION_SECRET_FILE),
+            "DEVICE_SESSION_SECRET",
+        )?;
         let previous = config.device_session_secret_previous.as_ref();
-        let previous = previous.map(|secret| TokenKey::derive(secret.expose().as_bytes()));
-        Ok(Self { relay_key, token_keys: std::iter::once(current).chain(previous).collect() })
+        let token_keys = std::iter::once(&session)
+            .chain(previous)
+            .map(|secret| TokenKey::derive(secret.expose().as_bytes()))
+            .collect();
+        let recovery = given_or_kept(
+            config.recovery_secret.as_ref(),
+            &config.data_dir.join(RECOVERY_SECRET_FILE),
+            "SEALWIRE_RECOVERY_SECRET",
+        )?;
+        let previous = config.recovery_secret_previous.as_ref();
+        let derive = |secret: &Secret| RecoveryKey::derive(secret.expose().as_bytes());
+        let recovery_keys =
+            RecoveryKeys { current: derive(&recovery), previous: previous.map(derive) };
+        Ok(Self { relay_key, token_keys, recovery_keys })
     }
+}
+
+/// The secret that the operator gave, or the one in a file, which is made if it is not there.
+fn given_or_kept(
+    given: Option<&Secret>,
+    path: &Path,
+    variable: &'static str,
+) -> Result<Secret, SecretError> {
+    if let Some(secret) = given {
+        return Ok(secret.clone());
+    }
+    let secret = Secret::new(hex::encode(*kept(path)?));
+    warn!(
+        file = %path.display(),
+        variable,
+        "this secret is not set; using the one that was made in the data directory"
+    );
+    Ok(secret)
 }
 
 /// Creates a directory for the relay alone, if it is not there.

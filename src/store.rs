@@ -5,9 +5,10 @@
 //!                                                        │
 //!    commit, changes   one transaction for many logs, compare-and-set on every head
 //!    lanes    committers' connections, and everybody else's
-//!    reads, pages, pending, load, writes, vaults   every statement, once for both databases
+//!    reads, pages, pending, load, writes, recovery, vaults   every statement, once for both databases
 //!    dialect  what the two do differently: sqlite, postgres
 //!    tenure, witness   how a lost past is noticed
+//!    resting   what a worker may do beside the relay
 //!    housekeeping   checkpoints, the watch over the lock, the orderly end
 //! ```
 //!
@@ -30,6 +31,8 @@ mod pages;
 mod pending;
 mod postgres;
 mod reads;
+mod recovery;
+mod resting;
 mod sql_store;
 mod sqlite;
 mod tenure;
@@ -51,6 +54,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::info;
+
+pub use self::resting::{OpenResting, open_resting};
 
 use self::failure::Judge;
 use self::housekeeping::Aside;
@@ -87,6 +92,14 @@ pub enum OpenError {
     /// Another relay holds the lock.
     #[error("another relay serves this store")]
     Locked,
+    /// Retention beside a relay needs a database that two processes can write to.
+    #[error(
+        "a worker needs PostgreSQL: on SQLite the relay is the only writer, and does retention itself"
+    )]
+    NeedsPostgres,
+    /// The database was made by an older relay, or by none.
+    #[error("the database is not up to date: start the relay, or run `sealwire migrate`, first")]
+    Older,
     /// The data directory cannot be made.
     #[error("the data directory: {0}")]
     DataDir(io::ErrorKind),
@@ -226,7 +239,7 @@ pub async fn migrate(options: &StoreOptions) -> Result<(), OpenError> {
         }
         Scheme::Postgres => {
             let connect = postgres::options(&options.url)?;
-            let lock = advisory::lock(&connect, options.lock, &judge).await?;
+            let lock = advisory::lock(advisory::RELAY_LOCK, &connect, options.lock, &judge).await?;
             let migrated = postgres::migrate(&options.url, &judge).await;
             lock.give_up().await;
             migrated
@@ -267,7 +280,8 @@ async fn open_as(options: &StoreOptions, restored: bool) -> Result<OpenStore, Op
         }
         Scheme::Postgres => {
             let connect = postgres::options(&options.url)?;
-            let mut lock = advisory::lock(&connect, options.lock, &judge).await?;
+            let mut lock =
+                advisory::lock(advisory::RELAY_LOCK, &connect, options.lock, &judge).await?;
             postgres::migrate(&options.url, &judge).await?;
             let (origin, warnings) = lock.inspect().await?;
             let lanes = postgres::lanes(&connect, &judge);
@@ -322,10 +336,13 @@ fn migrated(judge: &Judge, outcome: Result<(), MigrateError>) -> Result<(), Open
     Err(StoreError::Unavailable.into())
 }
 
-/// Says once that this relay is a standby.
-fn tell_waiting(told: &mut bool) {
-    if !*told {
-        info!("another relay serves this store: waiting for its lock");
-        *told = true;
+/// Says once that this process is a standby.
+fn tell_waiting(told: &mut bool, as_worker: bool) {
+    if !std::mem::replace(told, true) {
+        if as_worker {
+            info!("another worker serves this store: waiting for its lock");
+        } else {
+            info!("another relay serves this store: waiting for its lock");
+        }
     }
 }

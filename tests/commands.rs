@@ -76,6 +76,19 @@ async fn a_database_is_prepared_and_told_that_it_was_restored_without_a_relay() 
 }
 
 #[tokio::test]
+async fn a_worker_on_sqlite_ends_with_a_sentence() {
+    let directory = tempfile::tempdir().unwrap();
+    let refused =
+        finished(directory.path(), &["worker", "--operator-listen", "127.0.0.1:0"], &[]).await;
+    assert!(!refused.status.success());
+    assert!(
+        text(&refused.stderr).contains("a worker needs PostgreSQL"),
+        "{}",
+        text(&refused.stderr)
+    );
+}
+
+#[tokio::test]
 async fn a_mistake_ends_the_process_with_a_sentence_that_names_it() {
     let directory = tempfile::tempdir().unwrap();
     for (arguments, variables, sentence) in [

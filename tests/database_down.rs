@@ -120,6 +120,7 @@ async fn a_disk_that_is_full_is_waited_for() {
     };
     assert_eq!(failure.code, ErrorCode::Unavailable);
     assert!(failure.retry_after_ms.is_some());
+    scene.says_that_it_is_not_ready().await;
     scene.sockets_are_open().await;
     let id = scene.relay.id().to_string();
     let raised = Command::new("prlimit").args(["--pid", &id, "--fsize=unlimited"]).status();

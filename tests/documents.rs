@@ -48,6 +48,18 @@ fn the_metrics_page_is_what_the_code_says_of_its_metrics() {
     assert_eq!(page, made, "docs/METRICS.md has been made anew: look at it and commit it");
 }
 
+/// The same for the description of the HTTP API.
+#[test]
+fn the_description_of_the_api_is_what_the_code_says_of_its_routes() {
+    let made = sealwire::http::document().to_pretty_json().expect("JSON") + "\n";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/openapi.json");
+    let kept = fs::read_to_string(&path).unwrap_or_default();
+    if kept != made {
+        fs::write(&path, &made).expect("the description");
+    }
+    assert!(kept == made, "docs/openapi.json has been made anew: look at it and commit it");
+}
+
 /// Columns stand on lines of their own, indented by four spaces; keys and checks begin otherwise.
 fn columns_of_migration(sql: &str) -> BTreeSet<Column> {
     let mut columns = BTreeSet::new();

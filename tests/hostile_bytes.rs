@@ -77,7 +77,7 @@ async fn a_frame_that_is_longer_than_the_bound_is_too_big() {
 async fn a_message_in_fragments_counts_as_a_whole() {
     let scene = Scene::new().await;
     let mut raw = scene.connection().await;
-    let request = encode_client(7, &ListLogs {}.into());
+    let request = encode_client(7, &ListLogs { after: None }.into());
     let (last, most) = request.split_last().expect("not empty");
     for (number, byte) in most.iter().enumerate() {
         let opcode = if number == 0 { BINARY } else { CONTINUATION };

@@ -33,8 +33,12 @@ mod database_down;
 mod secrecy;
 // When an older copy of the database is put back, devices are told, and nothing is skipped.
 mod restored;
+// A code and a PIN bring an identity back, and nobody can try them for long.
+mod recovery;
 // Stopping loses nothing, ends on time, and tells the devices when to come back.
 mod shutdown;
+// Whoever asks too much is told when to come back, and nobody else notices.
+mod limits;
 // What one device does costs that device, never others, and never memory.
 mod memory;
 // Requests that are well-formed and wrong, or too many: a typed answer each, nothing appended.
@@ -47,12 +51,16 @@ mod totals_groups;
 mod totals_payloads;
 // A phone that listens is given what waits, then what comes, and hears when its groups change.
 mod totals_streams;
+// Two hundred phones start at once, and every request is answered.
+mod totals_start;
 // Phones and devices with a session are members of one group, at once and alike.
 mod totals_mixed;
 // Phones are told the truth while the relay is killed, or its database stopped, again and again.
 mod totals_histories;
 // The operator sees whether the relay lives and works, and what it is doing, actor by actor.
 mod operator;
+// Retention beside a relay takes nothing from anybody who is there.
+mod worker;
 // The program does what is typed.
 mod commands;
 // The documents say what the code does.

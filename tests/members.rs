@@ -1,5 +1,7 @@
 //! Who is a member, who is not any more, and who never was.
 
+use std::time::{Duration, Instant};
+
 use sealwire_client::identity::JoinSeed;
 use sealwire_client::numbering::Mark;
 use sealwire_protocol::bounded::{Bounded, BoundedBytes};
@@ -14,6 +16,9 @@ use crate::support::device::{Device, Group, together};
 use crate::support::on_both_databases;
 use crate::support::place::Database;
 use crate::support::world::World;
+
+/// How soon after its revocation is durable a device's subscription must have ended.
+const CUT_OFF_WITHIN: Duration = Duration::from_secs(1);
 
 on_both_databases!(
     a_member_that_leaves_hears_nothing_more,
@@ -51,7 +56,9 @@ async fn a_revoked_device_is_told_so_and_hears_nothing_more(database: Database) 
     devices[2].follow(other).await;
     let seq = revoke(&mut devices, 2, &group).await;
 
+    let appended = Instant::now();
     devices[2].until("it is told", |device| membership(device, seq).is_some()).await;
+    assert!(appended.elapsed() < CUT_OFF_WITHIN, "{:?}", appended.elapsed());
     assert_eq!(membership(&devices[2], seq), Some(MembershipState::Revoked));
     assert_eq!(devices[2].view(log).seq(), seq, "it hears of the entry that removed it");
     let after = devices[0].append(log, b"among ourselves").await.seq;
@@ -62,6 +69,7 @@ async fn a_revoked_device_is_told_so_and_hears_nothing_more(database: Database) 
     let signed = devices[2].sign(log, Kind::Ring, &[], b"too late");
     let failure = devices[2].send_signed(&signed).await.expect_err("revoked");
     assert_eq!((failure.code, failure.seq), (ErrorCode::Revoked, Some(seq)));
+    is_told_of_its_revocation(&mut devices[2], log, seq).await;
     // Its other logs go on.
     let mine = devices[2].append(other, b"still here").await.seq;
     devices[2].read_to(other, mine).await;
@@ -89,7 +97,7 @@ async fn a_revoked_device_finds_out_when_it_was_away(database: Database) {
     let seq = revoke(&mut devices, 2, &group).await;
     let welcome = devices[2].connect().await;
     assert!(welcome.logs.is_empty());
-    assert_eq!(devices[2].refusal(subscribe(group.log)).await, ErrorCode::NoSuchLog);
+    is_told_of_its_revocation(&mut devices[2], group.log, seq).await;
     let signed = devices[2].sign(group.log, Kind::Ring, &[], b"written while away");
     let failure = devices[2].send_signed(&signed).await.expect_err("revoked");
     assert_eq!((failure.code, failure.seq), (ErrorCode::Revoked, Some(seq)));
@@ -117,7 +125,7 @@ async fn a_stranger_is_told_of_no_log(database: Database) {
         let failure = stranger.try_join(&forged).await.expect_err("no invitation");
         assert_eq!(failure, Failure::new(ErrorCode::InviteInvalid));
     }
-    let logs = match stranger.request(ListLogs {}).await {
+    let logs = match stranger.request(ListLogs { after: None }).await {
         Ok(RelayFrame::Logs(frame)) => frame.logs,
         other => panic!("{other:?}"),
     };
@@ -196,6 +204,16 @@ async fn who_comes_back_waits_only_for_what_comes_then(database: Database) {
     let after = host.append(group.log, b"welcome back").await.seq;
     guest.read_to(group.log, after).await;
     assert_eq!(guest.view(group.log).bodies(), [b"welcome back"]);
+}
+
+/// Whatever a revoked device asks about the log, it is told where it was revoked.
+async fn is_told_of_its_revocation(device: &mut Device, log: LogId, seq: u64) {
+    let state = AckState { incarnation: device.incarnation(), acked: AckSet::up_to(1).to_wire() };
+    let revoked = Failure::revoked(seq);
+    assert_eq!(device.request(subscribe(log)).await, Err(revoked));
+    assert_eq!(device.request(Unsubscribe { log }).await, Err(revoked));
+    assert_eq!(device.request(ListMembers { log }).await, Err(revoked));
+    assert_eq!(device.request(Ack { log, state }).await, Err(revoked));
 }
 
 fn subscribe(log: LogId) -> Subscribe {

@@ -87,7 +87,10 @@ async fn a_device_that_asks_and_reads_nothing_is_heard_no_more(database: Databas
     bystander.follow(log).await;
     let before = relay.memory();
     let unknown = [0x93, 127, 1, 0x80];
-    let requests = [&encode_client(1, &Ping {}.into())[..], &encode_client(2, &ListLogs {}.into())];
+    let requests = [
+        &encode_client(1, &Ping {}.into())[..],
+        &encode_client(2, &ListLogs { after: None }.into()),
+    ];
     let floods = [
         frame(LAST | PING, &[7; 125]),
         requests.map(|request| frame(LAST | BINARY, request)).concat(),

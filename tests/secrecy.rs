@@ -5,16 +5,20 @@
 
 use std::net::Ipv4Addr;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use sealwire_client::device::Outgoing;
 use sealwire_client::identity::{Identity, JoinSeed};
 use sealwire_protocol::frame::{Append, Ping};
 use sealwire_protocol::{Control, Kind};
+use serde_json::json;
 
 use crate::support::DEADLINE;
 use crate::support::cluster::Cluster;
 use crate::support::device::{Device, Group};
 use crate::support::needles::{Needle, everything_in};
 use crate::support::person::Person;
+use crate::support::phone::{Phone, Proof};
 use crate::support::place::{Database, Place};
 use crate::support::process::RelayProcess;
 use crate::support::raw::{BINARY, LAST, Raw, UPGRADE, frame};
@@ -24,6 +28,10 @@ const WORDS: &str = "planted: I paid 48151.62 for the boat, the PIN is 7319-plan
 
 /// What a device that seals nothing writes: a body. The database has to keep it; nothing else may.
 const BODY: &str = "planted-body-that-only-the-database-may-hold";
+
+/// Recovery codes: one that has a vault, and one that has none.
+const CODE: &str = "TVWXYZABCDEFGHJ9";
+const OTHER_CODE: &str = "0123456789ABCDE9";
 
 /// Where a device comes from, and where another one comes from through a proxy.
 const DIRECT: Ipv4Addr = Ipv4Addr::new(127, 13, 37, 1);
@@ -110,6 +118,22 @@ async fn plant(relay: &RelayProcess) -> Planted {
     device.request(Append { entry: other }).await.expect_err("a conflict");
     misbehave(relay, &mut device).await;
 
+    // A recovery vault, fetched, and asked for with wrong PINs and wrong codes.
+    let phone = Phone::new(relay.public(), 7);
+    let blob: Vec<u8> = planted_bytes().into_iter().chain([7; 300]).collect();
+    let salt = planted_bytes();
+    let body = json!({
+        "recoveryCode": CODE, "version": 1, "salt": STANDARD.encode(salt),
+        "kdfParams": { "memoryKb": 65_536, "iterations": 3, "parallelism": 4 },
+        "encryptedBlob": STANDARD.encode(&blob),
+    });
+    phone.call("PUT", "/identity/vault", Some(body)).await.expect("an answer").ok();
+    for (path, code) in [("fetch", CODE), ("report-failure", CODE), ("fetch", OTHER_CODE)] {
+        let body = json!({ "recoveryCode": code }).to_string().into_bytes();
+        let path = format!("/identity/vault/{path}");
+        phone.send("POST", &path, &Proof::None, Some(body)).await.expect("an answer");
+    }
+
     // A group whose invitations are made from a seed that is known here.
     let planted_seed = getrandom::u64().expect("randomness").to_be_bytes().repeat(4);
     let planted_seed: [u8; 32] = planted_seed.try_into().expect("32 bytes");
@@ -133,6 +157,11 @@ async fn plant(relay: &RelayProcess) -> Planted {
             Needle::text("a part of the words", "7319-planted"),
             Needle::bytes("alice's seed", &alice.seed()),
             Needle::bytes("bob's seed", &bob.seed()),
+            Needle::text("a recovery code", CODE),
+            Needle::text("another recovery code", OTHER_CODE),
+            Needle::bytes("what a recovery vault holds", &blob[..32]),
+            Needle::text("the same in base64", &STANDARD.encode(&blob[..30])),
+            Needle::bytes("its salt", &salt),
             Needle::text("the invite's link", &invite.link()),
             Needle::bytes("an invitation's seed", &planted_seed),
             Needle::address("a device's address", DIRECT),
@@ -142,9 +171,17 @@ async fn plant(relay: &RelayProcess) -> Planted {
             Needle::text("a body", BODY),
             Needle::bytes("alice's key", &alice.key().0),
             Needle::bytes("bob's key", &bob.key().0),
+            Needle::bytes("the key of the recovery vault's owner", &phone.key().0),
             Needle::bytes("a log's id", &log.0),
         ],
     }
+}
+
+/// Bytes that are nowhere else.
+fn planted_bytes() -> [u8; 32] {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).expect("randomness");
+    bytes
 }
 
 /// A device that is known, and strangers, do what is refused, closed or cut off.

@@ -10,6 +10,8 @@ mod members;
 mod opening;
 mod outages;
 mod pages;
+mod recovery;
+mod resting;
 mod retention;
 mod scribe;
 mod vaults;

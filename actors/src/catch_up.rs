@@ -34,7 +34,7 @@ pub(crate) async fn run(shared: &Shared, outbox: &Arc<Outbox>, page: CatchUp) {
         return;
     }
     // The semaphore is never closed; if it were, reading without a turn is still correct.
-    let turn = shared.page_reads.acquire().await;
+    let turn = shared.turns.pages.acquire().await;
     let read = timeout(STORE_DEADLINE, from_store(shared.store.as_ref(), outbox, &page)).await;
     drop(turn);
     counter!(PAGES, "source" => "store").increment(1);

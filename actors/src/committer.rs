@@ -24,7 +24,8 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr};
 use tokio::time::timeout;
 
 use crate::limits::{
-    COMMIT_BYTES_MAX, COMMIT_ENTRIES_MAX, COMMITTER_MAILBOX_MAX, LOAD_LOGS_MAX, STORE_DEADLINE,
+    COMMIT_BYTES_MAX, COMMIT_ENTRIES_MAX, COMMITTER_MAILBOX_MAX, JOBS_PER_TURN_MAX, LOAD_LOGS_MAX,
+    STORE_DEADLINE,
 };
 use crate::log::{LogMessage, LogRef};
 use crate::mailbox::{Mailbox, Place, Posted};
@@ -235,10 +236,14 @@ impl State {
                     loads if loads.is_empty() => continue,
                     loads => Box::pin(load(store, loads)),
                 },
-                Turn::Jobs => match self.jobs.pop_front() {
-                    None => continue,
-                    Some(job) => (job.item)(store),
-                },
+                Turn::Jobs => {
+                    let count = self.jobs.len().min(JOBS_PER_TURN_MAX);
+                    let jobs: Vec<Job> = self.jobs.drain(..count).map(|job| job.item).collect();
+                    if jobs.is_empty() {
+                        continue;
+                    }
+                    Box::pin(run_jobs(store, jobs))
+                }
             };
             self.busy = true;
             let done = WorkDone { mailbox: self.mailbox.clone() };
@@ -249,6 +254,13 @@ impl State {
             });
             return;
         }
+    }
+}
+
+/// Makes small writes one after the other.
+async fn run_jobs(store: Arc<dyn Store>, jobs: Vec<Job>) {
+    for job in jobs {
+        job(store.clone()).await;
     }
 }
 

@@ -9,6 +9,7 @@
 //! Holds always: a failed, refused or held commit has changed nothing.
 
 mod log;
+mod recovery;
 mod state;
 mod vaults;
 
@@ -24,9 +25,9 @@ use tokio::sync::watch;
 
 use self::state::State;
 use crate::ports::{
-    Clock, CommitResult, DueLog, FoundResult, GroupRecord, LogBrief, LogCommit, LogKey, LogRecord,
-    NewLog, PageRequest, PendingRequest, Position, ReserveResult, Store, StoreError, StoreStats,
-    StoredEntry, SubscriptionRecord,
+    Clock, CommitResult, Doorbell, DueLog, FoundResult, GroupRecord, LogBrief, LogCommit, LogKey,
+    LogRecord, NewLog, PageRequest, PendingRequest, Position, ReserveResult, Store, StoreError,
+    StoreStats, StoredEntry, SubscriptionRecord,
 };
 
 /// A clock that stands still until it is turned.
@@ -73,6 +74,7 @@ pub struct MemoryStore {
     incarnation: u64,
     committers: usize,
     state: Mutex<State>,
+    vaults: Mutex<recovery::Vaults>,
     hooks: Mutex<Hooks>,
     held: watch::Sender<bool>,
     waiting: watch::Sender<usize>,
@@ -84,6 +86,7 @@ struct Hooks {
     mishaps: VecDeque<Mishap>,
     poisoned: BTreeSet<LogKey>,
     unreadable: bool,
+    elsewhere: bool,
 }
 
 impl Default for MemoryStore {
@@ -106,6 +109,7 @@ impl MemoryStore {
             incarnation,
             committers,
             state: Mutex::new(State::default()),
+            vaults: Mutex::default(),
             hooks: Mutex::new(Hooks::default()),
             held: watch::Sender::new(false),
             waiting: watch::Sender::new(0),
@@ -131,6 +135,11 @@ impl MemoryStore {
     /// While on, every read is answered [`StoreError::Unavailable`].
     pub fn fail_reads(&self, on: bool) {
         self.hooks.lock().unreadable = on;
+    }
+
+    /// While on, another process holds the lock for retention.
+    pub fn hold_retention(&self, on: bool) {
+        self.hooks.lock().elsewhere = on;
     }
 
     /// Commits wait, before they change anything, until [`Self::release_commits`].
@@ -344,13 +353,11 @@ impl Store for MemoryStore {
         self.meet(mishap, |state| Ok(state.claim_challenges(challenges)))
     }
 
-    async fn set_push_token(
-        &self,
-        device: DeviceKey,
-        place: Option<(String, String)>,
-        now: u64,
-    ) -> Result<(), StoreError> {
-        self.state.lock().set_push_token(device, place, now);
+    async fn set_push_tokens(&self, doorbells: &[Doorbell], now: u64) -> Result<(), StoreError> {
+        let mut state = self.state.lock();
+        for doorbell in doorbells {
+            state.set_push_token(doorbell.device, doorbell.place.clone(), now);
+        }
         Ok(())
     }
 
@@ -361,6 +368,10 @@ impl Store for MemoryStore {
     async fn touch_device(&self, device: DeviceKey, now: u64) -> Result<(), StoreError> {
         self.state.lock().touch_device(device, now);
         Ok(())
+    }
+
+    async fn retention_is_elsewhere(&self) -> Result<bool, StoreError> {
+        self.read(|_| self.hooks.lock().elsewhere)
     }
 
     async fn ready(&self) -> Result<(), StoreError> {

@@ -144,6 +144,6 @@ mod tests {
         }
         wheel.turn(25, 0);
         wheel.remove(&outboxes[1]);
-        assert_eq!(outboxes.each_ref().map(|outbox| Arc::weak_count(outbox)), [1, 0, 1]);
+        assert_eq!(outboxes.each_ref().map(Arc::weak_count), [1, 0, 1]);
     }
 }

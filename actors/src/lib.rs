@@ -20,9 +20,11 @@ mod log;
 mod mailbox;
 pub mod metrics;
 pub mod outbox;
+mod pace;
 pub mod passes;
 pub mod ports;
 mod push_token;
+pub mod recovery;
 pub mod registry;
 mod reply;
 mod retention;
@@ -33,7 +35,9 @@ pub mod system;
 #[expect(clippy::wildcard_enum_match_arm, reason = "any frame but the expected one fails a test")]
 mod tests;
 pub mod totals;
+mod turns;
 pub mod vaults;
+pub mod worker;
 
 pub use outbox::Outbox;
 pub use registry::Registry;

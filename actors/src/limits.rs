@@ -5,7 +5,8 @@
 use std::time::Duration;
 
 use sealwire_protocol::limits::{
-    BATCH_BYTES_MAX, BODY_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX, SNAPSHOT_BYTES_MAX, SNAPSHOTS_MAX,
+    BATCH_BYTES_MAX, BODY_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX, NATIVE_MEMBERS_MAX,
+    SNAPSHOT_BYTES_MAX, SNAPSHOTS_MAX,
 };
 
 /// Most bytes of frames that wait in one session's outbox before its logs become behind and are
@@ -25,12 +26,35 @@ pub const STUBS_PENDING_MAX: usize = 256;
 /// Most entries in one page of a catch-up.
 pub const PAGE_ENTRIES_MAX: usize = 256;
 
-/// Most bytes of bodies in one page of a catch-up; a page has at least one entry.
+/// Most bytes of bodies and of addressees' names in one page of a catch-up; a page has at least one
+/// entry.
 pub const PAGE_BYTES_MAX: usize = 256 * 1024;
 
 /// Pages that are read from the store at the same time, over all sessions: first come, first
 /// served, so that a device with a long way to go takes turns with everybody else.
 pub const PAGE_READS_MAX: usize = 4;
+
+/// Devices whose logs are looked up at the same time, when their sessions begin. With the kinds below
+/// and the pages these are four times the connections for reading that SQLite has: enough to keep
+/// them busy, few enough that none waits past the store's own deadline for a connection.
+pub const ARRIVAL_READS_MAX: usize = 4;
+
+/// Subscriptions whose beginning is looked up at the same time.
+pub const SUBSCRIPTION_READS_MAX: usize = 4;
+
+/// Resends that are looked up at the same time.
+pub const RESEND_READS_MAX: usize = 2;
+
+/// Other questions of sessions that the store is asked at the same time.
+pub const QUESTION_READS_MAX: usize = 2;
+
+/// Small writes (founding, reserving) at the same time, where the store takes more than one: half of
+/// PostgreSQL's connections for everything but commits.
+pub const WRITES_MAX: usize = 4;
+
+/// Small writes in one turn of a committer, where it alone writes: a batch of entries then waits some
+/// tens of milliseconds for them, and a crowd that joins does not wait for a batch each.
+pub const JOBS_PER_TURN_MAX: usize = 4;
 
 /// Most entries in a log's ring of last frames, which serves readers that are slightly late.
 pub const RING_ENTRIES_MAX: usize = 64;
@@ -91,6 +115,39 @@ pub const GROUP_UNDELIVERED_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// What is added to each body's length when it is counted, in bytes: headers and rows are not free,
 /// and a group of empty bodies must end somewhere too.
 pub const BODY_OVERHEAD_BYTES: u64 = 256;
+
+/// Most undelivered bodies of one group, however small they are: loading the log reads a row for each,
+/// which for so many takes about a tenth of a second.
+pub const GROUP_UNDELIVERED_BODIES_MAX: usize = 65_536;
+
+/// The part of these that is kept for the same kinds as [`GROUP_RESERVE_BYTES`].
+pub const GROUP_RESERVE_BODIES: usize = 1024;
+
+/// Most entries that a group keeps above its floor. Delivered bodies go, and headers stay until their
+/// time has come: without a bound, two devices that ack each other's entries, or one that writes for
+/// nobody, would fill the disk. About 2 GiB; more than one entry a second for a month.
+pub const GROUP_ENTRIES_MAX: u64 = 1 << 22;
+
+/// Control entries that one device may write to one log at once: a person who tidies up a large group.
+pub const CONTROL_BURST: u32 = 64;
+
+/// After these, one in so long.
+pub const CONTROL_PERIOD: Duration = Duration::from_secs(60);
+
+/// Control entries that all devices together may write to one log at once: twice, everybody joins.
+pub const LOG_CONTROL_BURST: u32 = 2048;
+
+/// After these, one in so long.
+pub const LOG_CONTROL_PERIOD: Duration = Duration::from_secs(1);
+
+/// Logs that one device may found at once: twice as many as it can be a member of at the most.
+pub const FOUND_BURST: u32 = 512;
+
+/// After these, one in so long.
+pub const FOUND_PERIOD: Duration = Duration::from_secs(60);
+
+/// Most devices and logs whose pace is remembered, each for an hour at most: about 8 MiB.
+pub const PACES_MAX: usize = 65_536;
 
 /// The part of a group's undelivered bytes that is kept for control entries, keys and the small
 /// kinds that the Totals app never sends twice.
@@ -156,6 +213,9 @@ pub const ORPHAN_PAUSE: Duration = Duration::from_secs(15);
 /// How many times that is looked at, while the store cannot be asked.
 pub const ORPHAN_TRIES: u32 = 240;
 
+/// Most push tokens that are noted in one transaction.
+pub const DOORBELLS_BATCH_MAX: usize = 128;
+
 /// Longest push token that is kept, in bytes: FCM's are about 200, and an index must hold it.
 pub const PUSH_TOKEN_STORED_BYTES_MAX: usize = 2048;
 
@@ -197,6 +257,17 @@ pub const RETENTION_LOGS_MAX: usize = 256;
 
 /// Rows that one step of retention deletes in a sweep.
 pub const RETENTION_ROWS_MAX: usize = 1000;
+
+/// How long a log must have been without entry and ack before the worker, which has no actor to ask,
+/// touches it: far longer than an actor lives after its last work.
+pub const RESTING: Duration = Duration::from_secs(3600);
+
+/// What must be overdue by so much before a relay takes it from a worker: the worker waits for a log
+/// to rest, and some never do.
+pub const RETENTION_OVERDUE: Duration = Duration::from_secs(2 * 3600);
+
+/// Logs that are due and that the worker remembers until they have rested. 65,536 of them take 3 MiB.
+pub const WORKER_LOGS_MAX: usize = 65_536;
 
 /// Groups end one year after their last entry.
 pub const GROUP_IDLE: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -279,4 +350,8 @@ const _: () = {
     assert!(GROUP_RESERVE_BYTES < GROUP_UNDELIVERED_BYTES_MAX);
     // A rotation for all devices of a full vault fits the reserve.
     assert!((BODY_BYTES_MAX as u64) < VAULT_BYTES_RESERVE);
+    assert!(GROUP_RESERVE_BODIES < GROUP_UNDELIVERED_BODIES_MAX);
+    assert!(LOG_CONTROL_BURST as usize >= NATIVE_MEMBERS_MAX);
+    assert!(RESTING.as_secs() < RETENTION_OVERDUE.as_secs());
+    assert!(LOG_IDLE.as_secs() < RESTING.as_secs());
 };

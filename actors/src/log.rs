@@ -26,6 +26,7 @@ mod loading;
 mod policy;
 mod queue;
 mod resend;
+pub(crate) mod resting;
 mod state;
 mod vault;
 
@@ -42,7 +43,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 use crate::committer::{Part, PartResult};
-use crate::entry::{CheckedEntry, Published};
+use crate::entry::{CheckedEntry, Content, Published};
 use crate::limits::{
     ACK_FLUSH, LOAD_RETRY, LOG_IDLE, LOG_MAILBOX_MAX, QUOTA_MARKER_PAUSE, WAITING_ACKS_MAX,
 };
@@ -313,8 +314,16 @@ impl LogActor {
         };
         let first_count = entries.first().map_or(0, |entry| entry.header.count);
         let kinds = entries.iter().map(|entry| entry.header.kind).collect();
-        match state.append(sender, entries, self.shared.clock.now_ms()) {
+        let paces = &self.shared.paces;
+        let (control, pace) = match entries.first().map(|entry| &entry.content) {
+            Some(Content::Control(control)) => (true, paces.may_control(self.key, sender, control)),
+            Some(Content::Rotation | Content::Plain) | None => (false, Ok(())),
+        };
+        match state.append(sender, entries, pace, self.shared.clock.now_ms()) {
             Ok(decided) => {
+                if control {
+                    paces.controlled(self.key, sender);
+                }
                 let ends = decided.ended;
                 self.submit(decided, kinds, Some(reply), None);
                 if ends && let Memory::Ready(state) = &mut self.memory {

@@ -67,6 +67,9 @@ metrics_table! {
     counter ACCEPT_FAILURES = "sealwire_accept_failures_total", Count;
     /// Connections that were refused or failed before they were sessions, by `reason`.
     counter CONNECTIONS_REFUSED = "sealwire_connections_refused_total", Count;
+    /// Requests over HTTP that met an empty bucket, by `what`: `address`, `proofs` (signatures),
+    /// `codes` (recovery codes), `calls`, `payloads`, `sent_once` or `acks` of one device.
+    counter REQUESTS_LIMITED = "sealwire_requests_limited_total", Count;
     /// Bytes of frames waiting in all outboxes now.
     gauge OUTBOX_BYTES = "sealwire_outbox_bytes", Bytes;
     /// Subscriptions that became behind and read from the store.
@@ -96,9 +99,13 @@ metrics_table! {
     counter LOGS_LOADED = "sealwire_logs_loaded_total", Count;
     /// Log actors that were passivated.
     counter LOGS_PASSIVATED = "sealwire_logs_passivated_total", Count;
-    /// Rows that retention swept: reservations, devices and challenges whose time was over, uploads that
-    /// nobody finished, and chunks of snapshots that went.
+    /// Rows that retention swept: reservations, devices, challenges and counters of recovery vaults
+    /// whose time was over, uploads that nobody finished, and chunks of snapshots that went.
     counter SWEPT = "sealwire_retention_swept_total", Count;
+    /// What became of requests about recovery vaults, by `what`: `stored`, `taken` (by another
+    /// device), `fetched`, `failure_reported`, `locked`, `unknown` (no vault under this code) or
+    /// `deleted`. Many `unknown` are somebody who guesses codes.
+    counter RECOVERY = "sealwire_recovery_total", Count;
     /// Groups that ended: the last member left, or there was no entry for a year.
     counter GROUPS_ENDED = "sealwire_groups_ended_total", Count;
 }

@@ -5,6 +5,8 @@
 //! else's. What every store must do is written down as tests (`tests/store_contract.rs` of the relay
 //! crate), which SQLite, PostgreSQL and the in-memory store of the unit tests all pass.
 
+mod recovery;
+mod resting;
 mod vaults;
 
 use async_trait::async_trait;
@@ -15,6 +17,10 @@ use sealwire_protocol::ids::Signature;
 use sealwire_protocol::{AckSet, Body, DeviceKey, Digest, LogId, LogType};
 use thiserror::Error;
 
+pub use recovery::{
+    Counted, NewRecovery, RecoveryId, RecoveryIds, RecoveryPut, RecoveryRecord, RecoveryStore,
+};
+pub use resting::{Alter, RestingLogs};
 pub use vaults::{
     COMPACT_BYTES_MAX, COMPACT_ENTRIES_MAX, ChunkResult, CompactStep, NewChunk, SnapshotRecord,
     Upload, VaultChange, VaultCounts, VaultRecord, VaultStore,
@@ -340,6 +346,16 @@ pub struct SubscriptionRecord {
     pub acked: AckSet,
 }
 
+/// A device, and where its doorbell is from now on: platform and token, or nowhere. It has no `Debug`:
+/// a token is not printed.
+#[derive(Clone)]
+pub struct Doorbell {
+    /// Whose.
+    pub device: DeviceKey,
+    /// Where.
+    pub place: Option<(String, String)>,
+}
+
 /// A `totals` group and everybody in it, as one moment saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupRecord {
@@ -389,7 +405,8 @@ pub struct PageRequest {
     pub joined_seq: u64,
     /// Most entries.
     pub entries_max: usize,
-    /// Most bytes of bodies; the first entry is given however long it is.
+    /// Most bytes of bodies and of the names of addressees; the first entry is given however long it
+    /// is.
     pub bytes_max: usize,
 }
 
@@ -441,7 +458,7 @@ pub struct StoreStats {
 /// outcome of a dropped write is unknown. Times are milliseconds since the epoch and come from the
 /// caller's [`Clock`], never from the store's machine.
 #[async_trait]
-pub trait Store: VaultStore {
+pub trait Store: RecoveryStore + VaultStore {
     /// One random number per store; another one means that history may have been lost.
     fn incarnation(&self) -> u64;
 
@@ -623,17 +640,12 @@ pub trait Store: VaultStore {
         challenges: &[([u8; CHALLENGE_BYTES], u64)],
     ) -> Result<Vec<bool>, StoreError>;
 
-    /// Notes at `now` where a device's doorbell is, as platform and token, or that it is nowhere.
-    /// Another device that had this token has none from then on.
+    /// Notes at `now` where devices' doorbells are, in order and in one transaction: each as platform
+    /// and token, or nowhere. Another device that had a token has none from then on.
     ///
     /// # Errors
     /// As [`Store::commit`].
-    async fn set_push_token(
-        &self,
-        device: DeviceKey,
-        place: Option<(String, String)>,
-        now: u64,
-    ) -> Result<(), StoreError>;
+    async fn set_push_tokens(&self, doorbells: &[Doorbell], now: u64) -> Result<(), StoreError>;
 
     /// Where a device's doorbell is, as platform and token.
     ///
@@ -646,6 +658,13 @@ pub trait Store: VaultStore {
     /// # Errors
     /// [`StoreError::Unavailable`].
     async fn touch_device(&self, device: DeviceKey, now: u64) -> Result<(), StoreError>;
+
+    /// Whether retention is the business of another process, which holds the lock for it: then the
+    /// relay's own rests.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn retention_is_elsewhere(&self) -> Result<bool, StoreError>;
 
     /// Answers if the store can read and write now.
     ///

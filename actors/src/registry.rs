@@ -15,7 +15,7 @@ use dashmap::DashMap;
 use metrics::gauge;
 use parking_lot::Mutex;
 use sealwire_protocol::close::CloseReason;
-use sealwire_protocol::frame::{MembershipState, Superseded};
+use sealwire_protocol::frame::{MembershipState, RecoveryFetched, Superseded};
 use sealwire_protocol::limits::INSTANCES_MAX;
 use sealwire_protocol::{AckSet, DeviceKey, Digest, Instance, RelayFrame};
 use tokio::time::Instant;
@@ -454,6 +454,17 @@ impl Registry {
             for listener in self.listeners_of(device) {
                 listener.changed();
             }
+        }
+    }
+
+    /// Tells whoever is here as this device that its recovery vault was fetched.
+    pub(crate) fn recovery_fetched(&self, device: DeviceKey, at: u64) {
+        let told = RecoveryFetched { at }.into();
+        for outbox in self.sessions_of(device) {
+            outbox.answer(0, &told);
+        }
+        for listener in self.listeners_of(device) {
+            listener.fetched(at);
         }
     }
 

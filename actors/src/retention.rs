@@ -5,6 +5,8 @@
 //! the store for what is due and has the log's own actor decide, so that what is deleted, who still
 //! waited for it and how that is counted agree with the log's memory. A step that fails is taken
 //! again at the next turn: nothing here is urgent.
+//!
+//! Where a [`crate::worker::Worker`] does it beside the relay, this one rests, but for what is overdue.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -18,7 +20,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::limits::{
     COMPACT_VAULTS_MAX, DEVICE_IDLE, GROUP_IDLE, RESERVATION_LIFETIME, RETENTION_LOGS_MAX,
-    RETENTION_ROWS_MAX, STORE_DEADLINE, SWEPT_CHUNKS_MAX, UPLOAD_LIFETIME,
+    RETENTION_OVERDUE, RETENTION_ROWS_MAX, STORE_DEADLINE, SWEPT_CHUNKS_MAX, UPLOAD_LIFETIME,
 };
 use crate::log::LogMessage;
 use crate::mailbox::{Mailbox, Posted};
@@ -111,11 +113,18 @@ impl State {
 
     async fn step(&mut self) -> Result<(), StoreError> {
         let now = self.shared.clock.now_ms();
-        self.expire(before(now, self.shared.options.body_lifetime)).await?;
-        self.end_groups(before(now, GROUP_IDLE)).await?;
+        let elsewhere = deadline(self.shared.store.retention_is_elsewhere()).await?;
+        // A worker leaves what never rests; that stays the relay's, or it would stay for ever.
+        let overdue = if elsewhere { RETENTION_OVERDUE } else { Duration::ZERO };
+        self.expire(before(now, self.shared.options.body_lifetime + overdue)).await?;
+        self.end_groups(before(now, GROUP_IDLE + overdue)).await?;
+        // A worker knows nothing of vaults.
         self.compact(before(now, self.shared.options.snapshot_stands)).await?;
+        self.sweep_snapshots(before(now, UPLOAD_LIFETIME)).await;
         self.note_devices(now).await;
-        self.sweep(now).await;
+        if !elsewhere {
+            self.sweep(now).await;
+        }
         Ok(())
     }
 
@@ -171,17 +180,29 @@ impl State {
         }
     }
 
+    async fn sweep_snapshots(&self, before: u64) {
+        let (done, swept) = oneshot::channel();
+        let queued = self.shared.committer(LogKey(0)).job(Box::new(move |store| {
+            Box::pin(async move {
+                let chunks = deadline(store.sweep_snapshots(before, SWEPT_CHUNKS_MAX)).await;
+                let _ = done.send(chunks.unwrap_or(0));
+            })
+        }));
+        if queued && let Ok(Ok(rows)) = timeout(STORE_DEADLINE, swept).await {
+            counter!(SWEPT).increment(rows);
+        }
+    }
+
     async fn sweep(&self, now: u64) {
         let (done, swept) = oneshot::channel();
         let reservations = before(now, RESERVATION_LIFETIME);
         let devices = before(now, DEVICE_IDLE);
-        let uploads = before(now, UPLOAD_LIFETIME);
         let queued = self.shared.committer(LogKey(0)).job(Box::new(move |store| {
             Box::pin(async move {
                 let rows = store.sweep(reservations, devices, now, RETENTION_ROWS_MAX);
                 let rows = deadline(rows).await.unwrap_or(0);
-                let chunks = deadline(store.sweep_snapshots(uploads, SWEPT_CHUNKS_MAX)).await;
-                let _ = done.send(rows + chunks.unwrap_or(0));
+                let counts = store.forget_recovery_counts(now, RETENTION_ROWS_MAX);
+                let _ = done.send(rows + deadline(counts).await.unwrap_or(0));
             })
         }));
         if queued && let Ok(Ok(rows)) = timeout(STORE_DEADLINE, swept).await {
@@ -190,7 +211,7 @@ impl State {
     }
 }
 
-fn before(now: u64, lifetime: Duration) -> u64 {
+pub(crate) fn before(now: u64, lifetime: Duration) -> u64 {
     now.saturating_sub(u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX))
 }
 

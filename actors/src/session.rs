@@ -40,6 +40,7 @@ use crate::ports::{LogBrief, LogKey, LogPlace, StoreError};
 use crate::registry::SessionGuard;
 use crate::reply::unavailable;
 use crate::system::{Shared, System};
+use crate::turns::Turn;
 
 /// Frames that cannot be decoded, after which a session ends: a few may be a newer device's, more
 /// are a bug or an attack.
@@ -145,7 +146,7 @@ impl Greeter {
         }
         // The outbox is registered first and what the store knows is added after: a membership that
         // begins in between is in both, one that ends in between is refused by its log.
-        let Ok(logs) = briefs(&shared, frame.device).await else {
+        let Ok(logs) = briefs(&shared, Turn::Arrival, frame.device).await else {
             let error = Error::from(unavailable());
             let frame = Bytes::from(encode_relay(request, &error.into()));
             return Err(Rejected { frame, reason: CloseReason::GoingAway });
@@ -167,7 +168,7 @@ impl Greeter {
             incarnation,
             heartbeat_s,
             resume_token: shared.resume_token(frame.device),
-            logs: summaries(incarnation, &logs),
+            logs: summaries(incarnation, &logs, None),
         };
         outbox.answer(request, &welcome.into());
         outbox.heard(shared.uptime_s());
@@ -297,6 +298,15 @@ impl Core {
         self.outbox.answer(request, &Error::from(failure).into());
     }
 
+    /// Asks the store when it is this kind's turn.
+    pub(crate) async fn ask<T>(
+        &self,
+        turn: Turn,
+        question: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        self.shared.turns.ask(turn, question).await
+    }
+
     pub(crate) fn answer(&self, request: u32, frame: &RelayFrame) {
         self.outbox.answer(request, frame);
     }
@@ -307,7 +317,7 @@ fn rejected(request: u32, code: ErrorCode, reason: CloseReason) -> Rejected {
     Rejected { frame: Bytes::from(encode_relay(request, &error.into())), reason }
 }
 
-/// Asks the store with a deadline.
+/// Asks the store with a deadline, whoever else asks.
 pub(crate) async fn ask<T>(
     question: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
@@ -317,15 +327,21 @@ pub(crate) async fn ask<T>(
 /// The logs of a device, as the store knows them.
 pub(crate) async fn briefs(
     shared: &Shared,
+    turn: Turn,
     device: DeviceKey,
 ) -> Result<Vec<LogBrief>, StoreError> {
-    ask(shared.store.memberships(device)).await
+    shared.turns.ask(turn, shared.store.memberships(device)).await
 }
 
+/// As many logs as fit, in the order of their ids, after the given one.
 pub(crate) fn summaries<const MAX: usize>(
     incarnation: u64,
     logs: &[LogBrief],
+    after: Option<LogId>,
 ) -> Bounded<LogSummary, MAX> {
+    let mut logs: Vec<&LogBrief> =
+        logs.iter().filter(|log| after.is_none_or(|after| log.id > after)).collect();
+    logs.sort_unstable_by_key(|log| log.id);
     let summaries = logs.iter().take(MAX).map(|log| LogSummary {
         log: log.id,
         head: Head { incarnation, seq: log.head.seq, chain: log.head.chain },

@@ -29,17 +29,20 @@ use crate::committer::CommitterRef;
 use crate::entry::CheckedEntry;
 use crate::heartbeat;
 use crate::limits::{
-    PAGE_READS_MAX, PENDING_READS_MAX, RECONNECT_AFTER_MS_MAX, RECONNECT_AFTER_MS_MIN,
-    RETENTION_PAUSE, SEEN_DEVICES_MAX, SNAPSHOT_STANDS, STREAM_READS_MAX, VaultLimits,
+    PENDING_READS_MAX, RECONNECT_AFTER_MS_MAX, RECONNECT_AFTER_MS_MIN, RETENTION_PAUSE,
+    SEEN_DEVICES_MAX, SNAPSHOT_STANDS, STREAM_READS_MAX, VaultLimits,
 };
 use crate::log::{self, AppendRequest, LogMessage, LogRef};
+use crate::pace::Paces;
 use crate::passes::WaitingClaims;
 use crate::ports::{Clock, LogKey, Position, Store, StoreError};
+use crate::push_token::WaitingDoorbells;
 use crate::registry::{Registry, StartLog};
 use crate::reply::{Budget, Reply, jitter};
 use crate::session::ask;
 use crate::supervisor;
-use crate::vaults::Turns;
+use crate::turns::{Turn, Turns};
+use crate::vaults::PushTurns;
 use sealwire_protocol::close::CloseReason;
 
 /// What an operator decides. It has no `Debug`: it holds keys.
@@ -83,7 +86,8 @@ pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     pub(crate) options: Options,
     pub(crate) budget: Arc<Budget>,
-    pub(crate) page_reads: Semaphore,
+    pub(crate) turns: Turns,
+    pub(crate) paces: Paces,
     /// Pages that streams read.
     pub(crate) stream_reads: Semaphore,
     /// Pending pages.
@@ -92,9 +96,11 @@ pub(crate) struct Shared {
     /// Devices that were seen and are still to be noted, to the day.
     pub(crate) seen: Mutex<HashSet<DeviceKey>>,
     /// Whose turn it is to push to a vault without a session.
-    pub(crate) vault_turns: Turns,
+    pub(crate) vault_turns: PushTurns,
     /// HTTP challenges that wait to be claimed.
     pub(crate) claims: WaitingClaims,
+    /// Push tokens that wait to be noted.
+    pub(crate) doorbells: WaitingDoorbells,
     pub(crate) started_logs: DashMap<ActorId, (LogKey, LogRef)>,
     pub(crate) committers: RwLock<Vec<CommitterRef>>,
     pub(crate) logs_supervisor: RwLock<Option<ActorCell>>,
@@ -115,18 +121,23 @@ impl Shared {
         committers[index].clone()
     }
 
-    /// Runs a write in the queue of a committer and waits for its result.
+    /// Makes a small write and waits for its result. A store with one writer makes it in its
+    /// committer's queue; one with several makes it beside them, so that it does not wait for their
+    /// batches.
     pub(crate) async fn run_job<T: Send + 'static>(
         &self,
         work: impl FnOnce(Arc<dyn Store>) -> Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>
         + Send
         + 'static,
     ) -> Result<T, StoreError> {
+        if self.store.committers() > 1 {
+            return self.turns.ask(Turn::Write, work(self.store.clone())).await;
+        }
         let (done, result) = oneshot::channel::<Result<T, StoreError>>();
         let queued = self.committer(LogKey(0)).job(Box::new(move |store| {
             // Nobody waits for it any more: the device was told to come back, and doing it now would
             // only keep others waiting.
-            let work = (!done.is_closed()).then(|| work(store));
+            let work = (!done.is_closed()).then(|| ask(work(store)));
             Box::pin(async move {
                 if let Some(work) = work {
                     // Whoever asked may go meanwhile; the write stands all the same.
@@ -252,13 +263,15 @@ impl System {
             registry: Arc::new(Registry::new(incarnation)),
             options,
             budget: Arc::new(Budget::default()),
-            page_reads: Semaphore::new(PAGE_READS_MAX),
+            turns: Turns::new(),
+            paces: Paces::default(),
             stream_reads: Semaphore::new(STREAM_READS_MAX),
             pending_reads: Semaphore::new(PENDING_READS_MAX),
             heartbeats: heartbeat::Wheel::default(),
             seen: Mutex::new(HashSet::new()),
-            vault_turns: Turns::default(),
+            vault_turns: PushTurns::default(),
             claims: Mutex::default(),
+            doorbells: Mutex::default(),
             started_logs: DashMap::new(),
             committers: RwLock::new(Vec::new()),
             logs_supervisor: RwLock::new(None),

@@ -1,6 +1,8 @@
 //! Promises of the actors, kept over a store in memory: no socket, no database, no waiting for time.
 
 mod device;
+mod recovery;
+mod retention;
 mod totals;
 mod unlucky;
 mod vaults;
@@ -294,6 +296,8 @@ async fn a_revoked_device_is_cut_off_told_so_and_never_admitted_again() {
     let failure = bob.append(entry).await.expect_err("refused");
     assert_eq!((failure.code, failure.seq), (ErrorCode::Revoked, Some(3)));
     assert!(bob.nothing_waits());
+    let failure = bob.subscribe(group.id, None).await.expect_err("refused");
+    assert_eq!((failure.code, failure.seq), (ErrorCode::Revoked, Some(3)));
     let rejoined = Group { id: group.id, join: next };
     let entry = bob.join_entry(&rejoined);
     assert_eq!(code(bob.append(entry).await), ErrorCode::Revoked);
@@ -426,6 +430,33 @@ async fn an_ack_frees_nothing_but_what_its_session_has_compared_or_shown() {
     bob.ack(group.id, second.incarnation, second.seq).await;
     world.flush(key).await;
     assert_eq!(world.bodies(key).await, Vec::<u64>::new());
+}
+
+#[tokio::test]
+async fn the_logs_of_a_device_are_listed_to_the_last() {
+    let world = World::new().await;
+    let mut alice = Device::connected(1, &world).await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        (alice.count, alice.prev) = (1, Digest::ZERO);
+        let body = Control::Found {
+            log_type: sealwire_protocol::LogType::Group,
+            random: [ids.len() as u8; 32],
+            join_key: Some(device_key(&ed25519_dalek::SigningKey::from_bytes(&[200; 32]))),
+        };
+        let entry = alice.control(LogId::ZERO, &body, Head::NONE);
+        ids.push(alice.append(entry).await.expect("founded").log);
+    }
+    ids.sort_unstable();
+    let listed = |frame| match frame {
+        RelayFrame::Logs(frame) => frame.logs.iter().map(|log| log.log).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    for after in 0..=3 {
+        let from = (after > 0).then(|| ids[after - 1]);
+        let request = alice.send(frame::ListLogs { after: from }).await;
+        assert_eq!(listed(alice.answer_to(request).await), ids[after..]);
+    }
 }
 
 #[tokio::test]

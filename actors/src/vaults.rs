@@ -37,6 +37,7 @@ use crate::session::ask;
 use crate::session::requests::found;
 use crate::system::{Shared, System};
 use crate::totals::payload::PayloadId;
+use crate::turns::Turn;
 
 /// Verifies every entry in order, and hands them to their log.
 pub(crate) async fn append(
@@ -81,7 +82,11 @@ async fn check_snapshot(shared: &Shared, key: LogKey, control: &Control) -> Resu
         .map_err(|_| unavailable())?
         .filter(|upload| upload.verified)
         .ok_or(Failure::new(ErrorCode::NoSuchSnapshot))?;
-    let chain = ask(shared.store.chain_at(key, head.seq)).await.map_err(|_| unavailable())?;
+    let chain = shared
+        .turns
+        .ask(Turn::Question, shared.store.chain_at(key, head.seq))
+        .await
+        .map_err(|_| unavailable())?;
     let fits = upload.size == *size && upload.chunks == *chunks && chain == Some(head.chain);
     if fits { Ok(()) } else { Err(Failure::new(ErrorCode::BadSnapshot)) }
 }
@@ -93,7 +98,11 @@ pub(crate) async fn start_from(
     digest: Digest,
     floor_seq: u64,
 ) -> Result<FloorMark, Failure> {
-    let snapshots = ask(shared.store.snapshots(key)).await.map_err(|_| unavailable())?;
+    let snapshots = shared
+        .turns
+        .ask(Turn::Question, shared.store.snapshots(key))
+        .await
+        .map_err(|_| unavailable())?;
     let snapshot = snapshots
         .into_iter()
         // The entries above its head must all be here.
@@ -109,7 +118,7 @@ pub(crate) async fn enrolled(
     device: DeviceKey,
     key: LogKey,
 ) -> Result<(), Failure> {
-    let record = ask(shared.store.subscription(key, device)).await;
+    let record = shared.turns.ask(Turn::Question, shared.store.subscription(key, device)).await;
     record.map_err(|_| unavailable())?.ok_or(Failure::new(ErrorCode::NoSuchLog))?;
     Ok(())
 }
@@ -121,7 +130,7 @@ pub(crate) async fn snapshots(
     key: LogKey,
 ) -> Result<Vec<SnapshotRecord>, Failure> {
     enrolled(shared, device, key).await?;
-    ask(shared.store.snapshots(key)).await.map_err(|_| unavailable())
+    shared.turns.ask(Turn::Question, shared.store.snapshots(key)).await.map_err(|_| unavailable())
 }
 
 /// Bytes of a snapshot, at most [`SNAPSHOT_CHUNK_BYTES_MAX`].
@@ -141,7 +150,7 @@ pub(crate) async fn read_piece(
     }
     let length = length.min(SNAPSHOT_CHUNK_BYTES_MAX);
     // The semaphore is never closed; if it were, reading without a turn is still correct.
-    let _turn = shared.page_reads.acquire().await;
+    let _turn = shared.turns.pages.acquire().await;
     ask(shared.store.read_chunk(key, digest, offset, length)).await.map_err(|_| unavailable())
 }
 
@@ -224,7 +233,7 @@ async fn verify_whole(
     let mut hash = Sha256Stream::default();
     let mut offset = 0;
     while offset < upload.size {
-        let turn = shared.page_reads.acquire().await;
+        let turn = shared.turns.pages.acquire().await;
         let read = shared.store.read_chunk(key, digest, offset, SNAPSHOT_CHUNK_BYTES_MAX);
         let bytes = ask(read).await.map_err(|_| unavailable())?;
         drop(turn);
@@ -248,9 +257,9 @@ async fn verify_whole(
 
 /// Whose turn it is: one request of a device to a vault at a time.
 #[derive(Default)]
-pub(crate) struct Turns(DashMap<(DeviceKey, LogId), Arc<tokio::sync::Mutex<()>>>);
+pub(crate) struct PushTurns(DashMap<(DeviceKey, LogId), Arc<tokio::sync::Mutex<()>>>);
 
-impl Turns {
+impl PushTurns {
     async fn take<T>(
         &self,
         whose: (DeviceKey, LogId),
@@ -305,14 +314,18 @@ impl Shared {
 
     /// The key of a vault, if there is one of this name.
     async fn vault_key(&self, log: LogId) -> Result<LogKey, Failure> {
-        let brief = ask(self.store.find_log(log)).await.map_err(|_| unavailable())?;
+        let brief = self
+            .turns
+            .ask(Turn::Question, self.store.find_log(log))
+            .await
+            .map_err(|_| unavailable())?;
         let vault = brief.filter(|brief| brief.log_type == LogType::Vault);
         Ok(vault.ok_or(Failure::new(ErrorCode::NoSuchLog))?.key)
     }
 
     /// What a device is told that is not enrolled: if it was revoked, that it was.
     async fn not_enrolled(&self, device: DeviceKey, log: LogId) -> Failure {
-        match ask(self.store.revoked_at(log, device)).await {
+        match self.turns.ask(Turn::Question, self.store.revoked_at(log, device)).await {
             Ok(Some(seq)) => Failure::revoked(seq),
             Ok(None) => Failure::new(ErrorCode::NoSuchLog),
             Err(_) => unavailable(),
@@ -414,7 +427,11 @@ impl System {
         let shared = &self.shared;
         let key = shared.own_vault(device, log).await?;
         let store = &shared.store;
-        let record = ask(store.subscription(key, device)).await.map_err(|_| unavailable())?;
+        let record = shared
+            .turns
+            .ask(Turn::Question, store.subscription(key, device))
+            .await
+            .map_err(|_| unavailable())?;
         let record = record.ok_or(Failure::new(ErrorCode::NoSuchLog))?;
         let head = shared.head(record.head);
         let changed = Failure::at_head(ErrorCode::HistoryChanged, head);
@@ -434,7 +451,7 @@ impl System {
                 return Err(changed);
             }
         }
-        let _turn = shared.page_reads.acquire().await;
+        let _turn = shared.turns.pages.acquire().await;
         let floor = if below {
             let mark = ask(FloorMark::of(store.as_ref(), key, record.floor)).await;
             let mark = mark.map_err(|_| unavailable())?;
@@ -488,7 +505,12 @@ impl System {
         log: LogId,
     ) -> Result<(Head, Vec<Member>), Failure> {
         let key = self.shared.own_vault(device, log).await?;
-        let members = ask(self.shared.store.members(key)).await.map_err(|_| unavailable())?;
+        let members = self
+            .shared
+            .turns
+            .ask(Turn::Question, self.shared.store.members(key))
+            .await
+            .map_err(|_| unavailable())?;
         let (position, members) = members.ok_or(Failure::new(ErrorCode::NoSuchLog))?;
         Ok((self.shared.head(position), members))
     }

@@ -308,7 +308,6 @@ fn on_error(
             log.subscription = Subscription::Off;
             Ok(())
         }),
-        Some(Asked::Probe(log)) => with(logs, call, log, |log, call| log.on_probed(call, &failure)),
         Some(Asked::Ping) => Ok(()),
         // What is answered to an ack, or said of a subscription that held, names its log.
         None => {

@@ -56,59 +56,59 @@ pub(crate) const TALK_IN_FLIGHT: usize = 8;
 #[derive(Args, Serialize)]
 pub(crate) struct Arguments {
     #[arg(long, default_value_t = 250)]
-    groups: usize,
+    pub(crate) groups: usize,
     /// Members of each group.
     #[arg(long, default_value_t = 4)]
-    members: usize,
+    pub(crate) members: usize,
     /// Members of each group that send.
     #[arg(long, default_value_t = 1)]
-    senders: usize,
+    pub(crate) senders: usize,
     /// Length of each body, in bytes.
     #[arg(long, default_value_t = 1024)]
-    body: usize,
+    pub(crate) body: usize,
     /// Entries of each sender that may be under way: all the time at `max`, at most with a rate.
     #[arg(long, default_value_t = 8)]
-    in_flight: usize,
+    pub(crate) in_flight: usize,
     /// Entries per second that are due in all groups together, one rate after the other; `max` for as
     /// many as the relay takes.
     #[arg(long, value_delimiter = ',', default_value = "max")]
-    rate: Vec<Rate>,
+    pub(crate) rate: Vec<Rate>,
     /// Seconds that are measured, of each rate.
     #[arg(long, default_value_t = 10)]
-    seconds: u64,
+    pub(crate) seconds: u64,
     /// Seconds of the same load before that.
     #[arg(long, default_value_t = 2)]
-    warm_up: u64,
+    pub(crate) warm_up: u64,
     /// All members are connected and subscribed, the senders too; otherwise the senders alone are
     /// connected, and nobody is subscribed.
     #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_missing_value = "true", default_value = "false")]
-    receivers: bool,
+    pub(crate) receivers: bool,
     /// Entries that a receiver reads before it acks them; 0 for never.
     #[arg(long, default_value_t = 32)]
-    ack_every: u64,
+    pub(crate) ack_every: u64,
     /// Members of each group, the last ones, that read slowly on purpose. Their latencies are told
     /// apart.
     #[arg(long, default_value_t = 0)]
-    slow: usize,
+    pub(crate) slow: usize,
     /// Milliseconds that a slow one rests after each frame.
     #[arg(long, default_value_t = 200)]
-    slow_pause_ms: u64,
+    pub(crate) slow_pause_ms: u64,
     /// Devices per second, each in its turn, that lose their connection and come back at once.
     #[arg(long)]
-    churn: Option<u32>,
+    pub(crate) churn: Option<u32>,
     /// What happens to the devices or the relay in the middle of it all.
     #[arg(long, value_enum)]
-    disturb: Option<Disturbance>,
+    pub(crate) disturb: Option<Disturbance>,
     /// Second of the time that is measured at which that happens.
     #[arg(long, default_value_t = 3)]
-    disturb_at: u64,
+    pub(crate) disturb_at: u64,
 }
 
 /// What can happen in the middle of it all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
-enum Disturbance {
+pub(crate) enum Disturbance {
     /// All devices lose their connections and come back at once.
     Cut,
     /// The relay's process is killed and started again; with --relay.
@@ -153,14 +153,14 @@ impl Measurement for Arguments {
 
 impl Arguments {
     /// Groups of which one member talks, for so many seconds of warm-up and of measured time.
-    pub(crate) fn talk(groups: usize, rate: u32, body: usize, seconds: (u64, u64)) -> Self {
+    pub(crate) fn talk(groups: usize, rate: Rate, body: usize, seconds: (u64, u64)) -> Self {
         Self {
             groups,
             members: TALK_MEMBERS,
             senders: 1,
             body,
             in_flight: TALK_IN_FLIGHT,
-            rate: vec![Rate::PerSecond(rate)],
+            rate: vec![rate],
             seconds: seconds.1,
             warm_up: seconds.0,
             receivers: true,

@@ -26,7 +26,7 @@ use tokio::time::{sleep, timeout};
 use tokio::try_join;
 
 use self::measured::{Measured, Readings};
-use crate::append::{self, TALK_IN_FLIGHT, TALK_MEMBERS};
+use crate::append::{self, Rate, TALK_IN_FLIGHT, TALK_MEMBERS};
 use crate::ceiling::Shape;
 use crate::crowd::Crowd;
 use crate::frame::Measurement;
@@ -55,29 +55,29 @@ const LIVE_WARM_UP: u64 = 2;
 pub(crate) struct Arguments {
     /// Entries that are waiting.
     #[arg(long, default_value_t = 10_000)]
-    entries: usize,
+    pub(crate) entries: usize,
     /// Length of each body, in bytes.
     #[arg(long, default_value_t = 1024)]
-    body: usize,
+    pub(crate) body: usize,
     /// Devices that read all of them at the same time.
     #[arg(long, default_value_t = 1)]
-    devices: usize,
+    pub(crate) devices: usize,
     /// How often they are read.
     #[arg(long, default_value_t = 5)]
-    runs: usize,
+    pub(crate) runs: usize,
     /// Read them as often again, and check every signature.
     #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_missing_value = "true", default_value = "false")]
-    signatures: bool,
+    pub(crate) signatures: bool,
     /// Entries per second that other groups of four append meanwhile, of the same length.
     #[arg(long)]
-    live_rate: Option<u32>,
+    pub(crate) live_rate: Option<u32>,
     /// How many such groups.
     #[arg(long, default_value_t = 50)]
-    live_groups: usize,
+    pub(crate) live_groups: usize,
     /// For how many seconds they are measured; the readings begin with them.
     #[arg(long, default_value_t = 10)]
-    live_seconds: u64,
+    pub(crate) live_seconds: u64,
 }
 
 impl Measurement for Arguments {
@@ -133,7 +133,7 @@ impl Measurement for Arguments {
 impl Arguments {
     /// What other groups do meanwhile.
     fn live(&self) -> Option<append::Arguments> {
-        let rate = self.live_rate?;
+        let rate = Rate::PerSecond(self.live_rate?);
         let seconds = (LIVE_WARM_UP, self.live_seconds);
         Some(append::Arguments::talk(self.live_groups, rate, self.body, seconds))
     }

@@ -67,6 +67,9 @@ mod store {
 /// Seconds of each ceiling that is measured beside something else.
 const BESIDE: Duration = Duration::from_secs(5);
 
+/// Share of the time that the disk takes to keep 8 KiB, below which a commit has not waited for it.
+const DURABLE_SHARE: f64 = 0.5;
+
 /// What a load is made of.
 #[derive(Clone, Copy, Debug, Args, Serialize)]
 pub(crate) struct Shape {
@@ -141,7 +144,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     let mut ceilings = Ceilings::measure(shape, url, directory, time).await?;
     let store = ceilings.store.as_ref().map(Committed::entries_per_second);
     ceilings.share = reached.zip(store).map(|(reached, store)| reached / store);
-    let runs = [Run::new(ceilings)];
+    let runs = [Run::new(ceilings, None)];
     let document = Document {
         scenario: "ceiling",
         command: "ceiling",
@@ -210,6 +213,18 @@ impl Ceilings {
     /// A rate of entries to one device as a share of what one WebSocket does alone.
     pub(crate) fn of_stream(&self, name: impl Into<String>, per_second: f64) -> Ratio {
         Ratio::new(name, per_second, self.fan_out.stream_per_second, "one WebSocket alone")
+    }
+
+    /// Why commits that take so long cannot all be durable; nothing if they can.
+    pub(crate) fn doubt(&self, commit_us: f64) -> Option<String> {
+        let disk_us = self.disk.overwrite.p50_us;
+        (commit_us < disk_us * DURABLE_SHARE).then(|| {
+            format!(
+                "not durable: a commit took {}, and the disk alone takes {} to keep 8 KiB",
+                report::duration(commit_us),
+                report::duration(disk_us)
+            )
+        })
     }
 
     /// A rate of commits as a share of what the disk does alone.

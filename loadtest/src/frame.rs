@@ -10,6 +10,7 @@ pub(crate) mod metrics;
 pub(crate) mod relay;
 pub(crate) mod sampler;
 pub(crate) mod scenario;
+pub(crate) mod tamper;
 pub(crate) mod timeline;
 
 use std::path::PathBuf;
@@ -28,6 +29,8 @@ use crate::report::{self, Document, Figures, Run};
 pub(crate) struct Frame {
     #[command(flatten)]
     pub(crate) target: relay::Target,
+    #[command(flatten)]
+    pub(crate) tampering: tamper::Tampering,
     /// Measure so many times; a relay that is started here is a new one each time.
     #[arg(long, default_value_t = 1)]
     pub(crate) repeat: usize,
@@ -99,10 +102,11 @@ pub(crate) async fn run<M: Measurement>(framed: &Framed<M>) -> Result<()> {
     for _ in 0..frame.repeat {
         let mut relay = Relay::reach(&frame.target).await?;
         database = Some(relay.about());
+        let _proxy = frame.tampering.begin(&mut relay).await?;
         let measured = Box::pin(measurement.measure(&mut relay)).await;
         // What the measurement has to say comes first.
         let stopped = relay.stop().await.context("stopping the relay");
-        runs.push(Run::new(measured?));
+        runs.push(Run::new(measured?, ceilings.as_ref()));
         stopped?;
     }
     let document = Document {

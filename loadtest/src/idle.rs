@@ -7,7 +7,7 @@
 //! any.
 
 mod circle;
-mod rest;
+pub(crate) mod rest;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,43 +43,43 @@ const LENGTH: Duration = Duration::from_secs(600);
 pub(crate) struct Arguments {
     /// Numbers of sessions at which memory is read, rising.
     #[arg(long, value_delimiter = ',', default_value = "1000,5000,10000")]
-    sessions: Vec<usize>,
+    pub(crate) sessions: Vec<usize>,
     /// Groups that each device is in and subscribed to. A relay allows 6 unless it is told otherwise.
     #[arg(long, default_value_t = 3)]
-    groups: usize,
+    pub(crate) groups: usize,
     /// Members of each group.
     #[arg(long, default_value_t = 4)]
-    members: usize,
+    pub(crate) members: usize,
     /// Length in bytes of the entry that each device sends and receives before it falls silent; 0 for
     /// none.
     #[arg(long, default_value_t = BODY_BYTES_MAX)]
-    body: usize,
+    pub(crate) body: usize,
     /// Least seconds of silence before memory is read. A relay keeps a log's actor for ten seconds
     /// after its last work, and flushes acks within one.
     #[arg(long, default_value_t = 15)]
-    rest: u64,
+    pub(crate) rest: u64,
     /// Seconds between the disconnect of everybody and the last look at the memory.
     #[arg(long, default_value_t = 60)]
-    after: u64,
+    pub(crate) after: u64,
 }
 
 /// What `idle` has seen.
 #[derive(Serialize)]
 pub(crate) struct Measured {
     /// Before the first device came.
-    before: Memory,
+    pub(crate) before: Memory,
     steps: Vec<Step>,
     /// Between the first step and the last.
-    bytes_per_session: Option<f64>,
-    anonymous_bytes_per_session: Option<f64>,
+    pub(crate) bytes_per_session: Option<f64>,
+    pub(crate) anonymous_bytes_per_session: Option<f64>,
     /// Cores that a thousand more idle sessions cost.
-    resting_cores_per_thousand: Option<f64>,
+    pub(crate) resting_cores_per_thousand: Option<f64>,
     /// Some time after all were gone.
-    after: Memory,
+    pub(crate) after: Memory,
     /// Resident memory then, over that before the first device came.
-    after_over_before: f64,
+    pub(crate) after_over_before: f64,
     #[serde(skip)]
-    timeline: Timeline,
+    pub(crate) timeline: Timeline,
 }
 
 /// The relay's memory with this many sessions.

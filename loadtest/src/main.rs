@@ -14,6 +14,8 @@ mod idle;
 mod latency;
 mod limits;
 mod pace;
+#[cfg(any(feature = "nats", feature = "mosquitto"))]
+mod peers;
 mod process;
 mod progress;
 mod reader;
@@ -58,6 +60,9 @@ enum Command {
     CatchUp(Box<Framed<catch_up::Arguments>>),
     /// What the machine does at best: the disk, WebSockets and the relay's store alone.
     Ceiling(ceiling::Arguments),
+    /// The same load on other systems, side by side.
+    #[cfg(any(feature = "nats", feature = "mosquitto"))]
+    Peers(peers::Arguments),
     /// Show how two reports differ, and whether that is more than noise.
     Compare(compare::Arguments),
     /// A WebSocket server that does nothing but pass on; `ceiling` starts it.
@@ -89,6 +94,8 @@ async fn run(command: &Command) -> Result<()> {
         Command::Append(framed) => frame::run(framed).await,
         Command::CatchUp(framed) => frame::run(framed).await,
         Command::Ceiling(arguments) => Box::pin(ceiling::run(arguments)).await,
+        #[cfg(any(feature = "nats", feature = "mosquitto"))]
+        Command::Peers(arguments) => Box::pin(peers::run(arguments)).await,
         Command::Compare(arguments) => compare::run(arguments),
         Command::RawRelay => ceiling::raw::serve().await,
     }

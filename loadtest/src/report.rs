@@ -41,6 +41,11 @@ pub(crate) trait Figures: Serialize {
         None
     }
 
+    /// What cannot be, given what this machine does at best.
+    fn doubts(&self, _ceilings: &Ceilings) -> Vec<String> {
+        Vec::new()
+    }
+
     /// What of this machine's best was reached.
     fn ratios(&self, _ceilings: &Ceilings) -> Vec<Ratio> {
         Vec::new()
@@ -155,9 +160,11 @@ pub(crate) struct Run<F> {
 }
 
 impl<F: Figures> Run<F> {
-    pub(crate) fn new(mut figures: F) -> Self {
+    /// What was seen, beside what the machine does at best if that is known.
+    pub(crate) fn new(mut figures: F, ceilings: Option<&Ceilings>) -> Self {
         let timeline = figures.take_timeline();
-        let (warnings, broken_promise) = (figures.warnings(), figures.broken_promise());
+        let (mut warnings, broken_promise) = (figures.warnings(), figures.broken_promise());
+        warnings.extend(ceilings.into_iter().flat_map(|ceilings| figures.doubts(ceilings)));
         Self { figures, warnings, broken_promise, timeline }
     }
 }
@@ -380,7 +387,7 @@ mod tests {
 
     #[test]
     fn measures_of_several_runs_stand_together() {
-        let runs = [Run::new(One(3.0)), Run::new(One(1.0)), Run::new(One(2.0))];
+        let runs = [3.0, 1.0, 2.0].map(|value| Run::new(One(value), None));
         let measures = together(runs.iter().flat_map(|run| run.figures.measures()));
         assert_eq!(measures.len(), 2);
         assert_eq!(measures[0].values, [3.0, 1.0, 2.0]);

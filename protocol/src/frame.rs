@@ -189,8 +189,8 @@ frames! {
         entries: Bounded<EntryIn, BATCH_ENTRIES_MAX>,
     }
 
-    /// Permit the relay to delete these from this device's queue. No answer, except an error for
-    /// seqs past the head.
+    /// Permit the relay to delete these from this device's queue, in a subscription. No answer, except
+    /// an error.
     6 Ack {
         /// Which log.
         log: LogId,
@@ -204,8 +204,12 @@ frames! {
         log: LogId,
     }
 
-    /// The device's logs. Answer: `Logs`.
-    8 ListLogs {}
+    /// The device's logs, in the order of their ids. Answer: `Logs`.
+    8 ListLogs {
+        /// Those after this one: the last of the answer before. Absent to begin.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<LogId>,
+    }
 
     /// A sign of life. Answer: `Heartbeat`, with the heads that changed.
     9 Ping {}
@@ -452,7 +456,8 @@ frames! {
 
     /// Answer to `ListLogs`.
     139 Logs {
-        /// The logs that this device is a member of.
+        /// Logs that this device is a member of, in the order of their ids. If there are as many as
+        /// fit, there may be more.
         logs: Bounded<LogSummary, SUBSCRIPTIONS_MAX>,
     }
 

@@ -143,7 +143,7 @@ fn client_frame() -> impl Strategy<Value = ClientFrame> {
         }),
         (log(), ack_state()).prop_map(|(log, state)| frame::Ack { log, state }.into()),
         log().prop_map(|log| frame::ListMembers { log }.into()),
-        Just(frame::ListLogs {}.into()),
+        proptest::option::of(log()).prop_map(|after| frame::ListLogs { after }.into()),
         Just(frame::Ping {}.into()),
         any::<u64>().prop_map(|bytes| frame::Grant { bytes }.into()),
         Just(frame::CreateTotals {}.into()),

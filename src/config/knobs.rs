@@ -160,6 +160,27 @@ pub const RELAY_KEY: Knob = Knob {
           person.",
 };
 
+/// `SEALWIRE_RECOVERY_SECRET`
+pub const RECOVERY_SECRET: Knob = Knob {
+    key: "recovery_secret",
+    variable: "SEALWIRE_RECOVERY_SECRET",
+    default: Default::Words("made once, in `recovery.secret` in the data directory"),
+    shape: SECRET,
+    kind: Kind::Secret,
+    why: "What finds recovery vaults by their codes. Without it nobody restores: keep a copy.",
+};
+
+/// `SEALWIRE_RECOVERY_SECRET_PREVIOUS`
+pub const RECOVERY_SECRET_PREVIOUS: Knob = Knob {
+    key: "recovery_secret_previous",
+    variable: "SEALWIRE_RECOVERY_SECRET_PREVIOUS",
+    default: Default::Words("none"),
+    shape: SECRET,
+    kind: Kind::Secret,
+    why: "The secret before this one: recovery vaults stored under it are found until their owners \
+          store them anew. At start the relay says how many are left.",
+};
+
 /// `TRUSTED_PROXY_IPS`
 pub const TRUSTED_PROXY_IPS: Knob = Knob {
     key: "trusted_proxy_ips",
@@ -208,7 +229,7 @@ pub const CONNECTIONS_MAX: Knob = Knob {
 pub const UNAUTHENTICATED_MAX: Knob = Knob {
     key: "unauthenticated_max",
     variable: "SEALWIRE_UNAUTHENTICATED_MAX",
-    default: Default::Is("4096"),
+    default: Default::Is("16384"),
     shape: Shape::Whole { min: 1, max: 1_000_000, unit: "connections" },
     kind: Kind::Plain,
     why: "Connections that have not proved a key yet, all together. Each may last ten seconds, so \
@@ -219,52 +240,75 @@ pub const UNAUTHENTICATED_MAX: Knob = Knob {
 pub const UNAUTHENTICATED_PER_ADDRESS_MAX: Knob = Knob {
     key: "unauthenticated_per_address_max",
     variable: "SEALWIRE_UNAUTHENTICATED_PER_ADDRESS_MAX",
-    default: Default::Is("256"),
+    default: Default::Is("4096"),
     shape: Shape::Whole { min: 1, max: 1_000_000, unit: "connections" },
     kind: Kind::Plain,
     why: "The same for one IPv4 address or one IPv6 /64. Mobile carriers put thousands of phones \
-          behind one address.",
+          behind one address, and a phone with the Totals app opens a dozen connections at its start.",
 };
 
 /// `SEALWIRE_CONNECTS_PER_SECOND`
 pub const CONNECTS_PER_SECOND: Knob = Knob {
     key: "connects_per_second",
     variable: "SEALWIRE_CONNECTS_PER_SECOND",
-    default: Default::Is("2000"),
+    default: Default::Is("4000"),
     shape: RATE,
     kind: Kind::Plain,
     why: "New unauthenticated connections, all together. A signature takes 46 µs to check: this is a \
-          tenth of one core.",
+          fifth of one core.",
 };
 
 /// `SEALWIRE_CONNECTS_BURST`
 pub const CONNECTS_BURST: Knob = Knob {
     key: "connects_burst",
     variable: "SEALWIRE_CONNECTS_BURST",
-    default: Default::Is("4000"),
+    default: Default::Is("40000"),
     shape: BURST,
     kind: Kind::Plain,
-    why: "What may come at once after a quiet time: two seconds' worth.",
+    why: "What may come at once after a quiet time: ten seconds' worth.",
 };
 
 /// `SEALWIRE_CONNECTS_PER_ADDRESS_PER_SECOND`
 pub const CONNECTS_PER_ADDRESS_PER_SECOND: Knob = Knob {
     key: "connects_per_address_per_second",
     variable: "SEALWIRE_CONNECTS_PER_ADDRESS_PER_SECOND",
-    default: Default::Is("50"),
+    default: Default::Is("1000"),
     shape: RATE,
     kind: Kind::Plain,
-    why: "The same for one IPv4 address or one IPv6 /64: 40 such addresses fill the rate of all.",
+    why: "The same for one IPv4 address or one IPv6 /64: four such addresses fill the rate of all.",
 };
 
 /// `SEALWIRE_CONNECTS_PER_ADDRESS_BURST`
 pub const CONNECTS_PER_ADDRESS_BURST: Knob = Knob {
     key: "connects_per_address_burst",
     variable: "SEALWIRE_CONNECTS_PER_ADDRESS_BURST",
-    default: Default::Is("500"),
+    default: Default::Is("10000"),
     shape: BURST,
     kind: Kind::Plain,
-    why: "What may come at once from one address: a carrier's phones after a break in the network.",
+    why: "What may come at once from one address: a carrier's phones after a break in the network, a \
+          dozen connections each.",
+};
+
+/// `SEALWIRE_REQUESTS_PER_ADDRESS_PER_SECOND`
+pub const REQUESTS_PER_ADDRESS_PER_SECOND: Knob = Knob {
+    key: "requests_per_address_per_second",
+    variable: "SEALWIRE_REQUESTS_PER_ADDRESS_PER_SECOND",
+    default: Default::Is("5000"),
+    shape: Shape::Whole { min: 1, max: 1_000_000, unit: "requests per second" },
+    kind: Kind::Plain,
+    why: "Requests over HTTP from one IPv4 address or one IPv6 /64: about half of what two cores can \
+          answer. Each device has limits of its own beside it.",
+};
+
+/// `SEALWIRE_REQUESTS_PER_ADDRESS_BURST`
+pub const REQUESTS_PER_ADDRESS_BURST: Knob = Knob {
+    key: "requests_per_address_burst",
+    variable: "SEALWIRE_REQUESTS_PER_ADDRESS_BURST",
+    default: Default::Is("100000"),
+    shape: Shape::Whole { min: 1, max: 10_000_000, unit: "requests" },
+    kind: Kind::Plain,
+    why: "What may come at once after a quiet time. An app at its start makes some 50 requests, and \
+          hundreds of phones behind one address start when the network returns.",
 };
 
 /// `SEALWIRE_SHUTDOWN_DEADLINE_SECONDS`
@@ -323,6 +367,8 @@ pub const ALL: &[&Knob] = &[
     &DEVICE_SESSION_SECRET,
     &DEVICE_SESSION_SECRET_PREVIOUS,
     &RELAY_KEY,
+    &RECOVERY_SECRET,
+    &RECOVERY_SECRET_PREVIOUS,
     &TRUSTED_PROXY_IPS,
     &MAX_GROUPS_PER_DEVICE,
     &RETENTION_DAYS,
@@ -333,6 +379,8 @@ pub const ALL: &[&Knob] = &[
     &CONNECTS_BURST,
     &CONNECTS_PER_ADDRESS_PER_SECOND,
     &CONNECTS_PER_ADDRESS_BURST,
+    &REQUESTS_PER_ADDRESS_PER_SECOND,
+    &REQUESTS_PER_ADDRESS_BURST,
     &SHUTDOWN_DEADLINE_SECONDS,
     &LOG_FORMAT,
     &LOG_FILTER,

@@ -10,13 +10,11 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
-use axum::routing::post;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sealwire_actors::passes::HttpSession;
@@ -24,10 +22,13 @@ use sealwire_protocol::DeviceKey;
 use sealwire_protocol::challenge::CHALLENGE_BYTES;
 use sealwire_protocol::ids::Signature;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::Api;
 use super::body::Given;
-use super::error::ApiError;
+use super::error::{ApiError, Refusal};
 use super::instant::iso;
 use crate::gateway::Connection;
 use crate::operator::json_answer;
@@ -52,10 +53,8 @@ pub const SIGNATURE_HEADER: HeaderName = HeaderName::from_static("x-signature");
 const RENEW_BELOW_PERCENT: u64 = 50;
 
 /// The calls that nobody needs to be known for.
-pub(super) fn router() -> Router<Arc<Api>> {
-    Router::new()
-        .route("/auth/challenge", post(challenge))
-        .route("/auth/session", post(open_session))
+pub(super) fn router() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::new().routes(routes!(challenge)).routes(routes!(open_session))
 }
 
 /// The device that has proved its key: what a handler takes to know who is asking.
@@ -71,19 +70,27 @@ impl<S: Send + Sync> FromRequestParts<S> for Device {
 }
 
 /// Answer to `POST /auth/challenge`.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct ChallengeAnswer {
     /// 32 bytes to sign, in hex.
     challenge: String,
 }
 
+/// A challenge to sign.
+#[utoipa::path(
+    post, path = "/auth/challenge", tag = "auth",
+    params(("x-device-public-key" = Option<String>, Header, description = "Not looked at; newer apps send it")),
+    responses(
+        (status = 200, body = ChallengeAnswer, description = "A challenge, good for 60 seconds and one use"),
+    ),
+)]
 async fn challenge(State(api): State<Arc<Api>>) -> Result<Response, ApiError> {
     let challenge = api.system.challenge().ok_or_else(ApiError::unavailable)?;
     Ok(json_answer(StatusCode::OK, &ChallengeAnswer { challenge: hex::encode(challenge) }))
 }
 
 /// Body of `POST /auth/session`.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub struct SessionRequest {
     /// The challenge, in hex.
     challenge: String,
@@ -92,7 +99,7 @@ pub struct SessionRequest {
 }
 
 /// Answer to `POST /auth/session`.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct SessionAnswer {
     /// What to send as `X-Device-Session`.
     token: String,
@@ -101,6 +108,16 @@ pub struct SessionAnswer {
     expires_at: String,
 }
 
+/// A token in exchange for a signed challenge.
+#[utoipa::path(
+    post, path = "/auth/session", tag = "auth",
+    params(("x-device-public-key" = String, Header, description = "64 hex digits")),
+    request_body = SessionRequest,
+    responses(
+        (status = 200, body = SessionAnswer, description = "A token, good for ten minutes"),
+        (status = 401, body = Refusal, description = "`unauthorized`: whatever is wrong"),
+    ),
+)]
 async fn open_session(
     State(api): State<Arc<Api>>,
     headers: HeaderMap,

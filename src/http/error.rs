@@ -8,6 +8,7 @@ use sealwire_actors::passes::NotProved;
 use sealwire_actors::ports::StoreError;
 use sealwire_protocol::{ErrorCode, Failure};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use crate::operator::json_answer;
 
@@ -24,6 +25,21 @@ pub struct ApiError {
     message: Cow<'static, str>,
     retry_after_s: Option<u64>,
     details: Map<String, Value>,
+}
+
+/// The body of every refusal. Some have further fields.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it says in the API's document what `into_response` writes")]
+pub struct Refusal {
+    /// A stable code for the program.
+    error: String,
+    /// A sentence for a person.
+    message: String,
+    /// `group_limit_reached` and `group_full`: the limit.
+    limit: Option<u64>,
+    /// 429 about a recovery vault: until when, as ISO 8601.
+    #[schema(rename = "lockedUntil")]
+    locked_until: Option<String>,
 }
 
 impl ApiError {

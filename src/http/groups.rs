@@ -6,30 +6,32 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{FromRequestParts, Path, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::Response;
-use axum::routing::{delete, get, post};
 use sealwire_actors::ports::GroupRecord;
 use sealwire_protocol::{ErrorCode, Failure, LogId, frame};
 use serde::Serialize;
 use serde_json::json;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::Api;
 use super::auth::Device;
-use super::error::ApiError;
+use super::error::{ApiError, Refusal};
 use super::instant::iso;
+use super::openapi::Nothing;
 use crate::operator::json_answer;
 
 /// The calls about groups.
-pub(super) fn router() -> Router<Arc<Api>> {
-    Router::new()
-        .route("/groups", get(list).post(create))
-        .route("/groups/{id}/join", post(join))
-        .route("/groups/{id}/members", get(members))
-        .route("/groups/{id}/members/me", delete(leave))
+pub(super) fn router() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::new()
+        .routes(routes!(list, create))
+        .routes(routes!(join))
+        .routes(routes!(members))
+        .routes(routes!(leave))
 }
 
 /// The group that a path names.
@@ -82,14 +84,14 @@ pub(super) async fn stranger(api: &Api, group: LogId) -> ApiError {
 }
 
 /// Answer to `GET /groups`.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct Groups {
     /// All of the device's groups.
     groups: Vec<Group>,
 }
 
 /// A group.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Group {
     /// Its UUID, lower case.
@@ -103,7 +105,7 @@ pub struct Group {
 }
 
 /// A member of a group.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Member {
     /// Its key, 64 lower-case hex digits.
@@ -113,14 +115,14 @@ pub struct Member {
 }
 
 /// Answer to `GET /groups/{id}/members`.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct Members {
     /// Everybody in the group.
     members: Vec<Member>,
 }
 
 /// Answer to `POST /groups/{id}/join`.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Joined {
     /// The group's UUID, lower case.
@@ -146,12 +148,27 @@ impl From<GroupRecord> for Group {
     }
 }
 
+/// All of the device's groups.
+#[utoipa::path(
+    get, path = "/groups", tag = "groups",
+    responses(
+        (status = 200, body = Groups, description = "The whole list, never a part of it"),
+    ),
+)]
 async fn list(State(api): State<Arc<Api>>, Device(device): Device) -> Result<Response, ApiError> {
     let groups = api.system.totals_groups(device).await?;
     let groups = Groups { groups: groups.into_iter().map(Group::from).collect() };
     Ok(json_answer(StatusCode::OK, &groups))
 }
 
+/// Makes a group. Its id is the invitation.
+#[utoipa::path(
+    post, path = "/groups", tag = "groups",
+    responses(
+        (status = 201, body = Group, description = "The group"),
+        (status = 403, body = Refusal, description = "`group_limit_reached`, with `limit`"),
+    ),
+)]
 async fn create(State(api): State<Arc<Api>>, Device(device): Device) -> Result<Response, ApiError> {
     let made = api.system.create_totals(device).await?;
     let member = Member { device_public_key: device.to_hex(), joined_at: iso(made.at) };
@@ -164,6 +181,17 @@ async fn create(State(api): State<Arc<Api>>, Device(device): Device) -> Result<R
     Ok(json_answer(StatusCode::CREATED, &group))
 }
 
+/// Joins a group; a member joins again without effect.
+#[utoipa::path(
+    post, path = "/groups/{id}/join", tag = "groups",
+    params(("id" = String, Path, description = "The group's UUID")),
+    responses(
+        (status = 200, body = Joined, description = "A member now, or before"),
+        (status = 403, body = Refusal, description = "`group_limit_reached` or `group_full`, with `limit`"),
+        (status = 404, body = Refusal, description = "`group_not_found`"),
+        (status = 409, body = Refusal, description = "`native_group`: this group speaks the native protocol"),
+    ),
+)]
 async fn join(
     State(api): State<Arc<Api>>,
     Device(device): Device,
@@ -178,6 +206,17 @@ async fn join(
     }
 }
 
+/// Everybody in a group.
+#[utoipa::path(
+    get, path = "/groups/{id}/members", tag = "groups",
+    params(("id" = String, Path, description = "The group's UUID")),
+    responses(
+        (status = 200, body = Members, description = "The whole list"),
+        (status = 403, body = Refusal, description = "`not_member`"),
+        (status = 404, body = Refusal, description = "`group_not_found`"),
+        (status = 409, body = Refusal, description = "`native_group`: this group speaks the native protocol"),
+    ),
+)]
 async fn members(
     State(api): State<Arc<Api>>,
     Device(device): Device,
@@ -192,6 +231,17 @@ async fn members(
     }
 }
 
+/// Leaves a group.
+#[utoipa::path(
+    delete, path = "/groups/{id}/members/me", tag = "groups",
+    params(("id" = String, Path, description = "The group's UUID")),
+    responses(
+        (status = 200, body = Nothing, description = "No member any more"),
+        (status = 403, body = Refusal, description = "`not_member`"),
+        (status = 404, body = Refusal, description = "`group_not_found`"),
+        (status = 409, body = Refusal, description = "`native_group`: this group speaks the native protocol"),
+    ),
+)]
 async fn leave(
     State(api): State<Arc<Api>>,
     Device(device): Device,

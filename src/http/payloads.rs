@@ -6,23 +6,23 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use axum::routing::{get, post};
 use sealwire_actors::totals::Outgoing;
-use sealwire_actors::totals::kinds::DEFAULT_KIND;
+use sealwire_actors::totals::kinds::{DEFAULT_KIND, rule_of};
 use sealwire_actors::totals::payload::{Payload, PayloadId};
 use sealwire_protocol::limits::{BODY_BYTES_MAX, NAME_BYTES_MAX};
 use sealwire_protocol::{DeviceKey, LogId};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::Api;
 use super::auth::Device;
 use super::body::Given;
-use super::error::ApiError;
+use super::error::{ApiError, Refusal};
 use super::groups::{GroupId, refused, stranger};
 use super::instant::iso;
 use crate::operator::json_answer;
@@ -31,21 +31,22 @@ use crate::operator::json_answer;
 const ACKED_MAX: usize = 16_384;
 
 /// The calls about payloads.
-pub(super) fn router() -> Router<Arc<Api>> {
-    Router::new()
-        .route("/groups/{id}/payloads", post(broadcast))
-        .route("/groups/{id}/payloads/targeted", post(targeted))
-        .route("/groups/{id}/nudges", post(nudge))
-        .route("/groups/{id}/pending", get(pending))
-        .route("/payloads/ack", post(ack_all))
-        .route("/payloads/{id}/ack", post(ack))
+pub(super) fn router() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::new()
+        .routes(routes!(broadcast))
+        .routes(routes!(targeted))
+        .routes(routes!(nudge))
+        .routes(routes!(pending))
+        .routes(routes!(ack_all))
+        .routes(routes!(ack))
 }
 
 /// Body of the calls that send a payload.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PayloadRequest {
     /// The sealed bytes, in hex.
+    #[schema(pattern = "^([0-9a-fA-F]{2})+$")]
     encrypted_blob: String,
     /// Whom it is for, each 64 hex digits; not looked at in a broadcast.
     #[serde(default)]
@@ -56,7 +57,7 @@ pub struct PayloadRequest {
 }
 
 /// Answer to the calls that send a payload.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PayloadSent {
     /// Its id; none if nobody who was named is there to receive it: then nothing is kept.
@@ -66,7 +67,7 @@ pub struct PayloadSent {
 }
 
 /// A payload, in a pending page and in a stream.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PendingPayload {
     /// Its id, a UUID.
@@ -84,18 +85,25 @@ pub struct PendingPayload {
 }
 
 /// Answer to `GET /groups/{id}/pending`.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct Pending {
     /// What the device has not acked.
     payloads: Vec<PendingPayload>,
 }
 
 /// Body of `POST /payloads/ack`.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AckRequest {
     /// The ids. Those that name nothing are passed over.
     payload_ids: Vec<String>,
+}
+
+/// Answer to the calls that ack.
+#[derive(Serialize, ToSchema)]
+pub struct Acked {
+    /// How many of the ids named a payload of this device.
+    acked: u64,
 }
 
 impl From<&Payload> for PendingPayload {
@@ -111,6 +119,19 @@ impl From<&Payload> for PendingPayload {
     }
 }
 
+/// Sends a payload to everybody in a group.
+#[utoipa::path(
+    post, path = "/groups/{id}/payloads", tag = "payloads",
+    params(("id" = String, Path, description = "The group's UUID")),
+    request_body = PayloadRequest,
+    responses(
+        (status = 201, body = PayloadSent, description = "Kept"),
+        (status = 200, body = PayloadSent, description = "Nobody who was named is there: nothing is kept"),
+        (status = 403, body = Refusal, description = "`not_member`"),
+        (status = 404, body = Refusal, description = "`group_not_found`"),
+        (status = 409, body = Refusal, description = "`native_group`: this group speaks the native protocol"),
+    ),
+)]
 async fn broadcast(
     State(api): State<Arc<Api>>,
     Device(device): Device,
@@ -121,6 +142,19 @@ async fn broadcast(
     send(&api, device, group, outgoing).await
 }
 
+/// Sends a payload to named members.
+#[utoipa::path(
+    post, path = "/groups/{id}/payloads/targeted", tag = "payloads",
+    params(("id" = String, Path, description = "The group's UUID")),
+    request_body = PayloadRequest,
+    responses(
+        (status = 201, body = PayloadSent, description = "Kept"),
+        (status = 200, body = PayloadSent, description = "Nobody who was named is there: nothing is kept"),
+        (status = 403, body = Refusal, description = "`not_member`"),
+        (status = 404, body = Refusal, description = "`group_not_found`"),
+        (status = 409, body = Refusal, description = "`native_group`: this group speaks the native protocol"),
+    ),
+)]
 async fn targeted(
     State(api): State<Arc<Api>>,
     Device(device): Device,
@@ -131,6 +165,19 @@ async fn targeted(
     send(&api, device, group, outgoing).await
 }
 
+/// Nudges named members.
+#[utoipa::path(
+    post, path = "/groups/{id}/nudges", tag = "payloads",
+    params(("id" = String, Path, description = "The group's UUID")),
+    request_body = PayloadRequest,
+    responses(
+        (status = 201, body = PayloadSent, description = "Kept"),
+        (status = 200, body = PayloadSent, description = "Nobody who was named is there: nothing is kept"),
+        (status = 403, body = Refusal, description = "`not_member`"),
+        (status = 404, body = Refusal, description = "`group_not_found`"),
+        (status = 409, body = Refusal, description = "`native_group`: this group speaks the native protocol"),
+    ),
+)]
 async fn nudge(
     State(api): State<Arc<Api>>,
     Device(device): Device,
@@ -179,6 +226,7 @@ async fn send(
     group: LogId,
     outgoing: Outgoing,
 ) -> Result<Response, ApiError> {
+    api.limits.payload(device, rule_of(&outgoing.kind).sent_once)?;
     match api.system.send_totals(device, group, outgoing).await {
         Ok(Some(sent)) => {
             let (id, created_at) = (Some(sent.id.to_text()), Some(iso(sent.at)));
@@ -192,6 +240,17 @@ async fn send(
     }
 }
 
+/// What the device has not acked in a group: oldest first, what is for it alone before what is for all.
+#[utoipa::path(
+    get, path = "/groups/{id}/pending", tag = "payloads",
+    params(("id" = String, Path, description = "The group's UUID")),
+    responses(
+        (status = 200, body = Pending, description = "A page, at least one payload if there is any"),
+        (status = 403, body = Refusal, description = "`not_member`"),
+        (status = 404, body = Refusal, description = "`group_not_found`"),
+        (status = 409, body = Refusal, description = "`native_group`: this group speaks the native protocol"),
+    ),
+)]
 async fn pending(
     State(api): State<Arc<Api>>,
     Device(device): Device,
@@ -206,6 +265,15 @@ async fn pending(
     }
 }
 
+/// Acks one payload: it does not come again.
+#[utoipa::path(
+    post, path = "/payloads/{id}/ack", tag = "payloads",
+    params(("id" = String, Path, description = "The payload's id")),
+    responses(
+        (status = 200, body = Acked, description = "Durable"),
+        (status = 404, body = Refusal, description = "`payload_not_found`: also if it was acked and has gone"),
+    ),
+)]
 async fn ack(
     State(api): State<Arc<Api>>,
     Device(device): Device,
@@ -219,9 +287,17 @@ async fn ack(
         let message = "there is no such payload for you";
         return Err(ApiError::new(StatusCode::NOT_FOUND, "payload_not_found", message));
     }
-    Ok(json_answer(StatusCode::OK, &json!({ "acked": known })))
+    Ok(json_answer(StatusCode::OK, &Acked { acked: known }))
 }
 
+/// Acks payloads. Ids that name nothing are passed over.
+#[utoipa::path(
+    post, path = "/payloads/ack", tag = "payloads",
+    request_body = AckRequest,
+    responses(
+        (status = 200, body = Acked, description = "Durable"),
+    ),
+)]
 async fn ack_all(
     State(api): State<Arc<Api>>,
     Device(device): Device,
@@ -233,5 +309,5 @@ async fn ack_all(
     let ids: Vec<PayloadId> =
         request.payload_ids.iter().filter_map(|text| PayloadId::from_text(text)).collect();
     let known = api.system.ack_totals(device, &ids).await?;
-    Ok(json_answer(StatusCode::OK, &json!({ "acked": known })))
+    Ok(json_answer(StatusCode::OK, &Acked { acked: known }))
 }

@@ -2,27 +2,29 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use axum::routing::put;
 use serde::Deserialize;
 use serde_json::json;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::Api;
 use super::auth::Device;
 use super::body::Given;
 use super::error::ApiError;
+use super::openapi::Nothing;
 use crate::operator::json_answer;
 
 /// The call about doorbells.
-pub(super) fn router() -> Router<Arc<Api>> {
-    Router::new().route("/groups/push-registration", put(register))
+pub(super) fn router() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::new().routes(routes!(register))
 }
 
 /// Body of `PUT /groups/push-registration`. It has no `Debug`: a token is not printed.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PushRegistration {
     /// The device's token at the push service; null to be rung no more.
@@ -33,6 +35,14 @@ pub struct PushRegistration {
     push_platform: Option<String>,
 }
 
+/// Says where the device's doorbell is; null for nowhere.
+#[utoipa::path(
+    put, path = "/groups/push-registration", tag = "push",
+    request_body = PushRegistration,
+    responses(
+        (status = 200, body = Nothing, description = "Kept"),
+    ),
+)]
 async fn register(
     State(api): State<Arc<Api>>,
     Device(device): Device,

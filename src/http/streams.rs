@@ -13,21 +13,22 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::unfold;
 use sealwire_actors::totals::payload::Payload;
 use sealwire_actors::totals::stream::{PayloadStream, StreamEvent};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::Api;
 use super::auth::Device;
-use super::error::ApiError;
+use super::error::{ApiError, Refusal};
 use super::groups::{GroupId, stranger};
+use super::instant::iso;
 use super::payloads::PendingPayload;
 
 /// How long a stream may say nothing: proxies commonly give up after thirty or sixty seconds.
@@ -43,13 +44,17 @@ const GROUPS_CHANGED: &[u8] = b"event: groups_changed\ndata: {}\n\n";
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// The streams.
-pub(super) fn router() -> Router<Arc<Api>> {
-    Router::new()
-        .route("/groups/stream", get(changes))
-        .route("/groups/pending/stream", get(all))
-        .route("/groups/{id}/pending/stream", get(one))
+pub(super) fn router() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::new().routes(routes!(changes)).routes(routes!(all)).routes(routes!(one))
 }
 
+/// Events `groups_changed`: the list of groups, or members in one, are others now; and `recovery_fetched`.
+#[utoipa::path(
+    get, path = "/groups/stream", tag = "streams",
+    responses(
+        (status = 200, content_type = "text/event-stream", body = String, description = "Server-sent events, until either end closes"),
+    ),
+)]
 async fn changes(
     State(api): State<Arc<Api>>,
     Device(device): Device,
@@ -58,11 +63,29 @@ async fn changes(
     Ok(events(api.system.follow_changes(device)))
 }
 
+/// Events `payload`: everything that is not acked in any group, and then what comes.
+#[utoipa::path(
+    get, path = "/groups/pending/stream", tag = "streams",
+    responses(
+        (status = 200, content_type = "text/event-stream", body = String, description = "Server-sent events, until either end closes"),
+    ),
+)]
 async fn all(State(api): State<Arc<Api>>, Device(device): Device) -> Result<Response, ApiError> {
     refuse_when_draining(&api)?;
     Ok(events(api.system.follow_all(device).await?))
 }
 
+/// Events `payload` of one group.
+#[utoipa::path(
+    get, path = "/groups/{id}/pending/stream", tag = "streams",
+    params(("id" = String, Path, description = "The group's UUID")),
+    responses(
+        (status = 200, content_type = "text/event-stream", body = String, description = "Server-sent events, until either end closes"),
+        (status = 403, body = Refusal, description = "`not_member`"),
+        (status = 404, body = Refusal, description = "`group_not_found`"),
+        (status = 409, body = Refusal, description = "`native_group`: this group speaks the native protocol"),
+    ),
+)]
 async fn one(
     State(api): State<Arc<Api>>,
     Device(device): Device,
@@ -93,12 +116,18 @@ fn events(stream: PayloadStream) -> Response {
         }
         let chunk = match stream.next(SILENCE_MAX).await? {
             StreamEvent::Payloads(payloads) => written(&payloads),
+            StreamEvent::RecoveryFetched(at) => recovery_fetched(at),
             StreamEvent::GroupsChanged => Bytes::from_static(GROUPS_CHANGED),
             StreamEvent::Silence => Bytes::from_static(COMMENT),
         };
         Some((Ok(chunk), (stream, false)))
     });
     (headers, Body::from_stream(chunks)).into_response()
+}
+
+/// An app that does not know the event passes over it.
+fn recovery_fetched(at: u64) -> Bytes {
+    Bytes::from(format!("event: recovery_fetched\ndata: {{\"at\":\"{}\"}}\n\n", iso(at)))
 }
 
 fn written(payloads: &[Arc<Payload>]) -> Bytes {

@@ -26,8 +26,16 @@ use super::sql_store::SqlStore;
 use super::tenure::Origin;
 use super::{Lock, OpenError, STANDBY_PAUSE, Standing, Warning};
 
-/// The lock's number: "sealwire" in ASCII. Advisory locks are per database.
-const LOCK_KEY: i64 = i64::from_be_bytes(*b"sealwire");
+/// The number of the relay's lock: "sealwire" in ASCII. Advisory locks are per database.
+pub(super) const RELAY_LOCK: i64 = i64::from_be_bytes(*b"sealwire");
+
+/// The number of the lock of whoever does retention beside a relay.
+pub(super) const RETENTION_LOCK: i64 = i64::from_be_bytes(*b"swretent");
+
+/// Whether somebody holds a lock. PostgreSQL shows its number in two halves.
+pub(super) const IS_HELD: &str = "select count(*) from pg_locks where locktype = 'advisory' \
+     and granted and objsubid = 1 and classid::bigint = $1 and objid::bigint = $2 \
+     and database = (select oid from pg_database where datname = current_database())";
 
 /// How often the lock's connection is asked.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
@@ -37,6 +45,8 @@ const ASK_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The lock, or the wish to have it again.
 pub(super) struct AdvisoryLock {
+    /// Which lock.
+    number: i64,
     /// The connection that holds the lock; none while it is lost.
     connection: Option<PgConnection>,
     options: PgConnectOptions,
@@ -55,6 +65,7 @@ fn lock_options(options: &PgConnectOptions) -> PgConnectOptions {
 
 /// Takes the lock. A standby waits on through outages: it is there for them.
 pub(super) async fn lock(
+    number: i64,
     options: &PgConnectOptions,
     how: Lock,
     judge: &Judge,
@@ -62,13 +73,13 @@ pub(super) async fn lock(
     let options = lock_options(options);
     let mut told = false;
     loop {
-        match try_lock(&options, judge).await {
+        match try_lock(number, &options, judge).await {
             Ok(Some(connection)) => {
                 let connection = Some(connection);
-                return Ok(AdvisoryLock { connection, options, judge: judge.clone() });
+                return Ok(AdvisoryLock { number, connection, options, judge: judge.clone() });
             }
             Ok(None) if how == Lock::Try => return Err(OpenError::Locked),
-            Ok(None) => super::tell_waiting(&mut told),
+            Ok(None) => super::tell_waiting(&mut told, number == RETENTION_LOCK),
             Err(error) if !told => return Err(error.into()),
             Err(_) => {}
         }
@@ -78,13 +89,14 @@ pub(super) async fn lock(
 
 /// A connection with the lock; `None` if another relay has it.
 async fn try_lock(
+    number: i64,
     options: &PgConnectOptions,
     judge: &Judge,
 ) -> Result<Option<PgConnection>, StoreError> {
     let attempt = async {
         let mut connection = options.connect().await?;
         let row = sqlx::query("select pg_try_advisory_lock($1)")
-            .bind(LOCK_KEY)
+            .bind(number)
             .fetch_one(&mut connection)
             .await?;
         if row.try_get(0)? {
@@ -114,7 +126,7 @@ impl AdvisoryLock {
     /// Gives up the lock. Closing the connection would as well, but some time after it is closed here.
     pub(super) async fn give_up(mut self) {
         if let Some(mut connection) = self.connection.take() {
-            let unlock = sqlx::query("select pg_advisory_unlock($1)").bind(LOCK_KEY);
+            let unlock = sqlx::query("select pg_advisory_unlock($1)").bind(self.number);
             // If it does not answer, the server notices by itself that nobody is there.
             let _ = timeout(ASK_DEADLINE, unlock.execute(&mut connection)).await;
             let _ = timeout(ASK_DEADLINE, connection.close()).await;
@@ -122,7 +134,7 @@ impl AdvisoryLock {
     }
 
     /// Returns when the connection has stopped answering.
-    async fn until_lost(&mut self) {
+    pub(super) async fn until_lost(&mut self) {
         while let Some(connection) = &mut self.connection {
             sleep(ASK_INTERVAL).await;
             let answer = timeout(ASK_DEADLINE, connection.ping()).await;
@@ -132,18 +144,23 @@ impl AdvisoryLock {
         }
     }
 
+    /// Tries once to take the lock again.
+    pub(super) async fn try_again(&mut self) -> bool {
+        // Closed first: if it lives after all, it is what holds the lock.
+        self.connection = None;
+        let taken = try_lock(self.number, &self.options, &self.judge).await;
+        self.connection = taken.ok().flatten();
+        self.connection.is_some()
+    }
+
     /// Takes the lock again, and tells whether this relay may go on where it was.
     async fn regain(&mut self, store: &SqlStore<Postgres>) -> bool {
         loop {
-            // Closed first: if it lives after all, it is what holds the lock.
-            self.connection = None;
-            if let Ok(Some(connection)) = try_lock(&self.options, &self.judge).await {
-                self.connection = Some(connection);
-                if let Ok((origin, _)) = self.inspect().await
-                    && let Ok(same) = store.tenure.goes_on(&store.lanes, Some(origin)).await
-                {
-                    return same;
-                }
+            if self.try_again().await
+                && let Ok((origin, _)) = self.inspect().await
+                && let Ok(same) = store.tenure.goes_on(&store.lanes, Some(origin)).await
+            {
+                return same;
             }
             sleep(STANDBY_PAUSE).await;
         }

@@ -195,6 +195,10 @@ pub(super) trait Dialect: Database<Row: Columns> {
     /// where there can be only one writer.
     const ONE_WRITER: bool;
 
+    /// Tells whether another process holds the lock for retention, if one could: a statement that takes
+    /// the two halves of the lock's number.
+    const RETENTION_HELD: Option<&'static str>;
+
     /// Whether a row costs much, whatever is in it.
     const ROWS_ARE_DEAR: bool;
 

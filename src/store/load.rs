@@ -86,7 +86,8 @@ where
     }
 }
 
-async fn records<D: Dialect>(
+/// Reads logs within the transaction that `lease` has begun.
+pub(super) async fn records<D: Dialect>(
     lease: &mut Lease<D>,
     keys: &BTreeSet<LogKey>,
 ) -> Result<HashMap<LogKey, LogRecord>, StoreError>

@@ -1,7 +1,7 @@
 //! Pages of entries: the busiest read there is.
 //!
-//! A page is bounded by the bytes of the bodies that it gives, and no body is read from the disk that
-//! is not given. PostgreSQL does that in one pass, with a running sum over lengths. On SQLite a row
+//! A page is bounded by the bytes of the bodies that it gives and of the names of addressees, and no
+//! body is read from the disk that is not given. PostgreSQL does that in one pass, with a running sum over lengths. On SQLite a row
 //! costs more than what is in it, because its connection wakes the reader for each, and a running sum
 //! copies every row; so the lengths are asked for first, and then the whole page comes as one row: the
 //! numbers as text, everything else as runs of bytes that the numbers cut into pieces. That is three
@@ -42,17 +42,19 @@ const PAGE: &str = concat!(
     "select p.seq, p.at, p.header, p.signature, p.recipients, p.chain, p.body, p.totals_kind from ( \
         select e.seq, e.at, e.header, e.signature, e.recipients, e.chain, \
             coalesce(e.control_body, b.body) as body, b.totals_kind, \
-            sum(coalesce(length(e.control_body), length(b.body), 0)) \
+            sum(coalesce(length(e.control_body), length(b.body), 0) \
+                + coalesce(length(e.recipients), 0)) \
                 over (order by e.seq rows unbounded preceding) as bytes, \
             row_number() over (order by e.seq rows unbounded preceding) as place",
     from_entries_and_given_bodies!(),
     ") p where p.bytes <= $7 or p.place = 1 order by p.seq"
 );
 
-/// Seqs, and the lengths of the bodies that are given.
+/// Seqs, and the lengths of the bodies that are given, with those of the names beside them.
 const LENGTHS: &str = concat!(
     "select string_agg(p.seq || ' ' || p.bytes, ',') from ( \
-        select e.seq, coalesce(length(e.control_body), length(b.body), 0) as bytes",
+        select e.seq, coalesce(length(e.control_body), length(b.body), 0) \
+            + coalesce(length(e.recipients), 0) as bytes",
     from_entries_and_given_bodies!(),
     ") p"
 );

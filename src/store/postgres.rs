@@ -8,14 +8,17 @@
 //! Nothing here notifies, and nothing counts in a hot row. The relay's lock stands in
 //! [`super::advisory`].
 
+use std::cmp::Ordering;
 use std::str::FromStr;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use sealwire_actors::ports::{StoreError, StoreStats};
+use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow};
 use sqlx::{Arguments, AssertSqlSafe, ConnectOptions, PgConnection, PgPool, Postgres, SqlSafeStr};
 
+use super::advisory;
 use super::dialect::{Bound, Columns, Dialect, Kind, Table, Value};
 use super::failure::{Judge, corrupt};
 use super::lanes::{Lanes, pool};
@@ -69,6 +72,7 @@ impl Dialect for Postgres {
     const BEGIN_SNAPSHOT: &'static str = "begin isolation level repeatable read read only";
     const DEADLINE: Duration = Duration::from_secs(5);
     const ONE_WRITER: bool = false;
+    const RETENTION_HELD: Option<&'static str> = Some(advisory::IS_HELD);
     const ROWS_ARE_DEAR: bool = false;
 
     fn bind(values: &[Value<'_>]) -> Result<PgArguments, StoreError> {
@@ -177,10 +181,41 @@ pub(super) fn plain_options(url: &str) -> Result<PgConnectOptions, OpenError> {
     Ok(options.application_name("sealwire").disable_statement_logging())
 }
 
+/// The migrations that this program knows.
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
+
+const MIGRATED: &str = "select max(version) from _sqlx_migrations where success";
+
+/// Whether the tables are those that this program knows, without making any.
+pub(super) async fn check_migrated(
+    options: &PgConnectOptions,
+    judge: &Judge,
+) -> Result<(), OpenError> {
+    let mut connection = options.connect().await.map_err(|failure| judge.of(&failure))?;
+    let found = sqlx::query(MIGRATED).fetch_one(&mut connection).await;
+    let found = match found {
+        Ok(row) => row.maybe_int(0)?.unwrap_or(0),
+        Err(failure) if is_undefined_table(&failure) => 0,
+        Err(failure) => return Err(judge.of(&failure).into()),
+    };
+    let known = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
+    match found.cmp(&known) {
+        Ordering::Less => Err(OpenError::Older),
+        Ordering::Equal => Ok(()),
+        Ordering::Greater => Err(OpenError::Newer(found)),
+    }
+}
+
+fn is_undefined_table(failure: &sqlx::Error) -> bool {
+    const UNDEFINED_TABLE: &str = "42P01";
+    let code = failure.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| code == UNDEFINED_TABLE)
+}
+
 /// Makes the tables.
 pub(super) async fn migrate(url: &str, judge: &Judge) -> Result<(), OpenError> {
     let pool: PgPool = pool(1).connect_lazy_with(plain_options(url)?);
-    let migrated = sqlx::migrate!("migrations/postgres").run(&pool).await;
+    let migrated = MIGRATIONS.run(&pool).await;
     pool.close().await;
     super::migrated(judge, migrated)
 }

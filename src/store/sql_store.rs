@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use sealwire_actors::ports::{
-    CommitResult, DueLog, FoundResult, GroupRecord, LogBrief, LogCommit, LogKey, LogRecord, NewLog,
-    PageRequest, PendingRequest, Position, ReserveResult, Store, StoreError, StoreStats,
-    StoredEntry, SubscriptionRecord,
+    CommitResult, Doorbell, DueLog, FoundResult, GroupRecord, LogBrief, LogCommit, LogKey,
+    LogRecord, NewLog, PageRequest, PendingRequest, Position, ReserveResult, Store, StoreError,
+    StoreStats, StoredEntry, SubscriptionRecord,
 };
 use sealwire_protocol::challenge::CHALLENGE_BYTES;
 use sealwire_protocol::frame::Member;
@@ -23,8 +23,9 @@ use sqlx::Executor;
 use tokio::sync::watch;
 
 use super::Standing;
+use super::advisory::RETENTION_LOCK;
 use super::commit;
-use super::dialect::Dialect;
+use super::dialect::{Columns, Dialect, Value};
 use super::lanes::{Lanes, Verdict};
 use super::tenure::Tenure;
 use super::writes::day;
@@ -35,6 +36,43 @@ const STATS_AGE_MAX: Duration = Duration::from_secs(60);
 /// Most devices whose day is gathered before it is written; more are written at once. A wave of
 /// returning devices fits a few such statements.
 const TOUCHES_MAX: usize = 4096;
+
+/// For how long a failed commit means that the store is not ready. Devices that were told to come back
+/// do so within it, and try for real.
+const FAILED_LATELY: Duration = Duration::from_secs(5);
+
+/// When a commit last failed, if none has succeeded since. A disk that is full takes a small write
+/// that is undone, and only a commit shows it.
+#[derive(Default)]
+struct Failed(Mutex<Option<Instant>>);
+
+impl Failed {
+    fn since(&self) -> Option<Duration> {
+        self.0.lock().map(|at| at.elapsed())
+    }
+
+    fn attempt(&self) -> Attempt<'_> {
+        Attempt { failed: self, fails: true }
+    }
+}
+
+/// A commit under way. Dropped before its end, as at a deadline, it has failed.
+struct Attempt<'a> {
+    failed: &'a Failed,
+    fails: bool,
+}
+
+impl Attempt<'_> {
+    fn ends(mut self, error: Option<&StoreError>) {
+        self.fails = error == Some(&StoreError::Unavailable);
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        *self.failed.0.lock() = self.fails.then(Instant::now);
+    }
+}
 
 /// How a database counts what it holds.
 #[async_trait]
@@ -48,6 +86,7 @@ pub(super) struct SqlStore<D: Dialect> {
     pub(super) lanes: Lanes<D>,
     pub(super) tenure: Tenure,
     pub(super) standing: watch::Sender<Standing>,
+    failed: Failed,
     touches: Mutex<HashMap<DeviceKey, u64>>,
     swept: Mutex<Option<DeviceKey>>,
     stats: tokio::sync::Mutex<Option<(Instant, StoreStats)>>,
@@ -62,6 +101,7 @@ where
             lanes,
             tenure,
             standing,
+            failed: Failed::default(),
             touches: Mutex::default(),
             swept: Mutex::default(),
             stats: tokio::sync::Mutex::default(),
@@ -73,6 +113,13 @@ where
             Standing::Serving => Ok(()),
             Standing::Waiting | Standing::Superseded => Err(StoreError::Unavailable),
         }
+    }
+
+    async fn commit_once(&self, batch: &[LogCommit]) -> Result<Vec<CommitResult>, StoreError> {
+        let mut lease = self.lanes.commit().await?;
+        lease.begin(D::BEGIN).await?;
+        let outcome = commit::run(&mut lease, batch).await;
+        lease.end(outcome.map(Verdict::Keep)).await
     }
 
     /// Learns where a log of a batch ends now: any of them does.
@@ -118,12 +165,11 @@ where
 
     async fn commit(&self, batch: &[LogCommit]) -> Result<Vec<CommitResult>, StoreError> {
         self.may_write()?;
-        let mut lease = self.lanes.commit().await?;
-        lease.begin(D::BEGIN).await?;
-        let outcome = commit::run(&mut lease, batch).await;
-        let results = lease.end(outcome.map(Verdict::Keep)).await?;
-        self.learn(batch, &results);
-        Ok(results)
+        let attempt = self.failed.attempt();
+        let results = self.commit_once(batch).await;
+        attempt.ends(results.as_ref().err());
+        self.learn(batch, results.as_deref().unwrap_or_default());
+        results
     }
 
     async fn found(&self, log: &NewLog, groups_max: u32) -> Result<FoundResult, StoreError> {
@@ -255,14 +301,9 @@ where
         self.lanes.claim_challenges(challenges).await
     }
 
-    async fn set_push_token(
-        &self,
-        device: DeviceKey,
-        place: Option<(String, String)>,
-        now: u64,
-    ) -> Result<(), StoreError> {
+    async fn set_push_tokens(&self, doorbells: &[Doorbell], now: u64) -> Result<(), StoreError> {
         self.may_write()?;
-        self.lanes.set_push_token(device, place.as_ref(), now).await
+        self.lanes.set_push_tokens(doorbells, now).await
     }
 
     async fn push_token(&self, device: DeviceKey) -> Result<Option<(String, String)>, StoreError> {
@@ -279,9 +320,26 @@ where
         if full { self.flush_touches().await } else { Ok(()) }
     }
 
+    async fn retention_is_elsewhere(&self) -> Result<bool, StoreError> {
+        let Some(sql) = D::RETENTION_HELD else { return Ok(false) };
+        let [high, low] = [RETENTION_LOCK >> 32, RETENTION_LOCK & 0xffff_ffff];
+        let rows = self.lanes.query(sql, &[Value::Int(high), Value::Int(low)]).await?;
+        Ok(rows.first().map_or(Ok(0), |row| row.int(0))? > 0)
+    }
+
     async fn ready(&self) -> Result<(), StoreError> {
         self.may_write()?;
-        self.lanes.ready().await
+        match self.failed.since() {
+            None => self.lanes.ready(false).await,
+            // Whoever has just failed tries again soon, and would fail again.
+            Some(since) if since < FAILED_LATELY => Err(StoreError::Unavailable),
+            Some(_) => {
+                let attempt = self.failed.attempt();
+                let written = self.lanes.ready(true).await;
+                attempt.ends(written.as_ref().err());
+                written
+            }
+        }
     }
 
     async fn stats(&self) -> Result<StoreStats, StoreError> {

@@ -81,6 +81,7 @@ impl Dialect for Sqlite {
     // Longer than SQLite waits for a lock by itself.
     const DEADLINE: Duration = Duration::from_secs(10);
     const ONE_WRITER: bool = true;
+    const RETENTION_HELD: Option<&'static str> = None;
     const ROWS_ARE_DEAR: bool = true;
 
     fn bind(values: &[Value<'_>]) -> Result<SqliteArguments, StoreError> {
@@ -182,7 +183,7 @@ pub(super) async fn lock(database: &Path, how: Lock) -> Result<FileLock, OpenErr
             Err(TryLockError::Error(error)) => return Err(failed(error)),
             Err(TryLockError::WouldBlock) => match how {
                 Lock::Try => return Err(OpenError::Locked),
-                Lock::Wait => super::tell_waiting(&mut told),
+                Lock::Wait => super::tell_waiting(&mut told, false),
             },
         }
         sleep(STANDBY_PAUSE).await;

@@ -9,7 +9,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sealwire_actors::ports::{
-    FoundResult, LogCommit, LogKey, MemberChange, NewLog, ReserveResult, SenderRecord, StoreError,
+    Doorbell, FoundResult, LogCommit, LogKey, MemberChange, NewLog, ReserveResult, SenderRecord,
+    StoreError,
 };
 use sealwire_protocol::challenge::CHALLENGE_BYTES;
 use sealwire_protocol::digest::chain_start;
@@ -167,27 +168,15 @@ where
         Ok(gone)
     }
 
-    pub(super) async fn set_push_token(
+    pub(super) async fn set_push_tokens(
         &self,
-        device: DeviceKey,
-        place: Option<&(String, String)>,
+        doorbells: &[Doorbell],
         now: u64,
     ) -> Result<(), StoreError> {
-        let key = || Value::bytes(&device.0);
         let mut lease = self.write().await?;
-        let Some((platform, token)) = place else {
-            return lease.rows(CLEAR_PUSH_TOKEN, &[key()]).await.map(|_| ());
-        };
         lease.begin(D::BEGIN).await?;
-        let outcome = async {
-            let others = [Value::Text(token), Value::Text(platform), key()];
-            lease.rows(TAKE_PUSH_TOKEN, &others).await?;
-            lock_device(&mut lease, device, now).await?;
-            let own = [key(), Value::Text(platform), Value::Text(token)];
-            lease.rows(SET_PUSH_TOKEN, &own).await
-        };
-        let outcome = outcome.await;
-        lease.end(outcome.map(|_| Verdict::Keep(()))).await
+        let outcome = set_push_tokens(&mut lease, doorbells, now).await;
+        lease.end(outcome.map(Verdict::Keep)).await
     }
 
     pub(super) async fn claim_challenges(
@@ -241,13 +230,35 @@ where
         self.write().await?.each(table).await.map(|_| ())
     }
 
-    /// Whether the database can be written to now.
-    pub(super) async fn ready(&self) -> Result<(), StoreError> {
+    /// Whether the database can be written to now; with `durably`, by a commit.
+    pub(super) async fn ready(&self, durably: bool) -> Result<(), StoreError> {
         let mut lease = self.write().await?;
         lease.begin(D::BEGIN).await?;
-        let outcome = lease.rows(WRITE_NOTHING, &[]).await.map(|_| Verdict::Undo(()));
-        lease.end(outcome).await
+        let written = lease.rows(WRITE_NOTHING, &[]).await;
+        let verdict = if durably { Verdict::Keep(()) } else { Verdict::Undo(()) };
+        lease.end(written.map(|_| verdict)).await
     }
+}
+
+async fn set_push_tokens<D: Dialect>(
+    lease: &mut Lease<D>,
+    doorbells: &[Doorbell],
+    now: u64,
+) -> Result<(), StoreError>
+where
+    for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
+{
+    for Doorbell { device, place } in doorbells {
+        let key = || Value::bytes(&device.0);
+        let Some((platform, token)) = place else {
+            lease.rows(CLEAR_PUSH_TOKEN, &[key()]).await?;
+            continue;
+        };
+        lease.rows(TAKE_PUSH_TOKEN, &[Value::Text(token), Value::Text(platform), key()]).await?;
+        lock_device(lease, *device, now).await?;
+        lease.rows(SET_PUSH_TOKEN, &[key(), Value::Text(platform), Value::Text(token)]).await?;
+    }
+    Ok(())
 }
 
 async fn found<D: Dialect>(

@@ -12,11 +12,38 @@ use super::DEADLINE;
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) body: String,
+    head: String,
+}
+
+impl Answer {
+    /// The value of a header, by its name in lower case.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            (key.to_lowercase() == name).then(|| value.trim())
+        })
+    }
 }
 
 /// Asks for a path; none if nobody answers there.
 pub(crate) async fn get(address: SocketAddr, path: &str) -> Option<Answer> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: relay\r\nConnection: close\r\n\r\n");
+    send(address, &request).await
+}
+
+/// Asks with further headers, each ended by a line break, and a body.
+pub(crate) async fn request(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &str,
+) -> Option<Answer> {
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: relay\r\nConnection: close\r\nContent-Length: {length}\r\n\
+         {headers}\r\n{body}"
+    );
     send(address, &request).await
 }
 
@@ -30,7 +57,7 @@ pub(crate) async fn send(address: SocketAddr, request: &str) -> Option<Answer> {
         let text = String::from_utf8(bytes).ok()?;
         let (head, body) = text.split_once("\r\n\r\n")?;
         let status = head.split(' ').nth(1)?.parse().ok()?;
-        Some(Answer { status, body: body.to_owned() })
+        Some(Answer { status, body: body.to_owned(), head: head.to_owned() })
     };
     timeout(DEADLINE, exchange).await.ok().flatten()
 }

@@ -405,11 +405,20 @@ pub(crate) struct Listening {
     data: Vec<String>,
     /// Lines that were comments: signs of life.
     pub(crate) comments: usize,
+    /// Events that the app does not know, each with its data.
+    pub(crate) passed_over: Vec<(String, String)>,
 }
 
 impl Listening {
     fn new(body: hyper::body::Incoming) -> Self {
-        Self { body, unread: Vec::new(), event: String::new(), data: Vec::new(), comments: 0 }
+        Self {
+            body,
+            unread: Vec::new(),
+            event: String::new(),
+            data: Vec::new(),
+            comments: 0,
+            passed_over: Vec::new(),
+        }
     }
 
     /// The next event; none when the stream has ended.
@@ -463,7 +472,10 @@ impl Listening {
             }
             "groups_changed" => Some(Event::GroupsChanged),
             "error" => None,
-            _ => None,
+            _ => {
+                self.passed_over.push((event, data.join("\n")));
+                None
+            }
         }
     }
 

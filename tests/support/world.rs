@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
 use sealwire::client_address::TrustedProxies;
-use sealwire::config::UnauthenticatedLimits;
+use sealwire::config::{AddressRequests, UnauthenticatedLimits};
 use sealwire::relay::{Relay, RelayOptions};
 use sealwire::store::{Lock, StoreOptions};
 use sealwire::telemetry;
 use sealwire_actors::Options;
 use sealwire_actors::ports::{LogRecord, Store, SystemClock};
+use sealwire_actors::recovery::{RecoveryKey, RecoveryKeys};
 use sealwire_client::address::RelayUrl;
 use sealwire_protocol::LogId;
 use sealwire_protocol::token::TokenKey;
@@ -59,7 +60,15 @@ impl World {
                 lock: Lock::Wait,
             },
             actors,
+            recovery_keys: RecoveryKeys {
+                current: RecoveryKey::derive(b"another secret of the tests"),
+                previous: None,
+            },
             unauthenticated: generous(),
+            address_requests: AddressRequests {
+                rate: 100_000.try_into().expect("not zero"),
+                burst: 100_000.try_into().expect("not zero"),
+            },
             proxies: TrustedProxies::default(),
             connections_max: 1000,
             shutdown_deadline: Duration::from_secs(25),
@@ -77,6 +86,11 @@ impl World {
 
     pub(crate) fn url(&self) -> RelayUrl {
         RelayUrl::parse(&format!("ws://{}", self.address)).expect("a URL")
+    }
+
+    /// Where its data is.
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

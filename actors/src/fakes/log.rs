@@ -246,6 +246,7 @@ impl Log {
         for (_, entry) in entries.take(request.entries_max) {
             let stored = entry.stored(self.log_type == LogType::Vault || entry.is_for(request));
             bytes += stored.body.as_ref().map_or(0, sealwire_protocol::Body::len);
+            bytes += stored.recipients.len() * DeviceKey::LEN;
             if bytes > request.bytes_max && !page.is_empty() {
                 break;
             }

@@ -82,10 +82,15 @@ impl Policy {
         matches!(self, Self::Group(_))
     }
 
-    /// Whether these entries may be kept beside what is kept already.
-    pub(super) fn check_room(&self, entries: &[CheckedEntry]) -> Result<(), Failure> {
+    /// Whether these entries may be kept beside what is kept already: so many entries above the floor,
+    /// and their bodies.
+    pub(super) fn check_room(
+        &self,
+        entries: &[CheckedEntry],
+        above_floor: u64,
+    ) -> Result<(), Failure> {
         match self {
-            Self::Group(queue) => queue.check_room(entries),
+            Self::Group(queue) => queue.check_room(entries, above_floor),
             Self::Vault(vault) => vault.check_room(entries),
         }
     }

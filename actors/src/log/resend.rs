@@ -2,11 +2,10 @@
 
 use sealwire_protocol::frame::Appended;
 use sealwire_protocol::{DeviceKey, Digest, Failure};
-use tokio::time::timeout;
 
 use super::{LogActor, Memory};
-use crate::limits::STORE_DEADLINE;
 use crate::reply::Reply;
+use crate::turns::Turn;
 
 impl LogActor {
     /// A request whose counts were used before: by one in flight, or by one that the store knows.
@@ -45,20 +44,19 @@ impl LogActor {
         let (shared, key, log) = (self.shared.clone(), self.key, state.id);
         // Off the actor: the store is asked, and the order of other requests does not depend on it.
         tokio::spawn(async move {
-            // A crowd that resends takes its turn like one that catches up.
-            let _turn = shared.page_reads.acquire().await;
-            let find = |count| timeout(STORE_DEADLINE, shared.store.find_entry(key, sender, count));
+            let find =
+                |count| shared.turns.ask(Turn::Resend, shared.store.find_entry(key, sender, count));
             // Each entry names the one before it, so the last digest stands for all of them.
             let last = match find(last_count).await {
-                Ok(Ok(Some((seq, known)))) if known == digest => seq,
-                Ok(Ok(_)) => return reply.refuse(conflict),
+                Ok(Some((seq, known))) if known == digest => seq,
+                Ok(_) => return reply.refuse(conflict),
                 // Dropped: answered as unavailable.
-                Ok(Err(_)) | Err(_) => return,
+                Err(_) => return,
             };
             let first = match find(first_count).await {
-                Ok(Ok(Some((seq, _)))) => seq,
-                Ok(Ok(None)) => return reply.refuse(conflict),
-                Ok(Err(_)) | Err(_) => return,
+                Ok(Some((seq, _))) => seq,
+                Ok(None) => return reply.refuse(conflict),
+                Err(_) => return,
             };
             let Some(head) = head else {
                 return;

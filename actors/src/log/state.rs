@@ -177,11 +177,13 @@ impl State {
             .map_or((0, Digest::ZERO), |record| (record.last_count, record.last_digest))
     }
 
-    /// Decides about a request: all of its entries or none.
+    /// Decides about a request: all of its entries or none. `pace` is what is said to a control entry
+    /// that is not known yet.
     pub(super) fn append(
         &mut self,
         sender: DeviceKey,
         entries: Vec<CheckedEntry>,
+        pace: Result<(), Failure>,
         now: u64,
     ) -> Result<Decided, NotAppended> {
         if let Some(seq) = self.revoked.get(&sender) {
@@ -200,7 +202,7 @@ impl State {
             Err(NotAppended::Known) if !member => return refused(ErrorCode::NoSuchLog),
             checked => checked?,
         }
-        self.check_contents(sender, &entries)?;
+        self.check_contents(sender, &entries, pace)?;
         Ok(self.apply(sender, entries, now))
     }
 

@@ -13,7 +13,7 @@ use sealwire_protocol::{
     LogId, LogType,
 };
 
-use super::{Core, Step, ask, briefs, known, summaries, vaults};
+use super::{Core, Step, briefs, known, summaries, vaults};
 use crate::catch_up::FloorMark;
 use crate::entry::{CheckedEntry, Content};
 use crate::limits::RESERVATION_LIFETIME;
@@ -26,6 +26,7 @@ use crate::ports::{
 };
 use crate::reply::{Reply, unavailable};
 use crate::system::Shared;
+use crate::turns::Turn;
 
 /// Acts on a frame.
 pub(super) fn act(core: &Arc<Core>, request: u32, frame: ClientFrame) -> Step {
@@ -36,7 +37,7 @@ pub(super) fn act(core: &Arc<Core>, request: u32, frame: ClientFrame) -> Step {
         ClientFrame::Subscribe(frame) => later(subscribe(core.clone(), request, frame)),
         ClientFrame::Unsubscribe(frame) => unsubscribe(core, request, frame.log),
         ClientFrame::ListMembers(frame) => later(list_members(core.clone(), request, frame.log)),
-        ClientFrame::ListLogs(_) => later(list_logs(core.clone(), request)),
+        ClientFrame::ListLogs(frame) => later(list_logs(core.clone(), request, frame.after)),
         ClientFrame::Ping(_) => {
             core.outbox.heartbeat(request, core.shared.clock.now_ms());
             Step::Done
@@ -149,14 +150,23 @@ fn cast_append(core: &Core, key: LogKey, entries: Vec<CheckedEntry>, reply: Repl
     core.shared.cast_append(core.outbox.device, key, entries, reply);
 }
 
-/// The device is no member, as far as its session knows. One that was revoked is told so; everybody
-/// else is told what is told of a log that does not exist, after the same one question.
 async fn append_to_unknown(core: Arc<Core>, log: LogId, reply: Reply) {
-    match ask(core.shared.store.revoked_at(log, core.outbox.device)).await {
-        Ok(Some(seq)) => reply.refuse(Failure::revoked(seq)),
-        Ok(None) => reply.refuse(Failure::new(ErrorCode::NoSuchLog)),
-        // Dropped: answered as unavailable.
-        Err(_) => drop(reply),
+    reply.refuse(why_unknown(&core, log).await);
+}
+
+/// Answers a request about a log that is none of the device's, as far as its session knows.
+async fn refuse_unknown(core: Arc<Core>, request: u32, log: LogId) {
+    let failure = why_unknown(&core, log).await;
+    core.answer(request, &frame::Error { log: Some(log), ..failure.into() }.into());
+}
+
+/// Why a device is no member of a log. One that was revoked is told so; everybody else is told what is
+/// told of a log that does not exist, after the same one question.
+async fn why_unknown(core: &Core, log: LogId) -> Failure {
+    match core.ask(Turn::Question, core.shared.store.revoked_at(log, core.outbox.device)).await {
+        Ok(Some(seq)) => Failure::revoked(seq),
+        Ok(None) => Failure::new(ErrorCode::NoSuchLog),
+        Err(_) => unavailable(),
     }
 }
 
@@ -209,10 +219,14 @@ pub(crate) async fn found(
         },
     };
     let groups_max = shared.options.groups_max;
-    let result = shared
-        .run_job(move |store| Box::pin(async move { ask(store.found(&new, groups_max)).await }));
+    if let Err(failure) = shared.paces.may_found(device) {
+        return reply.refuse(failure);
+    }
+    let result =
+        shared.run_job(move |store| Box::pin(async move { store.found(&new, groups_max).await }));
     match result.await {
         Ok(FoundResult::Created(key)) => {
+            shared.paces.founded(device);
             counter!(ENTRIES, "kind" => "control").increment(1);
             let place = LogPlace { id, key, log_type };
             shared.registry.member_joined(device, place, 1);
@@ -237,7 +251,8 @@ pub(crate) async fn found(
 /// The same first entry again, as after a lost answer. Only a founder who is still a member is told
 /// where the log stands.
 async fn founded_before(shared: &Shared, device: DeviceKey, place: LogPlace, reply: Reply) {
-    match ask(shared.store.subscription(place.key, device)).await {
+    let question = shared.store.subscription(place.key, device);
+    match shared.turns.ask(Turn::Question, question).await {
         Ok(Some(record)) => {
             shared.registry.member_joined(device, place, 1);
             let head = shared.head(record.head);
@@ -257,7 +272,7 @@ async fn join(core: Arc<Core>, entries: Vec<CheckedEntry>, reply: Reply) {
         return reply.refuse(Failure::new(ErrorCode::BadControl));
     };
     let (log, signature) = (header.log, *signature);
-    let Ok(brief) = ask(core.shared.store.find_log(log)).await else {
+    let Ok(brief) = core.ask(Turn::Question, core.shared.store.find_log(log)).await else {
         return drop(reply);
     };
     // One answer, after the same work, for a log that does not exist and for an invitation that is
@@ -281,7 +296,7 @@ async fn join(core: Arc<Core>, entries: Vec<CheckedEntry>, reply: Reply) {
     let since = now.saturating_sub(RESERVATION_LIFETIME.as_millis() as u64);
     let key = brief.key;
     let reserved = core.shared.run_job(move |store| {
-        Box::pin(async move { ask(store.reserve(key, device, groups_max, now, since)).await })
+        Box::pin(async move { store.reserve(key, device, groups_max, now, since).await })
     });
     match reserved.await {
         Ok(ReserveResult::Reserved | ReserveResult::AlreadyMember) => {
@@ -337,7 +352,7 @@ fn joined_frame(joined: crate::totals::Joined) -> frame::Joined {
 
 fn ack(core: &Arc<Core>, request: u32, frame: &frame::Ack) -> Step {
     let Some(LogPlace { key, .. }) = known(core, frame.log) else {
-        return refuse(core, request, ErrorCode::NoSuchLog);
+        return later(refuse_unknown(core.clone(), request, frame.log));
     };
     if frame.state.incarnation != core.shared.store.incarnation() {
         return Step::Done;
@@ -401,7 +416,7 @@ async fn begin_reading(
     start: Start,
 ) {
     let Some(LogPlace { key, .. }) = known(&core, log) else {
-        return core.refuse(request, Failure::new(ErrorCode::NoSuchLog));
+        return refuse_unknown(core, request, log).await;
     };
     if core.outbox.subscriptions_beside(key) >= SUBSCRIPTIONS_MAX {
         return core.refuse(request, Failure::new(ErrorCode::TooManySubscriptions));
@@ -412,7 +427,7 @@ async fn begin_reading(
     let unfinished = Unfinished { core: &core, key };
     let presence = core.shared.registry.subscribe(key, &core.outbox);
     let losses = presence.losses();
-    let (record, from, phase, floor) = match begin(&core, key, start).await {
+    let (record, from, phase, floor) = match begin(&core, log, key, start).await {
         Ok(start) => start,
         Err(failure) => return core.refuse(request, failure),
     };
@@ -453,12 +468,13 @@ impl Drop for Unfinished<'_> {
 type Begun = (SubscriptionRecord, u64, Phase, Option<FloorMark>);
 
 /// Where a subscription begins, if the cursor is on this log's chain.
-async fn begin(core: &Core, key: LogKey, start: Start) -> Result<Begun, Failure> {
+async fn begin(core: &Core, log: LogId, key: LogKey, start: Start) -> Result<Begun, Failure> {
     let store = &core.shared.store;
-    let record = ask(store.subscription(key, core.outbox.device))
+    let record = core
+        .ask(Turn::Subscription, store.subscription(key, core.outbox.device))
         .await
-        .map_err(|_| unavailable())?
-        .ok_or(Failure::new(ErrorCode::NoSuchLog))?;
+        .map_err(|_| unavailable())?;
+    let Some(record) = record else { return Err(why_unknown(core, log).await) };
     let cursor = match start {
         Start::Cursor(cursor) => cursor,
         Start::Snapshot(digest) => {
@@ -481,7 +497,10 @@ async fn begin(core: &Core, key: LogKey, start: Start) -> Result<Begun, Failure>
     } else if from == record.floor.seq {
         Some(record.floor.chain)
     } else {
-        let chain = ask(store.chain_at(key, from)).await.map_err(|_| unavailable())?;
+        let chain = core
+            .ask(Turn::Subscription, store.chain_at(key, from))
+            .await
+            .map_err(|_| unavailable())?;
         Some(chain.ok_or(changed)?)
     };
     if known.is_some() && known != chain {
@@ -489,7 +508,8 @@ async fn begin(core: &Core, key: LogKey, start: Start) -> Result<Begun, Failure>
     }
     if from < record.floor.seq {
         let seq = record.floor.seq;
-        let floor = ask(FloorMark::of(store.as_ref(), key, record.floor)).await;
+        let floor =
+            core.ask(Turn::Question, FloorMark::of(store.as_ref(), key, record.floor)).await;
         let floor = floor.map_err(|_| unavailable())?;
         return Ok((record, seq, Phase::Controls(from, seq), Some(floor)));
     }
@@ -498,7 +518,7 @@ async fn begin(core: &Core, key: LogKey, start: Start) -> Result<Begun, Failure>
 
 fn unsubscribe(core: &Arc<Core>, request: u32, log: LogId) -> Step {
     let Some(LogPlace { key, .. }) = known(core, log) else {
-        return refuse(core, request, ErrorCode::NoSuchLog);
+        return later(refuse_unknown(core.clone(), request, log));
     };
     core.shared.registry.unsubscribe(key, &core.outbox);
     core.answer(request, &Done {}.into());
@@ -508,26 +528,25 @@ fn unsubscribe(core: &Arc<Core>, request: u32, log: LogId) -> Step {
 // ---- lists
 
 async fn list_members(core: Arc<Core>, request: u32, log: LogId) {
-    let no_such_log = Failure::new(ErrorCode::NoSuchLog);
     let Some(LogPlace { key, .. }) = known(&core, log) else {
-        return core.refuse(request, no_such_log);
+        return refuse_unknown(core, request, log).await;
     };
-    match ask(core.shared.store.members(key)).await {
+    match core.ask(Turn::Question, core.shared.store.members(key)).await {
         Ok(Some((position, members)))
             if members.iter().any(|member| member.device == core.outbox.device) =>
         {
             let members = Bounded::new(members).unwrap_or_default();
             core.answer(request, &Members { log, head: head(&core, position), members }.into());
         }
-        Ok(_) => core.refuse(request, no_such_log),
+        Ok(_) => refuse_unknown(core, request, log).await,
         Err(_) => core.refuse(request, unavailable()),
     }
 }
 
-async fn list_logs(core: Arc<Core>, request: u32) {
-    match briefs(&core.shared, core.outbox.device).await {
+async fn list_logs(core: Arc<Core>, request: u32, after: Option<LogId>) {
+    match briefs(&core.shared, Turn::Question, core.outbox.device).await {
         Ok(logs) => {
-            let logs = summaries(core.shared.store.incarnation(), &logs);
+            let logs = summaries(core.shared.store.incarnation(), &logs, after);
             core.answer(request, &Logs { logs }.into());
         }
         Err(_) => core.refuse(request, unavailable()),

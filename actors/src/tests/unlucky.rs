@@ -204,3 +204,32 @@ async fn a_revoked_founder_learns_nothing_by_founding_again() {
         panic!("told the head: seq {}", appended.head.seq);
     }
 }
+
+#[tokio::test]
+async fn who_writes_one_control_entry_after_the_other_is_told_to_wait() {
+    let world = World::new().await;
+    let (mut alice, mut bob, group) = two_in_a_group(&world).await;
+    let mut written = 0;
+    let failure = loop {
+        let key = ed25519_dalek::SigningKey::from_bytes(&[written as u8; 32]);
+        let head = alice.say(group.id, b"seen").await.head;
+        let control = Control::JoinKey { join_key: device_key(&key) };
+        let (count, prev) = (alice.count, alice.prev);
+        let entry = alice.control(group.id, &control, head);
+        match alice.append(entry).await {
+            Ok(_) => written += 1,
+            Err(failure) => {
+                (alice.count, alice.prev) = (count, prev);
+                break failure;
+            }
+        }
+        assert!(written <= crate::limits::CONTROL_BURST, "never told to wait");
+    };
+    assert_eq!(written, crate::limits::CONTROL_BURST);
+    assert_eq!(failure.code, ErrorCode::RateLimited);
+    assert!(failure.retry_after_ms.is_some());
+    // Content goes on, and so does everybody else.
+    alice.say(group.id, b"all the same").await;
+    let leave = bob.control(group.id, &Control::Leave, Head::NONE);
+    bob.append(leave).await.expect("left");
+}

@@ -51,6 +51,9 @@ pub enum StreamEvent {
     Payloads(Vec<Arc<Payload>>),
     /// The device's groups are not what they were.
     GroupsChanged,
+    /// The device's recovery vault was fetched with its code at this time, in milliseconds since the
+    /// epoch.
+    RecoveryFetched(u64),
     /// Nothing has happened for a while.
     Silence,
 }
@@ -70,6 +73,8 @@ struct Inner {
     /// The log that was looked at last: the others have their turn first.
     last: Option<LogKey>,
     changed: bool,
+    /// When the device's recovery vault was fetched, if that is still to be told.
+    fetched: Option<u64>,
     ended: bool,
 }
 
@@ -168,6 +173,18 @@ impl Listener {
         }
     }
 
+    /// The device's recovery vault was fetched.
+    pub(crate) fn fetched(&self, at: u64) {
+        if self.scope == Scope::Changes {
+            self.inner.lock().fetched = Some(at);
+            self.wake.notify_one();
+        }
+    }
+
+    fn take_fetched(&self) -> Option<u64> {
+        self.inner.lock().fetched.take()
+    }
+
     /// Ends the stream: its phone comes back and is given everything anew.
     pub(crate) fn end(&self) {
         self.inner.lock().ended = true;
@@ -216,6 +233,9 @@ impl PayloadStream {
             let (ended, changed) = self.listener.state();
             if ended {
                 return None;
+            }
+            if let Some(at) = self.listener.take_fetched() {
+                return Some(StreamEvent::RecoveryFetched(at));
             }
             if changed {
                 return self.tell_changes().await;

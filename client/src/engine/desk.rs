@@ -46,13 +46,7 @@ impl Now {
 pub(super) enum Asked {
     Subscribe(LogId),
     Unsubscribe(LogId),
-    Append {
-        log: LogId,
-        count: u64,
-        bytes: usize,
-    },
-    /// An entry that was appended long ago, sent to hear what the relay says of its author.
-    Probe(LogId),
+    Append { log: LogId, count: u64, bytes: usize },
     Ping,
 }
 

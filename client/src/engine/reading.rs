@@ -1,9 +1,7 @@
 //! Reading a log in order: subscriptions, entries, stubs, floors and heads.
 
 use sealwire_protocol::error::ErrorCode;
-use sealwire_protocol::frame::{
-    Append, Appended, Entry, MembershipState, StubReason, Stubs, Unsubscribe,
-};
+use sealwire_protocol::frame::{Appended, Entry, MembershipState, StubReason, Stubs, Unsubscribe};
 use sealwire_protocol::{Digest, Failure, Head, Kind};
 
 use super::Result;
@@ -51,30 +49,7 @@ impl Log {
             self.hold_until = Some(call.now.at + numbering::hold(failure));
             return Ok(());
         }
-        if code == ErrorCode::NoSuchLog {
-            self.probe(call)?;
-        }
         self.end(call, code)
-    }
-
-    /// Asks why there is no such log for this device. A subscription is not told; the author of an
-    /// entry is, if it was revoked. An entry that is there already changes nothing.
-    fn probe(&mut self, call: &mut Call<'_>) -> Result<()> {
-        if let Some(id) = outbox::smallest_appended(call.db, self.id)?
-            && call.has_room()
-        {
-            let entry = outbox::bytes(call.db, id)?;
-            call.ask(Asked::Probe(self.log), Append { entry });
-        }
-        Ok(())
-    }
-
-    /// The answer to a probe.
-    pub(super) fn on_probed(&mut self, call: &mut Call<'_>, failure: &Failure) -> Result<()> {
-        if failure.code == ErrorCode::Revoked {
-            return self.removed(call, true, failure.seq.unwrap_or(0));
-        }
-        Ok(())
     }
 
     /// An ack was not taken, or the subscription is over.
@@ -234,19 +209,18 @@ impl Log {
         if self.phase == Phase::Joining {
             self.enter(call)?;
         }
-        let first = self.track.position().seq == 0 && appended.seq == 1;
-        if first {
-            self.begin_incarnation(appended.head.incarnation);
-        }
-        // If nothing stands between what was read and this entry, it was read, too.
+        // If nothing stands between what was read and this entry, it was read, too. A control entry is
+        // read when it comes back: only then is it known when the relay has ordered it.
+        let control = own.header.decode().is_ok_and(|header| header.kind == Kind::Control);
         let mut next = self.track;
-        if next.step(appended.seq, false) == Step::Next
+        if !control
+            && next.step(appended.seq, false) == Step::Next
             && next.incarnation() == appended.head.incarnation
             && !appended.duplicate
         {
             next.advance(digest);
             if next.head() == Some(appended.head) {
-                self.apply_own(call, appended.seq, &own)?;
+                self.apply_own(appended.seq, &own);
                 self.advance(call, digest)?;
             }
         }

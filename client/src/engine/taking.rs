@@ -1,7 +1,7 @@
 //! What one entry changes: members, keys, and what the app is told.
 
 use sealwire_protocol::frame::Entry;
-use sealwire_protocol::{Body, Control, DeviceKey, Digest, Head, Header, Kind};
+use sealwire_protocol::{Control, DeviceKey, Digest, Head, Header, Kind};
 
 use super::Result;
 use super::desk::Call;
@@ -79,30 +79,16 @@ impl Log {
         if !own.appended {
             self.settle(call, own.count, seq, &own)?;
         }
-        self.apply_own(call, seq, &own)
+        self.apply_own(seq, &own);
+        Ok(())
     }
 
-    /// What an own entry changes, once it is read at its place.
-    pub(super) fn apply_own(&mut self, call: &mut Call<'_>, seq: u64, own: &Own) -> Result<()> {
-        let Ok(header) = own.header.decode() else { return Ok(()) };
-        if header.kind == Kind::Control {
-            let entry = Entry {
-                log: self.log,
-                seq,
-                at: call.now.ms,
-                header: own.header,
-                body: Body::copy_from(&own.body),
-                signature: None,
-                recipients: sealwire_protocol::frame::Recipients::default(),
-                totals_kind: None,
-            };
-            if let Err(rejection) = self.take_control(call, &entry, &header)? {
-                tracing::warn!(log = ?self.log, ?rejection, "an own control entry does not apply");
-            }
-        } else {
+    /// What an own entry changes, once it is read at its place. Control entries come whole, and change
+    /// things then.
+    pub(super) fn apply_own(&mut self, seq: u64, own: &Own) {
+        if let Ok(header) = own.header.decode() {
             self.apply_own_keys(&header, &own.body, seq);
         }
-        Ok(())
     }
 
     /// The relay says that an entry is this device's, and this device does not know it.

@@ -145,16 +145,6 @@ pub(crate) fn bytes(db: &Connection, id: DraftId) -> Result<EntryIn, StoreError>
     })
 }
 
-/// The smallest own entry that was appended.
-pub(crate) fn smallest_appended(db: &Connection, log: i64) -> Result<Option<DraftId>, StoreError> {
-    Ok(db
-        .prepare_cached(
-            "select id from outbox where log = ?1 and state = 2 order by length(body) limit 1",
-        )?
-        .query_row([log], |row| row.get(0))
-        .optional()?)
-}
-
 /// Takes numbers away again. Says no if one of them has no draft any more, because it was appended
 /// once: then nothing has changed.
 pub(crate) fn unnumber(

@@ -172,11 +172,17 @@ async fn a_crowd_that_comes_and_goes(seed: u64) {
     }
     for person in &mut crowd.people {
         person.connect().await;
-        // What was asked for last may still be under way.
+        // What was asked for last may still be under way, leaving too: what is said last comes after
+        // all of it.
         until("being a member", async || {
             let _ = person.device.join(&invite).await;
+            let Ok(last) = person.device.send(crowd.log, Outgoing::to_all("still here")).await
+            else {
+                return false;
+            };
+            let appended = person.device.wait_appended(last, SOON).await.is_ok();
             let info = person.device.log(crowd.log).await.expect("a log");
-            info.phase == Phase::Member && info.unsent == 0
+            appended && info.phase == Phase::Member && info.unsent == 0
         })
         .await;
         person.device.wait_ready(crowd.log, SOON).await.expect("ready");

@@ -7,6 +7,7 @@ use sealwire_client::invite::Invite;
 use sealwire_protocol::Kind;
 use sealwire_protocol::error::ErrorCode;
 
+use crate::relay;
 use crate::world::{SOON, World, until};
 
 #[tokio::test]
@@ -30,6 +31,12 @@ async fn two_devices_meet_in_a_group_and_hear_each_other() {
     let both = [anna.key(), ben.key()];
     anna.sees_members(log, &both).await;
     ben.sees_members(log, &both).await;
+    // Since when, is the relay's to say, of oneself as of others.
+    for person in [&anna, &ben] {
+        for member in person.device.members(log).await.expect("members") {
+            assert_eq!(member.joined_at, relay::ordered_at(member.joined_seq));
+        }
+    }
 }
 
 #[tokio::test]
@@ -200,6 +207,13 @@ async fn a_device_that_was_revoked_while_it_was_away_learns_of_it() {
     anna.appended(revoked).await;
     ben.connect().await;
     assert_eq!(ben.device.wait_appended(late, SOON).await, Err(Error::Revoked));
+    let told = ben
+        .event("the news of being revoked", |event| {
+            if let Event::Revoked { seq, .. } = event { Some(*seq) } else { None }
+        })
+        .await;
+    let entry = &world.relay.entries(log)[told as usize - 1];
+    assert_eq!((entry.header.kind, entry.header.sender), (Kind::Control, anna.key()));
     let unsent = ben.device.unsent(log, 10).await.expect("unsent");
     assert_eq!(unsent[0].payload, b"said on the way out", "it stays visible");
 }

@@ -191,7 +191,14 @@ impl Person {
     pub(crate) async fn sees_members(&self, log: LogId, people: &[DeviceKey]) {
         let mut expected = people.to_vec();
         expected.sort_unstable();
-        until("the members", async || self.members(log).await == expected).await;
+        let deadline = Instant::now() + SOON;
+        while self.members(log).await != expected {
+            if Instant::now() > deadline {
+                let (members, info) = (self.members(log).await, self.device.log(log).await);
+                panic!("it has {members:?} for {expected:?}: {info:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Waits until the group was read up to where the relay has it.

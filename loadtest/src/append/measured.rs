@@ -24,32 +24,32 @@ pub(crate) struct Measured {
 /// What it has seen at one rate.
 #[derive(Serialize)]
 pub(crate) struct Step {
-    rate: Rate,
+    pub(crate) rate: Rate,
     /// Entries that were answered as durable in the time that was measured, per second.
-    appended_per_second: f64,
+    pub(crate) appended_per_second: f64,
     /// Entries that reached a member in that time, per second, without the senders' own.
-    delivered_per_second: f64,
+    pub(crate) delivered_per_second: f64,
     /// From when an entry was due until it was answered as durable.
-    push_to_appended: Percentiles,
+    pub(crate) push_to_appended: Percentiles,
     /// From when an entry was due until a member had it.
-    push_to_deliver: Option<Percentiles>,
+    pub(crate) push_to_deliver: Option<Percentiles>,
     /// The same for those who read slowly on purpose, over the whole run.
-    slow: Option<Percentiles>,
+    pub(crate) slow: Option<Percentiles>,
     disturbed: Option<Disturbed>,
     /// From when a connection was lost until its device had everything again.
-    returned: Option<Percentiles>,
+    pub(crate) returned: Option<Percentiles>,
     /// Longest time in which no device had an answer or an entry, in milliseconds.
-    longest_silence_ms: f64,
+    pub(crate) longest_silence_ms: f64,
     /// Entries that were answered as durable, warm-up and end included.
-    appended: u64,
+    pub(crate) appended: u64,
     /// Copies of them that were read by members and found whole.
-    checked: u64,
-    faults: Faults,
+    pub(crate) checked: u64,
+    pub(crate) faults: Faults,
     /// Answers that asked to wait and send again.
-    refused: u64,
+    pub(crate) refused: u64,
     /// Entries that were due and not sent before the end.
-    unsent: u64,
-    server: Option<Server>,
+    pub(crate) unsent: u64,
+    pub(crate) server: Option<Server>,
 }
 
 /// Something that happened in the middle.
@@ -74,6 +74,11 @@ impl Measured {
         self.timeline.mark(end_s, step.mark());
         self.steps.push(step);
         self.timeline.extend(timeline, end_s);
+    }
+
+    /// What a sentence about a step begins with, if there are several.
+    fn part(&self, step: &Step) -> String {
+        if self.steps.len() > 1 { step.prefix() } else { String::new() }
     }
 }
 
@@ -271,12 +276,19 @@ impl Figures for Measured {
     }
 
     fn warnings(&self) -> Vec<String> {
-        let several = self.steps.len() > 1;
         let said = |step: &Step| {
-            let part = if several { step.prefix() } else { String::new() };
+            let part = self.part(step);
             step.warnings().into_iter().map(move |warning| format!("{part}{warning}"))
         };
         self.steps.iter().flat_map(said).collect()
+    }
+
+    fn doubts(&self, ceilings: &Ceilings) -> Vec<String> {
+        let doubt = |step: &Step| {
+            let commit_us = step.server.as_ref()?.commit_mean_us()?;
+            Some(format!("{}{}", self.part(step), ceilings.doubt(commit_us)?))
+        };
+        self.steps.iter().filter_map(doubt).collect()
     }
 
     fn ratios(&self, ceilings: &Ceilings) -> Vec<Ratio> {

@@ -19,27 +19,27 @@ const SHOWN_MAX: usize = 10;
 /// What `catch-up` has seen.
 #[derive(Serialize)]
 pub(crate) struct Measured {
-    entries: usize,
-    devices: usize,
+    pub(crate) entries: usize,
+    pub(crate) devices: usize,
     /// Without signatures, and with them if that was asked for.
-    pub(super) readings: Vec<Readings>,
+    pub(crate) readings: Vec<Readings>,
     /// What other groups saw meanwhile.
-    pub(super) live: Option<Step>,
+    pub(crate) live: Option<Step>,
     #[serde(skip)]
-    pub(super) timeline: Timeline,
+    pub(crate) timeline: Timeline,
 }
 
 /// Readings of one kind, of all devices.
 #[derive(Serialize)]
-pub(super) struct Readings {
-    signatures: bool,
+pub(crate) struct Readings {
+    pub(crate) signatures: bool,
     /// Bytes of all frames with entries, of one reading.
-    bytes: u64,
+    pub(crate) bytes: u64,
     /// From `Subscribe` to the first entry, in milliseconds, of each reading.
-    first_ms: Vec<f64>,
+    pub(crate) first_ms: Vec<f64>,
     /// From `Subscribe` to the last byte of the last entry.
-    last_ms: Vec<f64>,
-    faults: Faults,
+    pub(crate) last_ms: Vec<f64>,
+    pub(crate) faults: Faults,
 }
 
 impl Measured {

@@ -39,28 +39,28 @@ pub(crate) struct Target {
     /// Start this relay for the measurement, with an empty directory, and stop it afterwards. Its
     /// settings can be given in the environment.
     #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["url", "pid", "operator"])]
-    relay: Option<PathBuf>,
+    pub(crate) relay: Option<PathBuf>,
     /// With --relay: its database, an empty one. By default a new SQLite file.
     #[arg(long, value_name = "URL", requires = "relay")]
     #[serde(skip)]
-    database: Option<String>,
+    pub(crate) database: Option<String>,
     /// With --relay: where its directory is made. By default where the system keeps what is
     /// temporary.
     #[arg(long, value_name = "DIRECTORY", requires = "relay")]
-    directory: Option<PathBuf>,
+    pub(crate) directory: Option<PathBuf>,
     /// A relay that runs already, on this machine.
     #[arg(long, default_value = "ws://127.0.0.1:4000")]
-    url: String,
+    pub(crate) url: String,
     /// Its process id, to see its memory and processor time.
     #[arg(long)]
-    pid: Option<u32>,
+    pub(crate) pid: Option<u32>,
     /// Its operator's listener, to read its metrics: http://127.0.0.1:4001.
     #[arg(long, value_name = "URL")]
-    operator: Option<String>,
+    pub(crate) operator: Option<String>,
     /// A directory on the disk of the relay's database, to see how often the disk is made to keep
     /// what it was given. Known for a relay that is started here with SQLite.
     #[arg(long, value_name = "DIRECTORY")]
-    disk: Option<PathBuf>,
+    pub(crate) disk: Option<PathBuf>,
 }
 
 impl Target {

@@ -34,28 +34,28 @@ pub(crate) struct Timeline {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Server {
     /// Seconds between the samples that this is made of.
-    elapsed_s: f64,
-    relay: Option<RelayFigures>,
+    pub(crate) elapsed_s: f64,
+    pub(crate) relay: Option<RelayFigures>,
     /// Cores that this program used: on a small machine, they are the relay's loss.
-    tester_cores: f64,
+    pub(crate) tester_cores: f64,
     /// Cores that everything else used, a database server included; known with the relay's process.
-    other_cores: Option<f64>,
+    pub(crate) other_cores: Option<f64>,
     store: Option<StoreFigures>,
     disk: Option<DiskFigures>,
     /// Whether the database is a server of its own, whose cores are among the others'.
     #[serde(skip)]
-    database_apart: bool,
+    pub(crate) database_apart: bool,
 }
 
 /// The relay's process.
 #[derive(Clone, Copy, Debug, Serialize)]
-struct RelayFigures {
-    cores_user: f64,
-    cores_system: f64,
-    voluntary_switches_per_second: f64,
-    memory_before: Memory,
-    memory_most: Memory,
-    memory_after: Memory,
+pub(crate) struct RelayFigures {
+    pub(crate) cores_user: f64,
+    pub(crate) cores_system: f64,
+    pub(crate) voluntary_switches_per_second: f64,
+    pub(crate) memory_before: Memory,
+    pub(crate) memory_most: Memory,
+    pub(crate) memory_after: Memory,
 }
 
 /// What the relay counted.
@@ -141,6 +141,11 @@ impl Server {
 
     pub(crate) fn commits_per_second(&self) -> Option<f64> {
         Some(self.store?.commits_per_second)
+    }
+
+    /// None if there was no commit.
+    pub(crate) fn commit_mean_us(&self) -> Option<f64> {
+        self.store.filter(|store| store.commits >= COMMITS_MIN).map(|store| store.commit_mean_us)
     }
 
     pub(crate) fn lines(&self) -> Vec<Line> {

@@ -21,16 +21,16 @@ const RESTING_CORES_MAX: f64 = 0.03;
 const RESTING_CHANGE_MAX: f64 = 0.002;
 
 /// A relay that rests, or that never did.
-pub(super) struct Rest {
-    pub(super) memory: Memory,
-    pub(super) after: Duration,
-    pub(super) rested: bool,
+pub(crate) struct Rest {
+    pub(crate) memory: Memory,
+    pub(crate) after: Duration,
+    pub(crate) rested: bool,
     /// Cores that it used in the last seconds.
-    pub(super) cores: f64,
+    pub(crate) cores: f64,
 }
 
 /// Waits until the process rests, and for `silence` at least.
-pub(super) async fn reach(process: Process, silence: Duration) -> Result<Rest> {
+pub(crate) async fn reach(process: Process, silence: Duration) -> Result<Rest> {
     let begin = Instant::now();
     let line = progress::wait("waiting until the relay rests");
     sleep(silence).await;

@@ -38,10 +38,12 @@ impl State {
         Ok(())
     }
 
+    /// Checks what the entries ask. `pace` says whether their sender may write a control entry now.
     pub(super) fn check_contents(
         &self,
         sender: DeviceKey,
         entries: &[CheckedEntry],
+        pace: Result<(), Failure>,
     ) -> Result<(), NotAppended> {
         let single = entries.len() == 1;
         for entry in entries {
@@ -52,6 +54,7 @@ impl State {
                         return refused(ErrorCode::BadControl);
                     }
                     self.check_control(sender, entry, control)?;
+                    pace?;
                 }
                 Content::Rotation => {
                     if !single {
@@ -68,8 +71,15 @@ impl State {
                 }
             }
         }
-        self.policy.check_room(entries)?;
+        self.policy.check_room(entries, self.head.seq - self.floor.seq)?;
         Ok(())
+    }
+
+    /// Whether the group takes another body of this [`cost`](crate::log::queue::cost).
+    pub(super) fn has_room(&self, cost: u64, may_use_reserve: bool) -> bool {
+        let above_floor = self.head.seq - self.floor.seq;
+        let queue = self.policy.queue();
+        queue.is_some_and(|queue| queue.has_room(1, cost, may_use_reserve, above_floor))
     }
 
     /// Conditional entries must have seen the newest change of membership or key.
@@ -130,5 +140,74 @@ impl State {
             | Control::TotalsJoin { .. }
             | Control::TotalsLeave { .. } => refused(ErrorCode::BadControl),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::SigningKey;
+    use sealwire_protocol::bounded::Bounded;
+    use sealwire_protocol::digest::{entry_digest, sha256};
+    use sealwire_protocol::frame::Member;
+    use sealwire_protocol::signing::{device_key, entry_message, sign};
+    use sealwire_protocol::{AckSet, Body, Digest, EntryIn, Head, Header, Kind, LogId, LogType};
+
+    use super::*;
+    use crate::limits::{GROUP_ENTRIES_MAX, VaultLimits};
+    use crate::ports::{LogKey, LogRecord, MemberRecord, Position, VaultRecord};
+
+    fn group(seq: u64, floor: u64, member: DeviceKey) -> State {
+        let at = |seq| Position { seq, chain: Digest::ZERO };
+        let member = Member { device: member, joined_seq: 1, joined_at: 0 };
+        let record = LogRecord {
+            key: LogKey(1),
+            id: LOG,
+            log_type: LogType::Group,
+            head: at(seq),
+            version: 0,
+            floor: at(floor),
+            join_key: None,
+            guard_seq: 0,
+            last_entry_at: 0,
+            members: vec![MemberRecord { member, acked: AckSet::new() }],
+            revoked: Vec::new(),
+            senders: Vec::new(),
+            live: Vec::new(),
+            vault: VaultRecord::default(),
+        };
+        State::new(record, 1, VaultLimits::default())
+    }
+
+    const LOG: LogId = LogId([0x83; 16]);
+
+    #[test]
+    fn a_group_keeps_so_many_entries_above_its_floor_even_if_nobody_waits_for_them() {
+        let signing = SigningKey::from_bytes(&[1; 32]);
+        let device = device_key(&signing);
+        let header = Header {
+            log: LOG,
+            sender: device,
+            count: 1,
+            prev: Digest::ZERO,
+            kind: Kind::Quiet,
+            audience: Audience::All,
+            seen: Head::NONE,
+            body: sha256(b""),
+        }
+        .encode();
+        let entry = || EntryIn {
+            header,
+            body: Body::copy_from(b""),
+            signature: Some(sign(&signing, &entry_message(entry_digest(&header)))),
+            recipients: Bounded::default(),
+            totals_kind: None,
+        };
+        let appended = |seq, floor| {
+            let entry = CheckedEntry::check(entry(), device).expect("an entry");
+            group(seq, floor, device).append(device, vec![entry], Ok(()), 0).is_ok()
+        };
+        assert!(appended(GROUP_ENTRIES_MAX - 1, 0));
+        assert!(!appended(GROUP_ENTRIES_MAX, 0));
+        assert!(appended(GROUP_ENTRIES_MAX, 1));
     }
 }

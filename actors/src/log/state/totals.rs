@@ -132,8 +132,7 @@ impl State {
                 recipients
             }
         };
-        let cost = cost(payload.body.len(), recipients.len());
-        if !self.policy.queue().is_some_and(|queue| queue.has_room(cost, rule.sent_once)) {
+        if !self.has_room(cost(payload.body.len(), recipients.len()), rule.sent_once) {
             return Err(Failure::after_ms(ErrorCode::Quota, QUOTA_RETRY_MS).into());
         }
         let record = self.sender(sender);

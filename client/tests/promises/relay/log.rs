@@ -286,7 +286,7 @@ impl FakeLog {
 
     fn stub_reason(&self, state: &State, stored: &Stored, reader: DeviceKey) -> Option<StubReason> {
         if stored.header.kind == Kind::Control {
-            return (stored.header.sender == reader).then_some(StubReason::Own);
+            return None;
         }
         let named = !stored.entry.recipients.is_empty();
         let withheld = state.withheld.contains(&(reader, self.id, stored.seq));
@@ -314,7 +314,7 @@ impl FakeLog {
         RelayFrame::Entry(Entry {
             log: self.id,
             seq: stored.seq,
-            at: 1_700_000_000_000 + stored.seq,
+            at: super::ordered_at(stored.seq),
             header: stored.entry.header,
             body: Body::copy_from(&body),
             signature: stored.entry.signature,

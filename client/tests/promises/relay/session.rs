@@ -240,6 +240,9 @@ impl Session {
                         Err(Failure::at_head(ErrorCode::HistoryChanged, head))
                     }
                 }
+                Some(log) if log.revoked.contains(&device) => {
+                    Err(Failure::revoked(log.removal_of(device)))
+                }
                 Some(_) | None => Err(Failure::new(ErrorCode::NoSuchLog)),
             }
         };

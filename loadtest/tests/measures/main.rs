@@ -1,18 +1,21 @@
 //! The load tester itself: every subcommand runs against a real relay, on real sockets, and says
 //! what it saw.
 
+mod honest;
+
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use sealwire::client_address::TrustedProxies;
-use sealwire::config::UnauthenticatedLimits;
+use sealwire::config::{AddressRequests, UnauthenticatedLimits};
 use sealwire::relay::{Relay, RelayOptions};
 use sealwire::store::{Lock, StoreOptions};
 use sealwire::telemetry;
 use sealwire_actors::Options;
 use sealwire_actors::ports::SystemClock;
+use sealwire_actors::recovery::{RecoveryKey, RecoveryKeys};
 use sealwire_protocol::token::TokenKey;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -31,6 +34,7 @@ impl World {
         let options = RelayOptions {
             store: StoreOptions { url, data_dir: directory.path().to_owned(), lock: Lock::Try },
             actors: Options::new(relay_key(), vec![TokenKey::derive(&[7; 32])]),
+            recovery_keys: RecoveryKeys { current: RecoveryKey::derive(&[8; 32]), previous: None },
             unauthenticated: UnauthenticatedLimits {
                 max: 10_000,
                 per_address_max: 10_000,
@@ -38,6 +42,10 @@ impl World {
                 burst: many,
                 per_address_rate: many,
                 per_address_burst: many,
+            },
+            address_requests: AddressRequests {
+                rate: 100_000.try_into().expect("not zero"),
+                burst: 100_000.try_into().expect("not zero"),
             },
             proxies: TrustedProxies::default(),
             connections_max: 1000,
@@ -68,13 +76,17 @@ fn relay_key() -> ed25519_dalek::SigningKey {
 }
 
 async fn run(arguments: String) {
+    assert!(load_test(arguments).await.success());
+}
+
+async fn load_test(arguments: String) -> ExitStatus {
     let status = tokio::task::spawn_blocking(move || {
         Command::new(env!("CARGO_BIN_EXE_sealwire-loadtest"))
             .args(arguments.split_whitespace())
             .stdout(Stdio::null())
             .status()
     });
-    assert!(status.await.expect("it ends").expect("it runs").success());
+    status.await.expect("it ends").expect("it runs")
 }
 
 fn figures(json: &Path) -> Value {

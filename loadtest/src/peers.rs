@@ -1,0 +1,193 @@
+//! The same load on other systems that somebody would otherwise pick, side by side in one run.
+//!
+//! Each is driven through the client library that its users use. Payloads have the same length, groups
+//! the same members, and each publish counts from when it was due until the system has answered that it
+//! has it. What that answer is worth differs, and the table says so.
+//!
+//! None of them checks what Sealwire checks: they know no members, no signatures, no chain, and keep
+//! no account of who has received what. What is compared is the work of carrying.
+
+mod load;
+#[cfg(feature = "mosquitto")]
+mod mosquitto;
+#[cfg(feature = "nats")]
+mod nats;
+mod peer;
+mod sealwire;
+mod server;
+mod table;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use async_trait::async_trait;
+use clap::Args;
+use sealwire_protocol::limits::{BODY_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX};
+use serde::Serialize;
+
+use self::load::Talk;
+use self::peer::Peer;
+use self::table::{Column, Measured};
+use crate::limits::{DEVICES_MAX, MEMBERS_MAX, SECONDS_MAX};
+use crate::report::{self, Document, Run};
+
+/// What `peers` is asked to do.
+#[derive(Args, Serialize)]
+pub(crate) struct Arguments {
+    /// The relay's program.
+    #[arg(long, value_name = "PROGRAM")]
+    relay: PathBuf,
+    /// The relay's database, an empty one; by default a new SQLite file.
+    #[arg(long, value_name = "URL")]
+    #[serde(skip)]
+    database: Option<String>,
+    /// nats-server's program.
+    #[cfg(feature = "nats")]
+    #[arg(long, value_name = "PROGRAM")]
+    nats: Option<PathBuf>,
+    /// mosquitto's program.
+    #[cfg(feature = "mosquitto")]
+    #[arg(long, value_name = "PROGRAM")]
+    mosquitto: Option<PathBuf>,
+    #[command(flatten)]
+    load: Load,
+    /// Also write everything to this file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    json: Option<PathBuf>,
+    /// Also write a page to this file.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    html: Option<PathBuf>,
+}
+
+/// The load that all get.
+#[derive(Args, Clone, Serialize)]
+struct Load {
+    #[arg(long, default_value_t = 250)]
+    groups: usize,
+    /// Members of each group; one of them sends.
+    #[arg(long, default_value_t = 4)]
+    members: usize,
+    /// Length of each body, in bytes.
+    #[arg(long, default_value_t = 1024)]
+    body: usize,
+    /// Publishes of each group that may be under way.
+    #[arg(long, default_value_t = 8)]
+    in_flight: usize,
+    /// Publishes per second of all groups, for latency.
+    #[arg(long, default_value_t = 1000)]
+    rate: u32,
+    /// Seconds that are measured.
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Numbers of silent devices at which memory is read, each subscribed to three groups.
+    #[arg(long, value_delimiter = ',', default_value = "400,2000")]
+    sessions: Vec<usize>,
+    /// Seconds between the disconnect of all and the last look at the memory.
+    #[arg(long, default_value_t = 30)]
+    after: u64,
+    /// Entries that wait for a device that was away.
+    #[arg(long, default_value_t = 10_000)]
+    entries: usize,
+}
+
+/// What one system is measured by.
+#[async_trait(?Send)]
+trait Contender {
+    /// Its name, and its version if it says one.
+    fn name(&self) -> String;
+
+    /// What its answer to a publish is worth.
+    fn durability(&self) -> &'static str;
+
+    /// As many publishes as it takes, or so many a second.
+    async fn talk(&mut self, load: &Load, rate: Option<u32>) -> Result<Talk>;
+
+    /// Bytes of memory per silent device, and the memory after all have left over that before.
+    async fn idle(&mut self, load: &Load) -> Result<(f64, f64)>;
+
+    /// Milliseconds from the beginning of reading to the last of the entries that were waiting, of
+    /// each reading.
+    async fn catch_up(&mut self, load: &Load) -> Result<Vec<f64>>;
+
+    /// Ends it.
+    async fn stop(self: Box<Self>) -> Result<()>;
+}
+
+/// Measures all of them, and reports.
+pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
+    check(&arguments.load)?;
+    let mut columns = Vec::new();
+    let relay = sealwire::start(&arguments.relay, arguments.database.clone()).await?;
+    columns.push(measure(relay, &arguments.load).await?);
+    #[cfg(feature = "nats")]
+    if let Some(program) = &arguments.nats {
+        let peer: Box<dyn Peer> = Box::new(nats::start(program).await?);
+        columns.push(measure(Box::new(peer), &arguments.load).await?);
+    }
+    #[cfg(feature = "mosquitto")]
+    if let Some(program) = &arguments.mosquitto {
+        let peer: Box<dyn Peer> = Box::new(mosquitto::start(program).await?);
+        columns.push(measure(Box::new(peer), &arguments.load).await?);
+    }
+    let runs = [Run::new(Measured::new(columns), None)];
+    let document = Document {
+        scenario: "peers",
+        command: "peers",
+        arguments,
+        relay: None,
+        ceilings: None,
+        runs: &runs,
+    };
+    report::publish(&document, arguments.json.as_deref(), arguments.html.as_deref())
+}
+
+fn check(load: &Load) -> Result<()> {
+    ensure!(
+        load.groups > 0 && load.groups * load.members <= DEVICES_MAX,
+        "1 to {DEVICES_MAX} devices"
+    );
+    ensure!((2..=MEMBERS_MAX).contains(&load.members), "2 to {MEMBERS_MAX} members");
+    ensure!(
+        (load::HEAD_BYTES..=BODY_BYTES_MAX).contains(&load.body),
+        "{} to {BODY_BYTES_MAX} bytes",
+        load::HEAD_BYTES
+    );
+    ensure!((1..=IN_FLIGHT_REQUESTS_MAX).contains(&load.in_flight), "publishes under way");
+    ensure!(load.rate > 0 && (1..=SECONDS_MAX).contains(&load.seconds), "a rate and a time");
+    ensure!(load.after <= SECONDS_MAX && load.entries > 0, "entries, and a time after");
+    let [first, last] = load.sessions[..] else {
+        anyhow::bail!("two numbers of sessions");
+    };
+    ensure!(0 < first && first < last && last <= DEVICES_MAX, "sessions that rise");
+    ensure!(
+        first.is_multiple_of(load.members) && last.is_multiple_of(load.members),
+        "sessions are multiples of --members"
+    );
+    Ok(())
+}
+
+async fn measure(mut contender: Box<dyn Contender + '_>, load: &Load) -> Result<Column> {
+    let name = contender.name();
+    let measured = Box::pin(async {
+        // Silence first: nothing has been said yet that could still take memory.
+        let (idle_bytes, after_over_before) = contender.idle(load).await.context("silence")?;
+        let paced = contender.talk(load, Some(load.rate)).await.context("talk at a rate")?;
+        let saturated = contender.talk(load, None).await.context("talk")?;
+        let catch_up_ms = contender.catch_up(load).await.context("catching up")?;
+        let durability = contender.durability();
+        anyhow::Ok(Column {
+            name: name.clone(),
+            durability,
+            idle_bytes,
+            after_over_before,
+            paced,
+            saturated,
+            catch_up_ms,
+        })
+    });
+    let column = measured.await.with_context(|| name.clone())?;
+    contender.stop().await.with_context(|| name)?;
+    Ok(column)
+}

@@ -1,0 +1,91 @@
+//! What was seen of all of them, side by side.
+
+use serde::Serialize;
+
+use super::load::Talk;
+use crate::report::{Figures, Line, Measure, duration, line, median, quantity, rate};
+
+/// Width of a column, in characters.
+const WIDTH: usize = 30;
+
+/// One system.
+#[derive(Serialize)]
+pub(super) struct Column {
+    pub(super) name: String,
+    pub(super) durability: &'static str,
+    /// Memory per silent device, subscribed to three groups.
+    pub(super) idle_bytes: f64,
+    pub(super) after_over_before: f64,
+    pub(super) paced: Talk,
+    pub(super) saturated: Talk,
+    pub(super) catch_up_ms: Vec<f64>,
+}
+
+/// All of them.
+#[derive(Serialize)]
+pub(super) struct Measured {
+    columns: Vec<Column>,
+}
+
+impl Measured {
+    pub(super) fn new(columns: Vec<Column>) -> Self {
+        Self { columns }
+    }
+
+    fn row(&self, name: &str, of: impl Fn(&Column) -> String) -> Line {
+        let cells = self.columns.iter().map(|column| format!("{:<WIDTH$}", of(column)));
+        line(name, cells.collect::<String>().trim_end())
+    }
+}
+
+impl Figures for Measured {
+    fn lines(&self) -> Vec<Line> {
+        let p50_p99 = |of: &crate::latency::Percentiles| {
+            format!("{} / {}", duration(of.p50_us), duration(of.p99_us))
+        };
+        let wrong = |talk: &Talk| format!("{} / {}", talk.lost, talk.duplicate);
+        vec![
+            self.row("", |it| it.name.clone()),
+            self.row("an answer means", |it| it.durability.to_owned()),
+            self.row("memory per silent device", |it| quantity(it.idle_bytes, "bytes")),
+            self.row("memory after all left, over before", |it| {
+                format!("{:.2}", it.after_over_before)
+            }),
+            line("-- at the rate that was asked for", ""),
+            self.row("publishes answered", |it| rate(it.paced.answered_per_second)),
+            self.row("push to answer, p50 / p99", |it| p50_p99(&it.paced.push_to_answer)),
+            self.row("push to deliver, p50 / p99", |it| p50_p99(&it.paced.push_to_deliver)),
+            self.row("its cores", |it| format!("{:.2}", it.paced.cores)),
+            self.row("lost / doubled", |it| wrong(&it.paced)),
+            line("-- as fast as it goes", ""),
+            self.row("publishes answered", |it| rate(it.saturated.answered_per_second)),
+            self.row("deliveries", |it| rate(it.saturated.delivered_per_second)),
+            self.row("its cores", |it| format!("{:.2}", it.saturated.cores)),
+            self.row("lost / doubled", |it| wrong(&it.saturated)),
+            line("-- a device that was away", ""),
+            self.row("to the last of what waited", |it| duration(median(&it.catch_up_ms) * 1000.0)),
+        ]
+    }
+
+    fn measures(&self) -> Vec<Measure> {
+        let of = |it: &Column| {
+            let name = it.name.as_str();
+            let mut waited =
+                Measure::lower(format!("{name}: to the last of what waited"), "µs", 0.0);
+            waited.values = it.catch_up_ms.iter().map(|ms| ms * 1000.0).collect();
+            let deliver = &it.paced.push_to_deliver;
+            let mut measures = vec![
+                Measure::lower(format!("{name}: memory per silent device"), "bytes", it.idle_bytes),
+                Measure::higher(
+                    format!("{name}: publishes answered"),
+                    "/s",
+                    it.saturated.answered_per_second,
+                ),
+                waited,
+            ];
+            measures.extend(Measure::latencies(&format!("{name}: push to deliver"), deliver));
+            measures
+        };
+        self.columns.iter().flat_map(of).collect()
+    }
+}

@@ -1,0 +1,112 @@
+//! The API's own description, made from the routes: what is not written at a handler is added here for
+//! all that it is true of.
+//!
+//! The relay serves it at `/openapi.json`; docs/openapi.json is the same, and a test compares them.
+
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use serde::Serialize;
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityScheme};
+use utoipa::openapi::{
+    Components, ContentBuilder, HeaderBuilder, InfoBuilder, ObjectBuilder, OpenApi, PathItem, Ref,
+    RefOr, ResponseBuilder, SecurityRequirement, Type,
+};
+use utoipa::{PartialSchema, ToSchema};
+
+use super::auth::{CHALLENGE_HEADER, DEVICE_HEADER, SESSION_HEADER, SIGNATURE_HEADER};
+use super::error::Refusal;
+
+/// An object without fields: the app looks at none.
+#[derive(Serialize, ToSchema)]
+pub struct Nothing {}
+
+/// Where the description is served.
+pub const PATH: &str = "/openapi.json";
+
+/// The form of every answer but a stream.
+const JSON: &str = "application/json";
+
+const ABOUT: &str = "What the Totals app speaks with a relay. The relay orders and delivers sealed boxes and \
+     cannot open them. Every refusal is an object with a stable `error` and a `message` for people; every 429 \
+     and 503 has `Retry-After` in whole seconds. The native protocol is on the same port (`/v1/ws`).";
+
+/// Adds what every call may be refused with, and what every call with a body may.
+pub(super) fn describe_all(document: &mut OpenApi) {
+    each(document, |operation| {
+        if operation.request_body.is_some() {
+            refusal(operation, StatusCode::BAD_REQUEST, "The body is not what it must be");
+            refusal(operation, StatusCode::REQUEST_TIMEOUT, "`timeout`: the body took too long");
+            refusal(operation, StatusCode::PAYLOAD_TOO_LARGE, "`too_large`");
+        }
+        refusal(operation, StatusCode::TOO_MANY_REQUESTS, "Too many requests, or too much kept");
+        refusal(operation, StatusCode::SERVICE_UNAVAILABLE, "`unavailable` or `draining`");
+    });
+}
+
+/// Adds what stands before the calls of a device that has to be known.
+pub(super) fn describe_known(document: &mut OpenApi) {
+    let none = || Vec::<String>::new();
+    let device = || SecurityRequirement::new("device", none());
+    each(document, |operation| {
+        refusal(operation, StatusCode::UNAUTHORIZED, "`unauthorized`: whatever is wrong");
+        operation.security = Some(vec![
+            device().add("session", none()),
+            device().add("challenge", none()).add("signature", none()),
+        ]);
+    });
+}
+
+/// Adds what the document says of itself, and what its parts refer to.
+pub(super) fn complete(document: &mut OpenApi) {
+    document.info = InfoBuilder::new()
+        .title("Sealwire")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some(ABOUT))
+        .build();
+    let components = document.components.get_or_insert_with(Components::new);
+    components.schemas.insert(Refusal::name().into_owned(), Refusal::schema());
+    for (name, header, about) in [
+        ("device", DEVICE_HEADER, "The device's public key: 64 lower-case hex digits"),
+        ("session", SESSION_HEADER, "A token of `POST /auth/session`"),
+        ("challenge", CHALLENGE_HEADER, "A challenge of `POST /auth/challenge`"),
+        ("signature", SIGNATURE_HEADER, "Ed25519 over the challenge's bytes: 128 hex digits"),
+    ] {
+        let key = ApiKeyValue::with_description(header.as_str(), about);
+        components.add_security_scheme(name, SecurityScheme::ApiKey(ApiKey::Header(key)));
+    }
+}
+
+/// The answer at [`PATH`].
+pub(super) fn answer(document: &Bytes) -> Response {
+    ([(header::CONTENT_TYPE, JSON)], document.clone()).into_response()
+}
+
+fn each(document: &mut OpenApi, change: impl Fn(&mut Operation)) {
+    for item in document.paths.paths.values_mut() {
+        let PathItem { get, put, post, delete, .. } = item;
+        [get, put, post, delete].into_iter().flatten().for_each(&change);
+    }
+}
+
+fn refusal(operation: &mut Operation, status: StatusCode, about: &str) {
+    let content =
+        ContentBuilder::new().schema(Some(Ref::from_schema_name(Refusal::name()))).build();
+    let mut response = ResponseBuilder::new().description(about).content(JSON, content);
+    if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+        let seconds = ObjectBuilder::new().schema_type(Type::Integer).build();
+        let header = HeaderBuilder::new()
+            .schema(seconds)
+            .description(Some("Whole seconds after which to come back"))
+            .build();
+        response = response.header("Retry-After", header);
+    }
+    let known = &mut operation.responses.responses;
+    match known.get_mut(status.as_str()) {
+        // What the handler says of it is more to the point.
+        Some(RefOr::T(said)) => said.headers = response.build().headers,
+        Some(RefOr::Ref(_)) => {}
+        None => drop(known.insert(status.as_str().to_owned(), RefOr::T(response.build()))),
+    }
+}
