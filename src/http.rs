@@ -23,6 +23,7 @@ pub mod payloads;
 pub mod push;
 pub mod recovery;
 pub mod streams;
+pub mod vaults;
 
 use std::sync::Arc;
 
@@ -86,8 +87,10 @@ pub fn router(api: Arc<Api>) -> Router {
     let known = middleware::from_fn_with_state(api.clone(), auth::authenticate);
     let limited = middleware::from_fn_with_state(api.clone(), limits::by_device);
     let known = Router::from(known_routes()).layer(limited).layer(known);
+    let vaults = vaults::router(&api);
     Router::from(open_routes())
         .merge(known)
+        .merge(vaults)
         .layer(middleware::from_fn_with_state(api.clone(), limits::by_address))
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .with_state(api)

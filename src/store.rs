@@ -5,7 +5,7 @@
 //!                                                        │
 //!    commit, changes   one transaction for many logs, compare-and-set on every head
 //!    lanes    committers' connections, and everybody else's
-//!    reads, pages, pending, load, writes, recovery   every statement, once for both databases
+//!    reads, pages, pending, load, writes, recovery, vaults   every statement, once for both databases
 //!    dialect  what the two do differently: sqlite, postgres
 //!    tenure, witness   how a lost past is noticed
 //!    resting   what a worker may do beside the relay
@@ -36,6 +36,7 @@ mod resting;
 mod sql_store;
 mod sqlite;
 mod tenure;
+mod vaults;
 mod witness;
 mod writes;
 

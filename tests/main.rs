@@ -65,5 +65,11 @@ mod worker;
 mod commands;
 // The documents say what the code does.
 mod documents;
+// One encrypted database on every device: enrolled, revoked, from a snapshot on.
+mod vaults;
+// The same for clients that ask over HTTP now and then.
+mod vaults_http;
+// What a new device of an old vault has to do: a measurement.
+mod vault_year;
 // What every store promises: the same tests against memory, SQLite and PostgreSQL.
 mod store_contract;

@@ -14,6 +14,7 @@ mod recovery;
 mod resting;
 mod retention;
 mod scribe;
+mod vaults;
 
 /// Makes three tests of each promise.
 macro_rules! on_every_store {

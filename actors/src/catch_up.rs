@@ -11,7 +11,7 @@ use bytes::Bytes;
 use metrics::counter;
 use sealwire_protocol::codec::encode_relay;
 use sealwire_protocol::frame::Floor;
-use sealwire_protocol::{AckSet, DeviceKey, Head};
+use sealwire_protocol::{AckSet, DeviceKey, Head, LogId};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
@@ -19,7 +19,7 @@ use crate::entry::{EntryParts, Read, encode_entry, read_stored};
 use crate::limits::{PAGE_BYTES_MAX, PAGE_ENTRIES_MAX, STORE_DEADLINE};
 use crate::metrics::PAGES;
 use crate::outbox::{CatchUp, Outbox, Phase};
-use crate::ports::{PageRequest, Position, Store, StoreError};
+use crate::ports::{LogKey, PageRequest, Position, SnapshotRecord, Store, StoreError};
 use crate::reply::jitter;
 use crate::system::Shared;
 use sealwire_protocol::frame::Stub;
@@ -127,7 +127,8 @@ async fn restart_at_floor(
         // Nothing to go on with, and no floor that would say why: look again after a pause.
         return Err(StoreError::Unavailable);
     }
-    outbox.restart_at_floor(page.key, page.generation, page.after, record.floor);
+    let floor = FloorMark::of(store, page.key, record.floor).await?;
+    outbox.restart_at_floor(page.key, page.generation, page.after, floor);
     Ok(())
 }
 
@@ -157,12 +158,31 @@ async fn controls_from_store(
     Ok(())
 }
 
-/// The frame that tells a reader where the floor is.
-pub(crate) fn floor_frame(
-    log: sealwire_protocol::LogId,
-    incarnation: u64,
-    floor: Position,
-) -> Bytes {
-    let head = Head { incarnation, seq: floor.seq, chain: floor.chain };
-    Bytes::from(encode_relay(0, &Floor { log, head }.into()))
+/// Where the floor is, and what a reader below it starts from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FloorMark {
+    pub(crate) position: Position,
+    pub(crate) snapshot: Option<SnapshotRecord>,
+}
+
+impl FloorMark {
+    /// The floor, with the newest snapshot that somebody has opened: entries are let go only below
+    /// one. Groups have none.
+    pub(crate) async fn of(
+        store: &dyn Store,
+        key: LogKey,
+        position: Position,
+    ) -> Result<Self, StoreError> {
+        let snapshots = store.snapshots(key).await?;
+        let confirmed = snapshots.into_iter().filter(|snapshot| snapshot.confirmed);
+        Ok(Self { position, snapshot: confirmed.max_by_key(|snapshot| snapshot.head.seq) })
+    }
+
+    /// The frame that tells a reader.
+    pub(crate) fn frame(&self, log: LogId, incarnation: u64) -> Bytes {
+        let Position { seq, chain } = self.position;
+        let head = Head { incarnation, seq, chain };
+        let snapshot = self.snapshot.as_ref().map(SnapshotRecord::summary);
+        Bytes::from(encode_relay(0, &Floor { log, head, snapshot }.into()))
+    }
 }

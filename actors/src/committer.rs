@@ -32,7 +32,7 @@ use crate::mailbox::{Mailbox, Place, Posted};
 use crate::metrics::{
     ActorKind, Alive, COMMIT_ENTRIES, COMMIT_TIME, COMMITS_FAILED, COMMITS_STALE, LOGS_LOADED,
 };
-use crate::ports::{CommitResult, LogCommit, LogKey, LogRecord, Store, StoreError};
+use crate::ports::{CommitResult, LogCommit, LogKey, LogRecord, Store, StoreError, VaultChange};
 
 /// What became of one part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -409,9 +409,24 @@ fn merge(batch: &[Part]) -> Vec<LogCommit> {
         whole.freed.extend_from_slice(&commit.freed);
         whole.freed.sort_unstable();
         whole.floor = commit.floor.or(whole.floor);
+        merge_vault(&mut whole.vault, commit.vault.as_ref());
         whole.ended |= commit.ended;
     }
     merged
+}
+
+fn merge_vault(whole: &mut Option<VaultChange>, next: Option<&VaultChange>) {
+    let Some(next) = next else {
+        return;
+    };
+    let whole = whole.get_or_insert_default();
+    whole.counts = next.counts;
+    for snapshot in &next.snapshots {
+        whole.snapshots.retain(|other| other.digest != snapshot.digest);
+        whole.snapshots.push(*snapshot);
+    }
+    whole.snapshots.retain(|snapshot| !next.dropped.contains(&snapshot.digest));
+    whole.dropped.extend_from_slice(&next.dropped);
 }
 
 /// Loads logs in one read, and one by one if one of them cannot be read.

@@ -15,7 +15,7 @@ use sealwire_protocol::header::HeaderBytes;
 use sealwire_protocol::ids::Signature;
 use sealwire_protocol::keys::KeyBody;
 use sealwire_protocol::limits::{NAME_BYTES_MAX, RECIPIENTS_MAX, SEQ_MAX};
-use sealwire_protocol::signing::{entry_message, verify};
+use sealwire_protocol::signing::{admissible, enrol_message, entry_message, verify};
 use sealwire_protocol::{
     Audience, Body, Control, DeviceKey, Digest, EntryIn, ErrorCode, Failure, Header, Kind, LogId,
 };
@@ -89,11 +89,7 @@ impl CheckedEntry {
             return refuse(ErrorCode::BadHeader);
         }
         let digest = entry_digest(&entry.header);
-        let is_proved = |signature| verify(device, &entry_message(digest), signature).is_ok();
-        if content != Content::Plain && !entry.signature.as_ref().is_some_and(is_proved) {
-            return refuse(ErrorCode::BadSignature);
-        }
-        Ok(Self {
+        let checked = Self {
             header,
             bytes: entry.header,
             digest,
@@ -102,7 +98,34 @@ impl CheckedEntry {
             totals_kind,
             recipients,
             content,
-        })
+        };
+        // For everything else the authenticated session vouches, or its log asks for more.
+        if checked.content != Content::Plain {
+            checked.verify()?;
+        }
+        Ok(checked)
+    }
+
+    /// What only a vault asks: every device reads everything, so only keys name whom they are for; and
+    /// a new device has signed to be enrolled by this author.
+    pub(crate) fn check_for_vault(&self) -> Result<(), Failure> {
+        if self.header.kind != Kind::Key && self.header.audience != Audience::All {
+            return Err(Failure::new(ErrorCode::BadAudience));
+        }
+        if let Content::Control(Control::Enrol { device, signature }) = &self.content {
+            let wrong = Failure::new(ErrorCode::BadSignature);
+            admissible(*device).map_err(|_| wrong)?;
+            let message = enrol_message(self.header.log, *device, self.header.sender);
+            verify(*device, &message, signature).map_err(|_| wrong)?;
+        }
+        Ok(())
+    }
+
+    /// Verifies the author's signature.
+    pub(crate) fn verify(&self) -> Result<(), Failure> {
+        let wrong = Failure::new(ErrorCode::BadSignature);
+        let signature = self.signature.as_ref().ok_or(wrong)?;
+        verify(self.header.sender, &entry_message(self.digest), signature).map_err(|_| wrong)
     }
 }
 
@@ -142,8 +165,8 @@ fn read_content(
 /// For whom an entry is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Addressed {
-    /// A control entry: every member, newcomers too.
-    Control,
+    /// Every member, newcomers and the author too: control entries, and all of a vault.
+    Everybody,
     /// Every member but the sender.
     All,
     /// These members, sorted.
@@ -170,7 +193,7 @@ impl Published {
     /// What `reader`, a member since `joined_seq`, gets of it: nothing in place of the whole entry.
     pub(crate) fn stub_for(&self, reader: DeviceKey, joined_seq: u64) -> Option<StubReason> {
         let for_reader = match &self.addressed {
-            Addressed::Control => return None,
+            Addressed::Everybody => return None,
             Addressed::All => self.seq > joined_seq,
             Addressed::Named(keys) => self.seq > joined_seq && keys.binary_search(&reader).is_ok(),
         };
@@ -227,13 +250,8 @@ pub(crate) fn read_stored(
     acked: impl Fn(u64) -> bool,
 ) -> Read {
     let digest = entry_digest(&entry.header);
-    let sender_is_reader = entry
-        .header
-        .decode()
-        .is_ok_and(|header| header.sender == reader && header.kind != Kind::Control);
-    if let Some(body) = &entry.body
-        && !sender_is_reader
-    {
+    // The store gives those bodies that are for this reader.
+    if let Some(body) = &entry.body {
         let parts = EntryParts {
             header: entry.header,
             body,
@@ -243,6 +261,7 @@ pub(crate) fn read_stored(
         };
         return Read::Entry(encode_entry(log, entry.seq, entry.at, &parts));
     }
+    let sender_is_reader = entry.header.decode().is_ok_and(|header| header.sender == reader);
     let named_others = !entry.recipients.is_empty() && !entry.recipients.contains(&reader);
     let reason = if sender_is_reader {
         StubReason::Own

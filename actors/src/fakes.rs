@@ -11,6 +11,7 @@
 mod log;
 mod recovery;
 mod state;
+mod vaults;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -36,6 +36,7 @@ pub mod system;
 mod tests;
 pub mod totals;
 mod turns;
+pub mod vaults;
 pub mod worker;
 
 pub use outbox::Outbox;

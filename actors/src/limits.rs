@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sealwire_protocol::limits::{
     BATCH_BYTES_MAX, BODY_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX, NATIVE_MEMBERS_MAX,
+    SNAPSHOT_BYTES_MAX, SNAPSHOTS_MAX,
 };
 
 /// Most bytes of frames that wait in one session's outbox before its logs become behind and are
@@ -274,12 +275,81 @@ pub const GROUP_IDLE: Duration = Duration::from_secs(365 * 24 * 3600);
 /// A device that was not seen for this long loses its push token and its row, never a membership.
 pub const DEVICE_IDLE: Duration = Duration::from_secs(90 * 24 * 3600);
 
+/// Most entries of a vault that are kept: five years of 200,000 changesets without one snapshot.
+pub const VAULT_ENTRIES_MAX: u64 = 1_000_000;
+
+/// The part of a vault's entries that is kept for control entries and keys: what brings a full vault
+/// back must fit.
+pub const VAULT_ENTRIES_RESERVE: u64 = 1000;
+
+/// Most bytes of bodies of a vault: what a self-hoster's disk has for one household.
+pub const VAULT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
+/// The part of a vault's bytes that is kept for control entries and keys.
+pub const VAULT_BYTES_RESERVE: u64 = 1024 * 1024;
+
+/// Most devices of a vault: one household's, and the ones it has replaced.
+pub const VAULT_DEVICES_MAX: usize = 32;
+
+/// Most bytes of a vault's snapshots and uploads, as they were announced: four of the largest.
+pub const VAULT_SNAPSHOT_BYTES_MAX: u64 = 4 * SNAPSHOT_BYTES_MAX;
+
+/// How long a snapshot stands before it counts as confirmed in a vault of one device.
+pub const SNAPSHOT_STANDS: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// How long an upload that was not made a snapshot is kept after its last chunk.
+pub const UPLOAD_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// Vaults that one step of retention looks at: each that is due reads up to 2,048 rows.
+pub const COMPACT_VAULTS_MAX: usize = 64;
+
+/// Chunks of snapshots that one step of retention deletes: at most 32 MiB.
+pub const SWEPT_CHUNKS_MAX: usize = 64;
+
+/// Signatures that a session verifies before it lets others go on: less than a millisecond.
+pub const VERIFIED_AT_ONCE: usize = 16;
+
+/// How much a vault may hold. An operator's, so that tests can have small ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VaultLimits {
+    /// See [`VAULT_ENTRIES_MAX`].
+    pub entries_max: u64,
+    /// See [`VAULT_ENTRIES_RESERVE`].
+    pub entries_reserve: u64,
+    /// See [`VAULT_BYTES_MAX`].
+    pub bytes_max: u64,
+    /// See [`VAULT_BYTES_RESERVE`].
+    pub bytes_reserve: u64,
+    /// See [`VAULT_DEVICES_MAX`].
+    pub devices_max: usize,
+    /// See [`SNAPSHOTS_MAX`].
+    pub snapshots_max: usize,
+    /// See [`VAULT_SNAPSHOT_BYTES_MAX`].
+    pub snapshot_bytes_max: u64,
+}
+
+impl Default for VaultLimits {
+    fn default() -> Self {
+        Self {
+            entries_max: VAULT_ENTRIES_MAX,
+            entries_reserve: VAULT_ENTRIES_RESERVE,
+            bytes_max: VAULT_BYTES_MAX,
+            bytes_reserve: VAULT_BYTES_RESERVE,
+            devices_max: VAULT_DEVICES_MAX,
+            snapshots_max: SNAPSHOTS_MAX,
+            snapshot_bytes_max: VAULT_SNAPSHOT_BYTES_MAX,
+        }
+    }
+}
+
 const _: () = {
     assert!(BODY_BYTES_MAX + 64 * 1024 < OUTBOX_BYTES_MAX);
     assert!(OUTBOX_BYTES_LOW + PAGE_BYTES_MAX + BODY_BYTES_MAX < OUTBOX_BYTES_MAX);
     assert!(BATCH_BYTES_MAX <= COMMIT_BYTES_MAX);
     assert!(IN_FLIGHT_REQUESTS_MAX < LOG_MAILBOX_MAX);
     assert!(GROUP_RESERVE_BYTES < GROUP_UNDELIVERED_BYTES_MAX);
+    // A rotation for all devices of a full vault fits the reserve.
+    assert!((BODY_BYTES_MAX as u64) < VAULT_BYTES_RESERVE);
     assert!(GROUP_RESERVE_BODIES < GROUP_UNDELIVERED_BODIES_MAX);
     assert!(LOG_CONTROL_BURST as usize >= NATIVE_MEMBERS_MAX);
     assert!(RESTING.as_secs() < RETENTION_OVERDUE.as_secs());

@@ -24,10 +24,12 @@
 
 mod ending;
 mod loading;
+mod policy;
 mod queue;
 mod resend;
 pub(crate) mod resting;
 mod state;
+mod vault;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -48,7 +50,7 @@ use crate::limits::{
 };
 use crate::mailbox::{Mailbox, Posted};
 use crate::metrics::{ActorKind, Alive, ENTRIES, GROUPS_ENDED, LOGS_PASSIVATED, Outcome, Outcomes};
-use crate::ports::{LogKey, LogRecord, Position, StoreError};
+use crate::ports::{CompactStep, LogKey, LogRecord, Position, StoreError};
 use crate::registry::Presence;
 use crate::reply::Reply;
 use crate::system::Shared;
@@ -124,6 +126,9 @@ pub(crate) enum LogMessage {
     Tick,
     /// Retention: entries up to this one that were ordered before then have expired.
     Expire(Position, u64),
+    /// Retention: let go what a confirmed snapshot covers; of a vault of one device, one that was made
+    /// before then.
+    Compact(CompactStep, u64),
     /// Retention: end if the newest entry was ordered before then.
     EndIfIdle(u64),
     /// From the store: how far the floor may be raised by the next step of an end.
@@ -290,6 +295,10 @@ impl LogActor {
                 let decided = state.expire(up_to, before);
                 self.submit_decided(decided);
             }
+            (Memory::Ready(state), LogMessage::Compact(step, alone_before)) => {
+                let decided = state.compact(&step, alone_before);
+                self.submit_decided(decided);
+            }
             (Memory::Ready(state), LogMessage::EndIfIdle(before)) => {
                 let decided = state.end_if_idle(before);
                 self.submit_decided(decided);
@@ -330,7 +339,7 @@ impl LogActor {
                 }
             }
             Err(NotAppended::Refused(failure)) => {
-                if failure.code == ErrorCode::Quota {
+                if is_full(failure.code) {
                     self.mark_quota();
                 }
                 reply.refuse(failure);
@@ -541,7 +550,7 @@ impl LogActor {
         let Memory::Ready(state) = &self.memory else {
             return;
         };
-        let (id, head) = (state.id, state.head_of(part.head));
+        let (place, head) = (state.place(), state.head_of(part.head));
         self.committed = Some(part.head);
         part.outcomes.count();
         for kind in part.kinds {
@@ -551,7 +560,7 @@ impl LogActor {
         // A newcomer must know the log before it is answered, since it may subscribe at once.
         for change in &part.changes {
             if change.state == MembershipState::Joined {
-                registry.member_joined(change.device, id, self.key, change.seq);
+                registry.member_joined(change.device, place, change.seq);
             }
         }
         if part.published.is_empty() {
@@ -565,13 +574,13 @@ impl LogActor {
                 registry.member_gone(change.device, self.key, change.state, change.seq);
             }
         }
-        if !part.changes.is_empty() && id.is_totals() {
+        if !part.changes.is_empty() && place.id.is_totals() {
             let gone = part.changes.iter().map(|change| change.device);
             registry.groups_changed(state.members().map(|(device, _)| device).chain(gone));
         }
         if let Some(sent) = part.sent {
             for (reply, duplicate) in part.replies {
-                reply.appended(Appended { log: id, seq: sent.first_seq, duplicate, head });
+                reply.appended(Appended { log: place.id, seq: sent.first_seq, duplicate, head });
             }
         }
         for (reply, done) in part.totals {
@@ -628,6 +637,11 @@ impl LogActor {
             && self.myself.depth() == 0
             && self.last_work.elapsed() >= LOG_IDLE
     }
+}
+
+/// Whether an entry was refused because the log holds as much as it may.
+fn is_full(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::Quota | ErrorCode::EntriesLimitReached | ErrorCode::BytesLimitReached)
 }
 
 fn kind_name(kind: Kind) -> &'static str {

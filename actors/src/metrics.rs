@@ -100,7 +100,7 @@ metrics_table! {
     /// Log actors that were passivated.
     counter LOGS_PASSIVATED = "sealwire_logs_passivated_total", Count;
     /// Rows that retention swept: reservations, devices, challenges and counters of recovery vaults
-    /// whose time was over.
+    /// whose time was over, uploads that nobody finished, and chunks of snapshots that went.
     counter SWEPT = "sealwire_retention_swept_total", Count;
     /// What became of requests about recovery vaults, by `what`: `stored`, `taken` (by another
     /// device), `fetched`, `failure_reported`, `locked`, `unknown` (no vault under this code) or

@@ -32,11 +32,11 @@ use sealwire_protocol::limits::SUBSCRIPTIONS_MAX;
 use sealwire_protocol::{DeviceKey, ErrorCode, Failure, Head, Instance, LogId, RelayFrame};
 use tokio::sync::Notify;
 
-use crate::catch_up::floor_frame;
+use crate::catch_up::FloorMark;
 use crate::entry::{Published, Read};
 use crate::limits::{ANSWER_BYTES_MAX, OUTBOX_BYTES_LOW};
 use crate::metrics::{COPIES_OFFERED, ERRORS_SENT};
-use crate::ports::{LogKey, Position};
+use crate::ports::{LogKey, LogPlace, Position};
 use crate::reply::InFlight;
 
 pub(crate) use subscription::{CatchUp, Phase, Subscription};
@@ -265,17 +265,20 @@ impl Outbox {
     }
 
     /// The logs that the device is a member of, by what the store said and what happened since.
-    pub(crate) fn add_log(&self, id: LogId, key: LogKey) {
+    pub(crate) fn add_log(&self, log: LogPlace) {
         let mut inner = self.inner.lock();
-        if let Err(index) = inner.find(key) {
+        if let Err(index) = inner.find(log.key) {
             inner.membership_changes += 1;
-            inner.logs.insert(index, Membered { key, id, subscription: None });
+            let LogPlace { id, key, log_type } = log;
+            inner.logs.insert(index, Membered { key, id, log_type, subscription: None });
         }
     }
 
-    /// The key of one of the device's logs.
-    pub(crate) fn log_key(&self, id: LogId) -> Option<LogKey> {
-        self.inner.lock().logs.iter().find(|log| log.id == id).map(|log| log.key)
+    /// Where one of the device's logs is.
+    pub(crate) fn log_place(&self, id: LogId) -> Option<LogPlace> {
+        let inner = self.inner.lock();
+        let log = inner.logs.iter().find(|log| log.id == id)?;
+        Some(LogPlace { id, key: log.key, log_type: log.log_type })
     }
 
     /// A number that changes with the device's memberships and with the history of its logs.
@@ -293,7 +296,7 @@ impl Outbox {
         changes: u64,
         key: LogKey,
         head: Position,
-        floor: Option<Position>,
+        floor: Option<FloorMark>,
         subscription: Subscription,
     ) -> bool {
         let mut inner = self.inner.lock();
@@ -307,7 +310,7 @@ impl Outbox {
         let subscribed = frame::Subscribed { log, head: self.head(head) };
         inner.push(Bytes::from(encode_relay(request, &subscribed.into())));
         if let Some(floor) = floor {
-            inner.push(floor_frame(log, self.incarnation, floor));
+            inner.push(floor.frame(log, self.incarnation));
         }
         inner.logs[index].subscription = Some(Box::new(subscription));
         inner.fall_behind(index);
@@ -347,9 +350,9 @@ impl Outbox {
     }
 
     /// The device is a member from now on, and its sessions are told.
-    pub(crate) fn member_joined(&self, id: LogId, key: LogKey, seq: u64) {
-        self.add_log(id, key);
-        let frame = Membership { log: id, state: frame::MembershipState::Joined, seq };
+    pub(crate) fn member_joined(&self, log: LogPlace, seq: u64) {
+        self.add_log(log);
+        let frame = Membership { log: log.id, state: frame::MembershipState::Joined, seq };
         self.answer(0, &frame.into());
     }
 
@@ -479,18 +482,19 @@ impl Outbox {
         key: LogKey,
         generation: u64,
         after: u64,
-        floor: Position,
+        floor: FloorMark,
     ) {
         let mut inner = self.inner.lock();
         let Some(index) = inner.reading(key, generation) else {
             return;
         };
-        if after < floor.seq {
+        let seq = floor.position.seq;
+        if after < seq {
             let id = inner.logs[index].id;
-            inner.push(floor_frame(id, self.incarnation, floor));
+            inner.push(floor.frame(id, self.incarnation));
             if let Some(subscription) = inner.logs[index].subscription.as_deref_mut() {
-                subscription.phase = Phase::Controls(after, floor.seq);
-                subscription.next = floor.seq + 1;
+                subscription.phase = Phase::Controls(after, seq);
+                subscription.next = seq + 1;
             }
         }
         inner.fall_behind(index);

@@ -7,6 +7,7 @@
 
 mod recovery;
 mod resting;
+mod vaults;
 
 use async_trait::async_trait;
 use sealwire_protocol::challenge::CHALLENGE_BYTES;
@@ -20,11 +21,26 @@ pub use recovery::{
     Counted, NewRecovery, RecoveryId, RecoveryIds, RecoveryPut, RecoveryRecord, RecoveryStore,
 };
 pub use resting::{Alter, RestingLogs};
+pub use vaults::{
+    COMPACT_BYTES_MAX, COMPACT_ENTRIES_MAX, ChunkResult, CompactStep, NewChunk, SnapshotRecord,
+    Upload, VaultChange, VaultCounts, VaultRecord, VaultStore,
+};
 
 /// A log's small integer inside the relay. The UUID stays at the edge: rows that cluster by a
 /// random UUID are four to six times slower on SQLite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LogKey(pub i64);
+
+/// What a session must know of a log that its device is a member of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogPlace {
+    /// The name on the wire.
+    pub id: LogId,
+    /// The relay's integer.
+    pub key: LogKey,
+    /// Group or vault.
+    pub log_type: LogType,
+}
 
 /// Position and chain value: a head without the incarnation, which is the store's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,10 +75,10 @@ pub struct NewEntry {
     pub at: u64,
     /// The canonical header.
     pub header: HeaderBytes,
-    /// The body. A control entry's is kept with the entry for as long as the log lives; any other
-    /// is kept apart and may be deleted.
+    /// The body. If it is not kept with the entry, it stands apart and may be deleted.
     pub body: Body,
-    /// Whether this is a control entry.
+    /// Whether the body is kept with the entry for as long as the log lives: of control entries, and
+    /// of keys in a vault.
     pub control: bool,
     /// The author's signature; none in `totals` groups.
     pub signature: Option<Signature>,
@@ -147,6 +163,8 @@ pub struct LogCommit {
     pub freed: Vec<(u64, u64)>,
     /// A new floor, not below the one before: entries at or below it go, but for control entries.
     pub floor: Option<Position>,
+    /// Vaults: how much it holds from now on, and its snapshots.
+    pub vault: Option<VaultChange>,
     /// Delete the log and everything that hangs on it. Alone in its commit.
     pub ended: bool,
 }
@@ -167,6 +185,7 @@ impl LogCommit {
             acks: Vec::new(),
             freed: Vec::new(),
             floor: None,
+            vault: None,
             ended: false,
         }
     }
@@ -196,6 +215,16 @@ pub struct NewLog {
     pub digest: Digest,
     /// The first entry: seq 1, sender slot 1.
     pub entry: NewEntry,
+}
+
+impl NewLog {
+    /// How much a new vault holds; nothing of a group.
+    #[must_use]
+    pub fn vault_change(&self) -> Option<VaultChange> {
+        let bytes = self.entry.body.len() as u64;
+        let counts = VaultCounts { entries: 1, bytes };
+        (self.log_type == LogType::Vault).then(|| VaultChange { counts, ..VaultChange::default() })
+    }
 }
 
 /// What became of a [`NewLog`].
@@ -237,6 +266,14 @@ pub struct LogBrief {
     pub join_key: Option<DeviceKey>,
     /// Where it ends.
     pub head: Position,
+}
+
+impl LogBrief {
+    /// Where sessions find the log.
+    #[must_use]
+    pub fn place(&self) -> LogPlace {
+        LogPlace { id: self.id, key: self.key, log_type: self.log_type }
+    }
 }
 
 /// A member as it is loaded.
@@ -292,6 +329,8 @@ pub struct LogRecord {
     pub senders: Vec<SenderRecord>,
     /// Groups: the bodies that have not been deleted, by seq. Empty for vaults.
     pub live: Vec<LiveRecord>,
+    /// Vaults: how much it holds, and its snapshots.
+    pub vault: VaultRecord,
 }
 
 /// What a subscription begins with.
@@ -419,7 +458,7 @@ pub struct StoreStats {
 /// outcome of a dropped write is unknown. Times are milliseconds since the epoch and come from the
 /// caller's [`Clock`], never from the store's machine.
 #[async_trait]
-pub trait Store: RecoveryStore {
+pub trait Store: RecoveryStore + VaultStore {
     /// One random number per store; another one means that history may have been lost.
     fn incarnation(&self) -> u64;
 
@@ -544,7 +583,8 @@ pub trait Store: RecoveryStore {
     /// [`StoreError::Unavailable`].
     async fn control_at(&self, key: LogKey, body: &[u8]) -> Result<Option<u64>, StoreError>;
 
-    /// Control entries with `after < seq <= up_to`, in order, at most `limit`, with their bodies.
+    /// Entries whose bodies are kept with them (control entries, and keys of vaults) with
+    /// `after < seq <= up_to`, in order, at most `limit`.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], or [`StoreError::Corrupt`].

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use sealwire_protocol::close::CloseReason;
 use sealwire_protocol::frame::{MembershipState, RecoveryFetched, Superseded};
 use sealwire_protocol::limits::INSTANCES_MAX;
-use sealwire_protocol::{AckSet, DeviceKey, Digest, Instance, LogId, RelayFrame};
+use sealwire_protocol::{AckSet, DeviceKey, Digest, Instance, RelayFrame};
 use tokio::time::Instant;
 
 use crate::entry::Published;
@@ -28,7 +28,7 @@ use crate::log::{LogMessage, LogRef};
 use crate::mailbox::Refused;
 use crate::metrics::{ActorKind, Alive, SESSIONS};
 use crate::outbox::Outbox;
-use crate::ports::{LogKey, Position, SubscriptionRecord};
+use crate::ports::{LogKey, LogPlace, Position, SubscriptionRecord};
 use crate::totals::stream::{Listener, Scope};
 
 /// A log with subscribers here: its newest committed head and their outboxes.
@@ -328,12 +328,13 @@ impl Registry {
     }
 
     /// Tells the sessions of a device that it is a member of a log, those that do not know.
-    pub(crate) fn member_joined(&self, device: DeviceKey, id: LogId, key: LogKey, seq: u64) {
+    pub(crate) fn member_joined(&self, device: DeviceKey, log: LogPlace, seq: u64) {
         for outbox in self.sessions_of(device) {
-            if outbox.log_key(id).is_none() {
-                outbox.member_joined(id, key, seq);
+            if outbox.log_place(log.id).is_none() {
+                outbox.member_joined(log, seq);
             }
         }
+        let LogPlace { id, key, .. } = log;
         for listener in self.listeners_of(device) {
             if listener.wants(key, id) {
                 let presence = self.follow(key, &listener);

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use sealwire_protocol::frame::{Appended, Error};
+use sealwire_protocol::frame::{Appended, Done, Error};
 use sealwire_protocol::limits::{IN_FLIGHT_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX};
 use sealwire_protocol::{ErrorCode, Failure, RelayFrame};
 
@@ -16,6 +16,7 @@ use crate::limits::{
     IN_FLIGHT_BYTES_GLOBAL_MAX, RETRY_AFTER_MS_MAX, RETRY_AFTER_MS_MIN, TOO_MANY_RETRY_MS,
 };
 use crate::outbox::Outbox;
+use tokio::sync::oneshot;
 
 /// Bytes of bodies that all sessions together have unanswered.
 #[derive(Default)]
@@ -61,12 +62,19 @@ impl InFlight {
 
 /// An answer owed.
 pub(crate) struct Reply {
-    outbox: Arc<Outbox>,
-    budget: Arc<Budget>,
-    request: u32,
-    bytes: usize,
+    to: To,
     answered: bool,
 }
+
+/// To whom.
+enum To {
+    /// A session, which may have so many of them.
+    Session { outbox: Arc<Outbox>, budget: Arc<Budget>, request: u32, bytes: usize },
+    /// Whoever waits for one request without a session.
+    Caller { caller: Option<Caller>, _credit: Credit },
+}
+
+type Caller = oneshot::Sender<Result<Appended, Failure>>;
 
 impl Reply {
     /// Takes the credit for a request with `bytes` of bodies.
@@ -85,8 +93,9 @@ impl Reply {
         let session_bytes = in_flight.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let global_bytes = budget.0.fetch_add(bytes, Ordering::Relaxed) + bytes;
         // From here on the guard gives everything back.
-        let mut reply =
-            Self { outbox: outbox.clone(), budget: budget.clone(), request, bytes, answered: true };
+        let (outbox, budget) = (outbox.clone(), budget.clone());
+        let to = To::Session { outbox, budget, request, bytes };
+        let mut reply = Self { to, answered: true };
         if requests > IN_FLIGHT_REQUESTS_MAX || session_bytes > IN_FLIGHT_BYTES_MAX {
             return Err(Failure::after_ms(ErrorCode::TooManyInFlight, TOO_MANY_RETRY_MS));
         }
@@ -97,31 +106,68 @@ impl Reply {
         Ok(reply)
     }
 
+    /// Takes the credit for a single request with `bytes` of bodies. Gives where its answer comes.
+    ///
+    /// # Errors
+    /// `unavailable` if all together have too much unanswered.
+    pub(crate) fn to_caller(
+        budget: &Arc<Budget>,
+        bytes: usize,
+    ) -> Result<(Self, oneshot::Receiver<Result<Appended, Failure>>), Failure> {
+        let credit = Credit::take(budget, bytes)?;
+        let (caller, answer) = oneshot::channel();
+        let to = To::Caller { caller: Some(caller), _credit: credit };
+        Ok((Self { to, answered: false }, answer))
+    }
+
     /// Answers that the entries are durable.
-    pub(crate) fn appended(self, appended: Appended) {
-        self.frame(&appended.into());
+    pub(crate) fn appended(mut self, appended: Appended) {
+        self.answer(Ok(appended));
     }
 
     /// Answers with a refusal.
-    pub(crate) fn refuse(self, failure: Failure) {
-        self.frame(&Error::from(failure).into());
+    pub(crate) fn refuse(mut self, failure: Failure) {
+        self.answer(Err(failure));
     }
 
-    /// Answers with any frame.
-    pub(crate) fn frame(mut self, frame: &RelayFrame) {
+    /// Answers a session that it is done.
+    pub(crate) fn done(mut self) {
+        if let To::Session { outbox, request, .. } = &self.to {
+            self.answered = true;
+            outbox.answer(*request, &Done {}.into());
+        }
+    }
+
+    fn answer(&mut self, result: Result<Appended, Failure>) {
         self.answered = true;
-        self.outbox.answer(self.request, frame);
+        match &mut self.to {
+            To::Session { outbox, request, .. } => {
+                let frame = match result {
+                    Ok(appended) => RelayFrame::from(appended),
+                    Err(failure) => Error::from(failure).into(),
+                };
+                outbox.answer(*request, &frame);
+            }
+            To::Caller { caller, .. } => {
+                if let Some(caller) = caller.take() {
+                    // Whoever has gone meanwhile asks again.
+                    let _ = caller.send(result);
+                }
+            }
+        }
     }
 }
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        let in_flight = self.outbox.in_flight();
-        in_flight.requests.fetch_sub(1, Ordering::Relaxed);
-        in_flight.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.budget.0.fetch_sub(self.bytes, Ordering::Relaxed);
+        if let To::Session { outbox, budget, bytes, .. } = &self.to {
+            let in_flight = outbox.in_flight();
+            in_flight.requests.fetch_sub(1, Ordering::Relaxed);
+            in_flight.bytes.fetch_sub(*bytes, Ordering::Relaxed);
+            budget.0.fetch_sub(*bytes, Ordering::Relaxed);
+        }
         if !self.answered {
-            self.outbox.answer(self.request, &Error::from(unavailable()).into());
+            self.answer(Err(unavailable()));
         }
     }
 }

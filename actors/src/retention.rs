@@ -1,4 +1,5 @@
-//! What time takes away: bodies, headers below the floor, silent groups, idle devices.
+//! What time takes away: bodies, headers below the floor, silent groups, idle devices, uploads that
+//! nobody finished; and what snapshots of vaults have made superfluous.
 //!
 //! Retention works in small steps with a pause between them and never blocks an append. It looks in
 //! the store for what is due and has the log's own actor decide, so that what is deleted, who still
@@ -18,8 +19,8 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use crate::limits::{
-    DEVICE_IDLE, GROUP_IDLE, RESERVATION_LIFETIME, RETENTION_LOGS_MAX, RETENTION_OVERDUE,
-    RETENTION_ROWS_MAX, STORE_DEADLINE,
+    COMPACT_VAULTS_MAX, DEVICE_IDLE, GROUP_IDLE, RESERVATION_LIFETIME, RETENTION_LOGS_MAX,
+    RETENTION_OVERDUE, RETENTION_ROWS_MAX, STORE_DEADLINE, SWEPT_CHUNKS_MAX, UPLOAD_LIFETIME,
 };
 use crate::log::LogMessage;
 use crate::mailbox::{Mailbox, Posted};
@@ -55,6 +56,8 @@ struct State {
     myself: Mailbox<Message>,
     /// The last log that was looked at; the next step goes on after it.
     after: LogKey,
+    /// The last vault that was looked at.
+    after_vault: LogKey,
     _alive: Alive,
 }
 
@@ -71,8 +74,13 @@ impl Actor for Retention {
         (shared, depth): Self::Arguments,
     ) -> Result<State, ActorProcessingErr> {
         let myself = Mailbox::new(myself, ActorKind::Retention, 1, depth);
-        let state =
-            State { shared, myself, after: LogKey(0), _alive: Alive::new(ActorKind::Retention) };
+        let state = State {
+            shared,
+            myself,
+            after: LogKey(0),
+            after_vault: LogKey(0),
+            _alive: Alive::new(ActorKind::Retention),
+        };
         state.step_later();
         Ok(state)
     }
@@ -110,6 +118,9 @@ impl State {
         let overdue = if elsewhere { RETENTION_OVERDUE } else { Duration::ZERO };
         self.expire(before(now, self.shared.options.body_lifetime + overdue)).await?;
         self.end_groups(before(now, GROUP_IDLE + overdue)).await?;
+        // A worker knows nothing of vaults.
+        self.compact(before(now, self.shared.options.snapshot_stands)).await?;
+        self.sweep_snapshots(before(now, UPLOAD_LIFETIME)).await;
         self.note_devices(now).await;
         if !elsewhere {
             self.sweep(now).await;
@@ -126,6 +137,18 @@ impl State {
         }
         // At the end it begins again with the first log.
         self.after = last.unwrap_or(LogKey(0));
+        Ok(())
+    }
+
+    /// Looks at the next vaults for entries that a confirmed snapshot covers.
+    async fn compact(&mut self, alone_before: u64) -> Result<(), StoreError> {
+        let store = &self.shared.store;
+        let due = store.due_for_compaction(self.after_vault, alone_before, COMPACT_VAULTS_MAX);
+        let (due, last) = deadline(due).await?;
+        for step in due {
+            self.shared.cast_log(step.key, LogMessage::Compact(step, alone_before));
+        }
+        self.after_vault = last.unwrap_or(LogKey(0));
         Ok(())
     }
 
@@ -154,6 +177,19 @@ impl State {
         if queued {
             // What is not noted in time is noted all the same; retention only goes on.
             let _ = timeout(STORE_DEADLINE, noted).await;
+        }
+    }
+
+    async fn sweep_snapshots(&self, before: u64) {
+        let (done, swept) = oneshot::channel();
+        let queued = self.shared.committer(LogKey(0)).job(Box::new(move |store| {
+            Box::pin(async move {
+                let chunks = deadline(store.sweep_snapshots(before, SWEPT_CHUNKS_MAX)).await;
+                let _ = done.send(chunks.unwrap_or(0));
+            })
+        }));
+        if queued && let Ok(Ok(rows)) = timeout(STORE_DEADLINE, swept).await {
+            counter!(SWEPT).increment(rows);
         }
     }
 

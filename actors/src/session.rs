@@ -11,7 +11,8 @@
 //!   the ones behind it, while the outbox goes on being written;
 //! - what the session knows of its device's logs is a filter; the log or the store decides.
 
-mod requests;
+pub(crate) mod requests;
+mod vaults;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -35,7 +36,7 @@ use crate::catch_up;
 use crate::limits::STORE_DEADLINE;
 use crate::metrics::FRAMES_IN;
 use crate::outbox::Outbox;
-use crate::ports::{LogBrief, LogKey, StoreError};
+use crate::ports::{LogBrief, LogKey, LogPlace, StoreError};
 use crate::registry::SessionGuard;
 use crate::reply::unavailable;
 use crate::system::{Shared, System};
@@ -152,7 +153,7 @@ impl Greeter {
         };
         let outbox = guard.outbox();
         for log in &logs {
-            outbox.add_log(log.id, log.key);
+            outbox.add_log(log.place());
         }
         let wished = u64::from(frame.heartbeat_s);
         let heartbeat_s = wished.clamp(HEARTBEAT_MIN.as_secs(), HEARTBEAT_MAX.as_secs()) as u16;
@@ -349,6 +350,6 @@ pub(crate) fn summaries<const MAX: usize>(
 }
 
 /// The log that a request is about, among the device's own.
-pub(crate) fn known(core: &Core, log: LogId) -> Option<LogKey> {
-    core.outbox.log_key(log)
+pub(crate) fn known(core: &Core, log: LogId) -> Option<LogPlace> {
+    core.outbox.log_place(log)
 }

@@ -21,26 +21,28 @@ use sealwire_protocol::bounded::BoundedBytes;
 use sealwire_protocol::frame::Draining;
 use sealwire_protocol::limits::{PROTOCOL_VERSION, TOKEN_LIFETIME};
 use sealwire_protocol::token::{Claims, Purpose, TOKEN_BYTES, TokenKey};
-use sealwire_protocol::{DeviceKey, LogId, signing};
+use sealwire_protocol::{DeviceKey, Head, LogId, signing};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::committer::CommitterRef;
+use crate::entry::CheckedEntry;
 use crate::heartbeat;
 use crate::limits::{
     PENDING_READS_MAX, RECONNECT_AFTER_MS_MAX, RECONNECT_AFTER_MS_MIN, RETENTION_PAUSE,
-    SEEN_DEVICES_MAX, STREAM_READS_MAX,
+    SEEN_DEVICES_MAX, SNAPSHOT_STANDS, STREAM_READS_MAX, VaultLimits,
 };
-use crate::log::{self, LogMessage, LogRef};
+use crate::log::{self, AppendRequest, LogMessage, LogRef};
 use crate::pace::Paces;
 use crate::passes::WaitingClaims;
-use crate::ports::{Clock, LogKey, Store, StoreError};
+use crate::ports::{Clock, LogKey, Position, Store, StoreError};
 use crate::push_token::WaitingDoorbells;
 use crate::registry::{Registry, StartLog};
-use crate::reply::{Budget, jitter};
+use crate::reply::{Budget, Reply, jitter};
 use crate::session::ask;
 use crate::supervisor;
 use crate::turns::{Turn, Turns};
+use crate::vaults::PushTurns;
 use sealwire_protocol::close::CloseReason;
 
 /// What an operator decides. It has no `Debug`: it holds keys.
@@ -51,6 +53,10 @@ pub struct Options {
     pub body_lifetime: Duration,
     /// Pause between two steps of retention.
     pub retention_pause: Duration,
+    /// How much a vault may hold.
+    pub vaults: VaultLimits,
+    /// How long a snapshot stands before it counts as confirmed in a vault of one device.
+    pub snapshot_stands: Duration,
     /// The relay's key, which devices pin.
     pub relay_key: SigningKey,
     /// The first makes tokens; all check them.
@@ -65,6 +71,8 @@ impl Options {
             groups_max: 6,
             body_lifetime: Duration::from_secs(30 * 24 * 3600),
             retention_pause: RETENTION_PAUSE,
+            vaults: VaultLimits::default(),
+            snapshot_stands: SNAPSHOT_STANDS,
             relay_key,
             token_keys,
         }
@@ -87,6 +95,8 @@ pub(crate) struct Shared {
     pub(crate) heartbeats: heartbeat::Wheel,
     /// Devices that were seen and are still to be noted, to the day.
     pub(crate) seen: Mutex<HashSet<DeviceKey>>,
+    /// Whose turn it is to push to a vault without a session.
+    pub(crate) vault_turns: PushTurns,
     /// HTTP challenges that wait to be claimed.
     pub(crate) claims: WaitingClaims,
     /// Push tokens that wait to be noted.
@@ -146,6 +156,24 @@ impl Shared {
         drop(self.registry.cast_log(self, key, message));
     }
 
+    /// Hands checked entries to their log.
+    pub(crate) fn cast_append(
+        &self,
+        sender: DeviceKey,
+        key: LogKey,
+        entries: Vec<CheckedEntry>,
+        reply: Reply,
+    ) {
+        let request = AppendRequest { sender, entries, reply };
+        self.cast_log(key, LogMessage::Append(Box::new(request)));
+    }
+
+    /// A position as devices know it.
+    pub(crate) fn head(&self, position: Position) -> Head {
+        let incarnation = self.store.incarnation();
+        Head { incarnation, seq: position.seq, chain: position.chain }
+    }
+
     /// Seconds since the relay started.
     pub(crate) fn uptime_s(&self) -> u64 {
         self.started.elapsed().as_secs()
@@ -161,7 +189,12 @@ impl Shared {
             issued,
             expires: issued + TOKEN_LIFETIME.as_secs(),
         };
-        let token = self.options.token_keys.first().map(|key| key.issue(&claims).to_vec());
+        self.issue(&claims)
+    }
+
+    /// A token that says so.
+    pub(crate) fn issue(&self, claims: &Claims) -> BoundedBytes<TOKEN_BYTES> {
+        let token = self.options.token_keys.first().map(|key| key.issue(claims).to_vec());
         BoundedBytes::new(token.unwrap_or_default()).unwrap_or_default()
     }
 
@@ -236,6 +269,7 @@ impl System {
             pending_reads: Semaphore::new(PENDING_READS_MAX),
             heartbeats: heartbeat::Wheel::default(),
             seen: Mutex::new(HashSet::new()),
+            vault_turns: PushTurns::default(),
             claims: Mutex::default(),
             doorbells: Mutex::default(),
             started_logs: DashMap::new(),

@@ -5,6 +5,7 @@ mod recovery;
 mod retention;
 mod totals;
 mod unlucky;
+mod vaults;
 
 use std::sync::Arc;
 

@@ -33,8 +33,8 @@ use crate::limits::{
 use crate::log::{LogMessage, NewPayload, TotalsDone, TotalsRequest, TotalsWish, relay_header};
 use crate::metrics::ENTRIES;
 use crate::ports::{
-    FoundResult, GroupRecord, LogBrief, LogKey, NewEntry, NewLog, PendingRequest, ReserveResult,
-    StoreError, SubscriptionRecord,
+    FoundResult, GroupRecord, LogBrief, LogKey, LogPlace, NewEntry, NewLog, PendingRequest,
+    ReserveResult, StoreError, SubscriptionRecord,
 };
 use crate::reply::{Credit, unavailable};
 use crate::session::ask;
@@ -335,7 +335,8 @@ impl Shared {
         match created {
             Ok(FoundResult::Created(key)) => {
                 counter!(ENTRIES, "kind" => "control").increment(1);
-                self.registry.member_joined(device, id, key, 1);
+                let place = LogPlace { id, key, log_type: LogType::Group };
+                self.registry.member_joined(device, place, 1);
                 self.registry.groups_changed(std::iter::once(device));
                 let head = Head { incarnation: self.store.incarnation(), seq: 1, chain };
                 Ok(Joined { group: id, at, head })

@@ -98,6 +98,12 @@ impl Track {
         self.floor = None;
     }
 
+    /// Whether entries are missing between what was read and the next one in the chain.
+    #[must_use]
+    pub fn has_floor(&self) -> bool {
+        self.floor.is_some()
+    }
+
     /// The relay keeps only control entries up to `head`.
     pub fn begin_floor(&mut self, head: &Head) {
         if head.seq > self.at.seq {

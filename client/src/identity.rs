@@ -60,6 +60,12 @@ impl Identity {
         signing::sign(&self.signing, &signing::entry_message(entry))
     }
 
+    /// What this device signs so that `author` may enrol it in a vault.
+    #[must_use]
+    pub fn consent(&self, vault: LogId, author: DeviceKey) -> Signature {
+        signing::sign(&self.signing, &signing::enrol_message(vault, self.key(), author))
+    }
+
     /// The proof that a relay's greeting asks for.
     #[must_use]
     pub fn prove(&self, greeting_frame: &[u8]) -> Signature {

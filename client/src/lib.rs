@@ -62,9 +62,11 @@
 //! | [`wire`], [`backoff`] | one connection, and when to try another |
 //! | [`entry`], [`chain`], [`membership`], [`holders`], [`numbering`] | the rules, as plain values without a socket or a file |
 //! | [`content`], [`padding`], [`seal`], [`keybox`] | what is inside, and how it is closed |
+//! | [`vault`] | vaults: devices, changesets, snapshots, over one connection |
 //! | [`limits`] | the bounds of a connection |
 //!
-//! Vaults, `totals` groups, recovery and doorbells are not here yet.
+//! Vaults are here as values over a [`wire`]; the durable device does not keep them yet. `totals`
+//! groups, recovery and doorbells are not here yet.
 
 pub mod address;
 pub mod backoff;
@@ -86,6 +88,7 @@ pub mod padding;
 pub mod seal;
 pub mod session;
 mod store;
+pub mod vault;
 #[cfg(test)]
 mod vectors;
 pub mod wire;

@@ -143,6 +143,12 @@ impl Control {
         matches!(self, Self::JoinKey { .. } | Self::Snapshot { .. })
     }
 
+    /// Whether it takes a device away and adds nothing.
+    #[must_use]
+    pub const fn removes(&self) -> bool {
+        matches!(self, Self::Leave | Self::Revoke { .. })
+    }
+
     /// The canonical bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {

@@ -15,6 +15,23 @@ pub fn sha256(bytes: &[u8]) -> Digest {
     Digest(Sha256::digest(bytes).into())
 }
 
+/// SHA-256 of bytes that come in pieces: snapshots.
+#[derive(Clone, Default)]
+pub struct Sha256Stream(Sha256);
+
+impl Sha256Stream {
+    /// Takes the next piece.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The hash of all of them.
+    #[must_use]
+    pub fn finish(self) -> Digest {
+        Digest(self.0.finalize().into())
+    }
+}
+
 /// The digest that names an entry: SHA-256("sealwire entry v1" ‖ 0x00 ‖ header).
 #[must_use]
 pub fn entry_digest(header: &HeaderBytes) -> Digest {

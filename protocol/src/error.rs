@@ -99,6 +99,19 @@ error_codes! {
     GroupFull = "group_full", "the group is full";
     /// The log holds as many undelivered bytes as it may. Wait `retry_after_ms`, or for acks.
     Quota = "quota", "the log is full of undelivered entries";
+    /// The vault holds `limit` entries. A confirmed snapshot lets the ones below it go.
+    EntriesLimitReached = "entries_limit_reached", "the vault holds too many entries";
+    /// The vault holds `limit` bytes. A confirmed snapshot lets the entries below it go.
+    BytesLimitReached = "bytes_limit_reached", "the vault holds too many bytes";
+    /// The vault has `limit` devices.
+    DevicesLimitReached = "devices_limit_reached", "the vault has too many devices";
+    /// The vault has `limit` snapshots and uploads, or as many bytes of them.
+    SnapshotsLimitReached = "snapshots_limit_reached", "the vault holds too many snapshots";
+    /// The vault has no snapshot of this digest, or its upload is not complete.
+    NoSuchSnapshot = "no_such_snapshot", "no such snapshot";
+    /// A chunk that does not fit its snapshot, bytes that are not those of the digest, or a head that
+    /// is not the vault's.
+    BadSnapshot = "bad_snapshot", "the snapshot is not acceptable";
     /// The cursor is past the head, or on another chain: history was lost. `head` is the relay's.
     HistoryChanged = "history_changed", "the log's history has changed";
     /// An ack names a seq past the head. It freed nothing.
@@ -135,7 +148,7 @@ pub struct Failure {
     pub code: ErrorCode,
     /// How long to wait, in milliseconds, where waiting helps.
     pub retry_after_ms: Option<u64>,
-    /// `out_of_order`: the count that is expected next.
+    /// `out_of_order`: the count that is expected next; of a chunk, the offset.
     pub expected: Option<u64>,
     /// `stale`, `history_changed`: the relay's head.
     pub head: Option<Head>,
@@ -145,7 +158,7 @@ pub struct Failure {
     pub count: Option<u64>,
     /// `conflict`: the digest of that entry.
     pub digest: Option<Digest>,
-    /// `group_limit_reached`, `group_full`: the limit.
+    /// `group_limit_reached`, `group_full` and the limits of vaults: the limit.
     pub limit: Option<u64>,
 }
 
@@ -195,7 +208,7 @@ impl Failure {
         Self { seq: Some(seq), ..Self::new(ErrorCode::Revoked) }
     }
 
-    /// `group_limit_reached` or `group_full`.
+    /// `group_limit_reached`, `group_full`, or a limit of vaults.
     #[must_use]
     pub const fn limit(code: ErrorCode, limit: u64) -> Self {
         Self { limit: Some(limit), ..Self::new(code) }

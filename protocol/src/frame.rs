@@ -15,7 +15,7 @@ use crate::header::HeaderBytes;
 use crate::ids::{DeviceKey, Digest, Head, Instance, LogId, Signature};
 use crate::limits::{
     BATCH_ENTRIES_MAX, CAPABILITIES_MAX, NAME_BYTES_MAX, NATIVE_MEMBERS_MAX, PUSH_TOKEN_BYTES_MAX,
-    RECIPIENTS_MAX, SNAPSHOT_CHUNK_BYTES_MAX, SUBSCRIPTIONS_MAX,
+    RECIPIENTS_MAX, SNAPSHOT_CHUNK_BYTES_MAX, SNAPSHOTS_MAX, SUBSCRIPTIONS_MAX,
 };
 use crate::token::TOKEN_BYTES;
 
@@ -256,7 +256,10 @@ frames! {
         log: LogId,
     }
 
-    /// A chunk of a sealed snapshot, not real before its control entry. Answer: `Done`.
+    /// A chunk of a sealed snapshot, which is not real before its control entry. Chunks come in
+    /// order; an offset other than the next one is answered `out_of_order` with the next one, so an
+    /// upload that was broken off is resumed by asking with any chunk. Answer: `Done`; of the last
+    /// chunk, when the whole has been found to be what the digest says.
     17 PutSnapshotChunk {
         /// Which vault.
         log: LogId,
@@ -280,6 +283,15 @@ frames! {
         offset: u64,
         /// How much, at most.
         length: u32,
+    }
+
+    /// Receive a vault from a snapshot on, as a device does that has nothing yet: as if the floor
+    /// stood at the snapshot's head. Answer: `Subscribed` and `Floor`; then as of `Subscribe`.
+    19 SubscribeFrom {
+        /// Which vault.
+        log: LogId,
+        /// Which snapshot.
+        snapshot: Digest,
     }
 }
 
@@ -327,7 +339,7 @@ frames! {
         /// How long to wait, in milliseconds, where waiting helps.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         retry_after_ms: Option<u64>,
-        /// `out_of_order`: the count that is expected next.
+        /// `out_of_order`: the count that is expected next; of a chunk, the offset.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         expected: Option<u64>,
         /// `stale`, `history_changed`: the relay's head.
@@ -342,7 +354,7 @@ frames! {
         /// `conflict`: the digest of that entry.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         digest: Option<Digest>,
-        /// `group_limit_reached`, `group_full`: the limit.
+        /// `group_limit_reached`, `group_full` and the limits of vaults: the limit.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         limit: Option<u64>,
         /// The log that an unrequested error (an ack past the head) is about.
@@ -411,13 +423,16 @@ frames! {
         head: Head,
     }
 
-    /// The cursor is below what the relay keeps. The control entries up to this head follow as
-    /// `Entry`, then everything above it.
+    /// The cursor is below what the relay keeps. The control entries up to this head (of a vault
+    /// also the keys) follow as `Entry`, then everything above it.
     136 Floor {
         /// Which log.
         log: LogId,
-        /// The newest head below which only control entries are kept.
+        /// The newest head below which only control entries are kept, and keys of a vault.
         head: Head,
+        /// Vaults: the snapshot to start from. It may be of a later head than this one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        snapshot: Option<SnapshotSummary>,
     }
 
     /// A sign of life, at each interval and in answer to `Ping`.
@@ -491,7 +506,7 @@ frames! {
     /// Answer to `ListSnapshots`.
     146 Snapshots {
         /// The snapshots that may be downloaded, newest first.
-        snapshots: Bounded<SnapshotSummary, 16>,
+        snapshots: Bounded<SnapshotSummary, SNAPSHOTS_MAX>,
     }
 
     /// Answer to `GetSnapshotChunk`.
@@ -502,7 +517,8 @@ frames! {
         bytes: BoundedBytes<SNAPSHOT_CHUNK_BYTES_MAX>,
     }
 
-    /// Entries are being refused because a log is full of undelivered bytes.
+    /// Entries are being refused because a log is full: of undelivered bytes, or a vault of entries or
+    /// bytes.
     148 QuotaReached {
         /// Which log.
         log: LogId,

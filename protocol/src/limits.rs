@@ -71,6 +71,17 @@ pub const PUSH_TOKEN_BYTES_MAX: usize = 4096;
 /// Largest chunk of a snapshot in one frame, in bytes.
 pub const SNAPSHOT_CHUNK_BYTES_MAX: usize = 512 * 1024;
 
+/// Smallest chunk of a snapshot but its last, in bytes: small enough for a bad network, large enough
+/// that a snapshot is not a crowd of rows.
+pub const SNAPSHOT_CHUNK_BYTES_MIN: usize = 16 * 1024;
+
+/// Largest sealed snapshot, in bytes. A year of a busy household, compressed, is a few MiB; a relay
+/// holds at least two of each vault.
+pub const SNAPSHOT_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// Most snapshots of one vault, uploads that are not real yet among them.
+pub const SNAPSHOTS_MAX: usize = 16;
+
 /// Longest key ciphertext for one recipient in a rotation or delivery, in bytes: a 32-byte key, a
 /// join seed, a head and the tag, with room.
 pub const KEY_CIPHERTEXT_BYTES_MAX: usize = 160;

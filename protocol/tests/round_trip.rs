@@ -173,6 +173,7 @@ fn client_frame() -> impl Strategy<Value = ClientFrame> {
         (log(), digest(), any::<u64>(), any::<u32>()).prop_map(|(log, digest, offset, length)| {
             frame::GetSnapshotChunk { log, digest, offset, length }.into()
         }),
+        (log(), digest()).prop_map(|(log, snapshot)| frame::SubscribeFrom { log, snapshot }.into()),
     ]
 }
 

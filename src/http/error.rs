@@ -139,10 +139,19 @@ impl From<Failure> for ApiError {
         let code = failure.code;
         let status = match code {
             ErrorCode::Unavailable | ErrorCode::Draining => StatusCode::SERVICE_UNAVAILABLE,
-            ErrorCode::NoSuchLog => StatusCode::NOT_FOUND,
-            ErrorCode::GroupLimitReached | ErrorCode::GroupFull | ErrorCode::Revoked => {
-                StatusCode::FORBIDDEN
-            }
+            ErrorCode::NoSuchLog | ErrorCode::NoSuchSnapshot => StatusCode::NOT_FOUND,
+            ErrorCode::OutOfOrder
+            | ErrorCode::Conflict
+            | ErrorCode::Stale
+            | ErrorCode::AlreadyMember
+            | ErrorCode::HistoryChanged => StatusCode::CONFLICT,
+            ErrorCode::GroupLimitReached
+            | ErrorCode::GroupFull
+            | ErrorCode::EntriesLimitReached
+            | ErrorCode::BytesLimitReached
+            | ErrorCode::DevicesLimitReached
+            | ErrorCode::SnapshotsLimitReached
+            | ErrorCode::Revoked => StatusCode::FORBIDDEN,
             ErrorCode::Quota | ErrorCode::RateLimited | ErrorCode::TooManyInFlight => {
                 StatusCode::TOO_MANY_REQUESTS
             }
@@ -153,6 +162,18 @@ impl From<Failure> for ApiError {
         let mut error = Self::new(status, code.name(), code.sentence());
         if let Some(limit) = failure.limit {
             error = error.with("limit", limit);
+        }
+        if let Some(expected) = failure.expected {
+            error = error.with("expected", expected);
+        }
+        if let Some(seq) = failure.seq {
+            error = error.with("sequence", seq);
+        }
+        if let Some(count) = failure.count {
+            error = error.with("count", count);
+        }
+        if let Some(head) = failure.head {
+            error = error.with("latest_sequence", head.seq);
         }
         match failure.retry_after_ms {
             Some(wait) => error.after(wait.div_ceil(1000)),

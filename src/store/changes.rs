@@ -12,6 +12,7 @@ use sealwire_protocol::DeviceKey;
 
 use super::dialect::Kind::{Bytes, Int, Text};
 use super::dialect::{Step, Table, Value};
+use super::vaults::VaultTables;
 
 /// An upsert, because SQLite's `update … from` cannot be told to begin with the list.
 static UPDATE_HEADS: Step = Step::twofold(
@@ -188,12 +189,14 @@ pub(super) fn changes<'a>(parts: &[&'a LogCommit]) -> Result<[Vec<Table<'a>>; 5]
     let mut ended = Table::new(&DELETE_LOGS);
     let mut ended_entries = Table::new(&DELETE_ALL_ENTRIES);
     let mut ended_bodies = Table::new(&DELETE_BODIES);
+    let mut vaults = VaultTables::new();
     for part in parts {
         let log = || Value::Int(part.key.0);
         if part.ended {
             // The log first: whoever is about to reserve a place in it holds its row.
             ended.push([log()]);
             ended_entries.push([log()]);
+            vaults.push_ended(part.key);
             ended_bodies.push([log(), Value::Int(0), Value::Int(i64::MAX)]);
             continue;
         }
@@ -218,6 +221,9 @@ pub(super) fn changes<'a>(parts: &[&'a LogCommit]) -> Result<[Vec<Table<'a>>; 5]
         for (first, last) in &part.freed {
             freed.push([log(), Value::number(*first)?, Value::number(*last)?]);
         }
+        if let Some(change) = &part.vault {
+            vaults.push(part.key, change)?;
+        }
         if let Some(floor) = part.floor {
             floors.push([log(), Value::number(floor.seq)?]);
             freed.push([log(), Value::Int(0), Value::number(floor.seq)?]);
@@ -225,10 +231,10 @@ pub(super) fn changes<'a>(parts: &[&'a LogCommit]) -> Result<[Vec<Table<'a>>; 5]
     }
     Ok([
         vec![heads, entries, bodies, senders],
-        vec![gone, revoked, joined],
-        vec![acks, freed, floors],
+        vec![gone, revoked, joined, vaults.counts],
+        vec![acks, freed, floors, vaults.made, vaults.dropped],
         vec![ended],
-        vec![ended_entries, ended_bodies],
+        vec![ended_entries, ended_bodies, vaults.ended],
     ])
 }
 

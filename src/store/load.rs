@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use sealwire_actors::ports::{
-    LiveRecord, LogKey, LogRecord, MemberRecord, SenderRecord, StoreError,
+    LiveRecord, LogKey, LogRecord, MemberRecord, SenderRecord, StoreError, VaultCounts, VaultRecord,
 };
 use sealwire_protocol::AckSet;
 use sealwire_protocol::frame::Member;
@@ -18,6 +18,7 @@ use super::dialect::{Columns, Dialect, Step, Table, Value};
 use super::failure::corrupt;
 use super::lanes::{Lanes, Lease, Verdict};
 use super::reads::{join_key, log_id, log_type, position, recipients, slot};
+use super::vaults::{LOAD_SNAPSHOTS, LOAD_VAULTS, snapshot};
 
 static LOAD_LOGS: Step = Step::new(
     &[("key", Int)],
@@ -139,7 +140,18 @@ where
             });
         }
     }
+    for row in lease.each(given(&LOAD_VAULTS)).await? {
+        if let Some(record) = records.get_mut(&LogKey(row.int(0)?)) {
+            record.vault.counts = VaultCounts { entries: row.number(1)?, bytes: row.number(2)? };
+        }
+    }
+    for row in lease.each(given(&LOAD_SNAPSHOTS)).await? {
+        if let Some(record) = records.get_mut(&LogKey(row.int(0)?)) {
+            record.vault.snapshots.push(snapshot(&row)?);
+        }
+    }
     for record in records.values_mut() {
+        record.vault.snapshots.sort_unstable_by_key(|snapshot| snapshot.seq);
         record.members.sort_unstable_by_key(|known| (known.member.joined_seq, known.member.device));
         record.revoked.sort_unstable_by_key(|(device, seq)| (*seq, *device));
         record.senders.sort_unstable_by_key(|sender| sender.slot);
@@ -163,5 +175,6 @@ fn log_record(row: &impl Columns) -> Result<LogRecord, StoreError> {
         revoked: Vec::new(),
         senders: Vec::new(),
         live: Vec::new(),
+        vault: VaultRecord::default(),
     })
 }

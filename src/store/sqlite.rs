@@ -358,15 +358,22 @@ mod tests {
     /// Without statistics SQLite plans for all sizes alike, so what it plans for empty tables holds.
     #[tokio::test]
     async fn no_statement_over_a_list_reads_a_whole_table() {
-        use super::super::{changes, commit, load, tenure, writes};
+        use super::super::{changes, commit, load, tenure, vaults, writes};
 
         let directory = tempfile::tempdir().expect("a directory");
         let url = format!("sqlite://{}", directory.path().join("a.db").display());
         let options = options(&url).expect("a path");
         migrate(&options, &Judge::new()).await.expect("migrated");
         let mut connection = options.connect().await.expect("open");
-        for step in
-            [changes::STEPS, commit::STEPS, load::STEPS, tenure::STEPS, writes::STEPS].concat()
+        for step in [
+            changes::STEPS,
+            commit::STEPS,
+            load::STEPS,
+            tenure::STEPS,
+            vaults::STEPS,
+            writes::STEPS,
+        ]
+        .concat()
         {
             for rows in [1, ROWS_MAX] {
                 let text = step.sqlite_text(rows).as_str().to_owned();

@@ -314,6 +314,7 @@ fn first_commit(key: LogKey, new: &NewLog) -> LogCommit {
     let (seq, at) = (new.entry.seq, new.entry.at);
     part.members.push(MemberChange::Joined { device: new.founder, seq, at });
     part.join_key = Some(new.join_key);
+    part.vault = new.vault_change();
     part
 }
 

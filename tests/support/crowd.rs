@@ -36,6 +36,11 @@ pub(crate) struct Size {
 pub(crate) struct Recorder(Arc<Mutex<Vec<Record>>>);
 
 impl Recorder {
+    /// The history of what was noted.
+    pub(crate) fn take(&self) -> History {
+        History::new(std::mem::take(&mut *self.0.lock()))
+    }
+
     pub(crate) fn note(&self, device: DeviceKey, log: LogId, event: Event) {
         let mut records = self.0.lock();
         let at = records.len() as u64;
@@ -121,7 +126,7 @@ impl Crowd {
         timeout(DEADLINE * 2, settled).await.expect("everything is answered in the end");
         let read = join_all(walkers.iter_mut().map(Walker::read_all));
         timeout(DEADLINE * 2, read).await.expect("everything is read in the end");
-        History::new(std::mem::take(&mut *self.recorder.0.lock()))
+        self.recorder.take()
     }
 }
 

@@ -10,6 +10,7 @@
 //! - nothing is there that nobody sent (`Invented`);
 //! - a reader gets seq after seq, without a gap and without a repetition (`Skipped`);
 //! - what was ever visible stays (`TakenBack`), and so does every head that was told (`FalseHead`);
+//! - nothing of a revoked device stands behind its revocation (`AfterRevocation`);
 //! - an entry that was sent after another one had been answered comes behind it (`Overtaken`).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -30,6 +31,8 @@ pub(crate) enum Event {
     Read { seq: u64, digest: Digest },
     /// The relay names a head.
     Told { head: Head },
+    /// The relay says that the revocation of another device stands at `seq`.
+    Revoked { device: DeviceKey, seq: u64 },
     /// What this device reads in the end, from the first entry to the last.
     End { order: Vec<Digest> },
 }
@@ -67,6 +70,8 @@ pub(crate) enum Objection {
     FalseHead { log: LogId, seq: u64 },
     /// It was sent after a later entry had been answered.
     Overtaken { log: LogId, seq: u64 },
+    /// It stands behind the revocation of its sender.
+    AfterRevocation { log: LogId, seq: u64 },
     /// No member has read the log in the end: nothing can be said of it.
     Unread { log: LogId },
 }
@@ -91,6 +96,15 @@ impl History {
             _ => None,
         });
         appended.collect::<HashSet<_>>().len()
+    }
+
+    /// How many devices were revoked.
+    pub(crate) fn revocations(&self) -> usize {
+        let revoked = self.records.iter().filter_map(|record| match record.event {
+            Event::Revoked { device, .. } => Some((record.log, device)),
+            _ => None,
+        });
+        revoked.collect::<HashSet<_>>().len()
     }
 
     /// How many entries and stubs were read before the end.
@@ -170,6 +184,14 @@ impl<'a> LogHistory<'a> {
                 _ => None,
             })
             .collect();
+        let revoked: HashMap<DeviceKey, u64> = self
+            .records
+            .iter()
+            .filter_map(|record| match record.event {
+                Event::Revoked { device, seq } => Some((device, seq)),
+                _ => None,
+            })
+            .collect();
         let mut counts: HashMap<DeviceKey, u64> = HashMap::new();
         let mut seen = HashSet::new();
         for (digest, seq) in self.order.iter().zip(1_u64..) {
@@ -181,6 +203,9 @@ impl<'a> LogHistory<'a> {
                 self.object(Objection::Invented { log: self.log, seq });
                 continue;
             };
+            if revoked.get(sender).is_some_and(|at| seq > *at) {
+                self.object(Objection::AfterRevocation { log: self.log, seq });
+            }
             let last = counts.entry(*sender).or_default();
             if *count != *last + 1 {
                 self.object(Objection::Shuffled { log: self.log, seq });

@@ -6,6 +6,7 @@ pub(crate) mod crowd;
 pub(crate) mod databases;
 pub(crate) mod device;
 pub(crate) mod history;
+pub(crate) mod household;
 pub(crate) mod http;
 pub(crate) mod needles;
 pub(crate) mod person;

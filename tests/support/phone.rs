@@ -72,7 +72,12 @@ impl Answer {
 pub(crate) enum Proof {
     None,
     Token(String),
-    Signed { challenge: String, signature: String },
+    /// A token for one vault.
+    Vault(String),
+    Signed {
+        challenge: String,
+        signature: String,
+    },
 }
 
 /// One phone: one key, and one client object of the app.
@@ -134,6 +139,7 @@ impl Phone {
         match proof {
             Proof::None => {}
             Proof::Token(token) => request = request.header("x-device-session", token),
+            Proof::Vault(token) => request = request.header("x-vault-token", token),
             Proof::Signed { challenge, signature } => {
                 request = request.header("x-challenge", challenge).header("x-signature", signature);
             }
@@ -345,6 +351,7 @@ impl Phone {
             match &proof {
                 Proof::None => {}
                 Proof::Token(token) => request = request.header("x-device-session", token),
+                Proof::Vault(token) => request = request.header("x-vault-token", token),
                 Proof::Signed { challenge, signature } => {
                     request =
                         request.header("x-challenge", challenge).header("x-signature", signature);

@@ -29,13 +29,19 @@ pub(crate) struct World {
     relay: Option<Relay>,
     /// Where it listens; kept over a restart, so that devices find it again.
     address: SocketAddr,
+    decide: fn(&mut Options),
 }
 
 impl World {
     pub(crate) async fn start(database: Database) -> Self {
+        Self::start_with(database, |_| {}).await
+    }
+
+    /// A relay whose operator has decided something else than usual.
+    pub(crate) async fn start_with(database: Database, decide: fn(&mut Options)) -> Self {
         let place = Place::new(database).await;
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut world = Self { place, relay: None, address: nowhere };
+        let mut world = Self { place, relay: None, address: nowhere, decide };
         world.run().await;
         world
     }
@@ -45,13 +51,15 @@ impl World {
         let public = TcpListener::bind(self.address).await.expect("a port");
         self.address = public.local_addr().expect("an address");
         let relay_key = SigningKey::from_bytes(&[42; 32]);
+        let mut actors = Options::new(relay_key, vec![TokenKey::derive(b"a secret of the tests")]);
+        (self.decide)(&mut actors);
         let options = RelayOptions {
             store: StoreOptions {
                 url: self.place.url().to_owned(),
                 data_dir: self.place.data().to_owned(),
                 lock: Lock::Wait,
             },
-            actors: Options::new(relay_key, vec![TokenKey::derive(b"a secret of the tests")]),
+            actors,
             recovery_keys: RecoveryKeys {
                 current: RecoveryKey::derive(b"another secret of the tests"),
                 previous: None,

@@ -9,6 +9,7 @@ use std::ops::Bound;
 use sealwire_protocol::frame::Member;
 use sealwire_protocol::{AckSet, DeviceKey, Digest, LogId, LogType};
 
+use super::vaults::Vault;
 use crate::ports::{
     DUE_ENTRIES_MAX, LiveRecord, LogBrief, LogCommit, LogKey, LogRecord, MemberChange,
     MemberRecord, NewEntry, PageRequest, PendingRequest, Position, SenderRecord, StoreError,
@@ -71,6 +72,7 @@ pub(super) struct Log {
     pub(super) revoked: BTreeMap<DeviceKey, u64>,
     join_key: Option<DeviceKey>,
     guard_seq: u64,
+    pub(super) vault: Vault,
 }
 
 impl Log {
@@ -91,6 +93,7 @@ impl Log {
             revoked: BTreeMap::new(),
             join_key: None,
             guard_seq: 0,
+            vault: Vault::default(),
         }
     }
 
@@ -136,6 +139,9 @@ impl Log {
             for entry in self.entries.range_mut(first..=last).map(|(_, entry)| entry) {
                 entry.freed |= !entry.new.control;
             }
+        }
+        if let Some(change) = &part.vault {
+            self.vault.apply(change);
         }
         if let Some(floor) = part.floor {
             self.floor = floor;
@@ -225,6 +231,7 @@ impl Log {
                 LogType::Group => self.live(),
                 LogType::Vault => Vec::new(),
             },
+            vault: self.vault.record(),
         }
     }
 

@@ -26,7 +26,7 @@ const DAY_MS: u64 = 86_400_000;
 #[derive(Default)]
 pub(super) struct State {
     last_key: i64,
-    logs: BTreeMap<LogKey, Log>,
+    pub(super) logs: BTreeMap<LogKey, Log>,
     ids: HashMap<LogId, LogKey>,
     /// The day on which each was last seen.
     devices: BTreeMap<DeviceKey, u64>,
@@ -103,6 +103,7 @@ impl State {
             at: new.entry.at,
         });
         part.join_key = Some(new.join_key);
+        part.vault = new.vault_change();
         check(&part)?;
         let mut log = Log::new(new.id, new.log_type, chain_start(new.id), new.entry.at);
         log.apply(&part);

@@ -36,7 +36,8 @@ impl LogActor {
         self.last_work = Instant::now();
         match result {
             Ok(Some(record)) => {
-                let state = State::new(*record, self.shared.store.incarnation());
+                let limits = self.shared.options.vaults;
+                let state = State::new(*record, self.shared.store.incarnation(), limits);
                 let position = state.head;
                 self.memory = Memory::Ready(Box::new(state));
                 self.committed = Some(position);
@@ -87,7 +88,7 @@ impl LogActor {
             }
         }
         for (device, seq) in state.members() {
-            registry.member_joined(device, state.id, self.key, seq);
+            registry.member_joined(device, state.place(), seq);
         }
         if state.id.is_totals() && self.next_part > 1 {
             // What was under way when the memory was dropped may have changed the group.

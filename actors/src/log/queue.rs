@@ -6,13 +6,15 @@
 
 use std::collections::BTreeMap;
 
-use sealwire_protocol::{AckSet, DeviceKey};
+use sealwire_protocol::{AckSet, DeviceKey, ErrorCode, Failure, Kind};
 
+use crate::entry::{CheckedEntry, Content};
 use crate::limits::{
-    BODY_OVERHEAD_BYTES, FREED_BODIES_MAX, GROUP_RESERVE_BODIES, GROUP_RESERVE_BYTES,
-    GROUP_UNDELIVERED_BODIES_MAX, GROUP_UNDELIVERED_BYTES_MAX,
+    BODY_OVERHEAD_BYTES, FREED_BODIES_MAX, GROUP_ENTRIES_MAX, GROUP_RESERVE_BODIES,
+    GROUP_RESERVE_BYTES, GROUP_UNDELIVERED_BODIES_MAX, GROUP_UNDELIVERED_BYTES_MAX, QUOTA_RETRY_MS,
 };
 use crate::metrics::{Outcome, Outcomes};
+use crate::totals::kinds::rule_of;
 
 /// A body that is left.
 struct Waiting {
@@ -89,12 +91,41 @@ impl Queue {
         }
     }
 
-    /// Whether so many bodies of this [`cost`] in all may be kept. Keys and the kinds that are never
-    /// sent twice may use the reserve.
-    pub(super) fn has_room(&self, bodies: usize, cost: u64, may_use_reserve: bool) -> bool {
+    /// Whether the bodies of these entries may be kept. Control entries are no queue's.
+    pub(super) fn check_room(
+        &self,
+        entries: &[CheckedEntry],
+        above_floor: u64,
+    ) -> Result<(), Failure> {
+        let (mut kept, mut bodies) = (0, 0);
+        let mut only_small = true;
+        for entry in entries {
+            if !matches!(entry.content, Content::Control(_)) {
+                kept += cost(entry.body.len(), entry.recipients.len());
+                bodies += 1;
+                only_small &= entry.header.kind == Kind::Key
+                    || entry.totals_kind.as_deref().is_some_and(|kind| rule_of(kind).sent_once);
+            }
+        }
+        if bodies > 0 && !self.has_room(bodies, kept, only_small, above_floor) {
+            return Err(Failure::after_ms(ErrorCode::Quota, QUOTA_RETRY_MS));
+        }
+        Ok(())
+    }
+
+    /// Whether so many bodies of this [`cost`] in all may be kept in a group that holds so many entries
+    /// above its floor. Keys and the kinds that are never sent twice may use the reserve.
+    pub(super) fn has_room(
+        &self,
+        bodies: usize,
+        cost: u64,
+        may_use_reserve: bool,
+        above_floor: u64,
+    ) -> bool {
         let (reserve_bytes, reserve_bodies) =
             if may_use_reserve { (0, 0) } else { (GROUP_RESERVE_BYTES, GROUP_RESERVE_BODIES) };
-        self.bytes + cost + reserve_bytes <= GROUP_UNDELIVERED_BYTES_MAX
+        above_floor + bodies as u64 <= GROUP_ENTRIES_MAX
+            && self.bytes + cost + reserve_bytes <= GROUP_UNDELIVERED_BYTES_MAX
             && self.bodies.len() + bodies + reserve_bodies <= GROUP_UNDELIVERED_BODIES_MAX
     }
 
@@ -265,16 +296,16 @@ mod tests {
         let nobody = AckSet::new();
         let mut queue = Queue::default();
         for seq in 1..=GROUP_UNDELIVERED_BODIES_MAX as u64 {
-            let may_use_reserve = queue.has_room(1, cost(0, 0), true);
+            let may_use_reserve = queue.has_room(1, cost(0, 0), true, 0);
             assert!(may_use_reserve, "{seq}");
             let reserved = GROUP_UNDELIVERED_BODIES_MAX - GROUP_RESERVE_BODIES;
-            assert_eq!(queue.has_room(1, cost(0, 0), false), seq <= reserved as u64, "{seq}");
+            assert_eq!(queue.has_room(1, cost(0, 0), false, 0), seq <= reserved as u64, "{seq}");
             let recipients = Box::default();
             let body = NewBody { seq, sender: key(1), recipients, bytes: 0, at: 0 };
             let reader = Reader { device: key(2), joined_seq: 0, acked: &nobody };
             queue.add(body, std::iter::once(reader));
         }
-        assert!(!queue.has_room(1, cost(0, 0), true));
+        assert!(!queue.has_room(1, cost(0, 0), true, 0));
     }
 
     proptest! {

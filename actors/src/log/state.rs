@@ -6,6 +6,7 @@
 
 mod checks;
 mod totals;
+mod vault;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -17,11 +18,14 @@ use sealwire_protocol::{
     AckSet, Control, DeviceKey, Digest, ErrorCode, Failure, Head, LogId, LogType,
 };
 
-use super::queue::{NewBody, Queue, Reader, cost};
-use crate::entry::{Addressed, CheckedEntry, Content, EntryParts, Published, encode_entry};
+use super::policy::Policy;
+use super::queue::{NewBody, Reader};
+use crate::entry::{CheckedEntry, Content, EntryParts, Published, encode_entry};
+use crate::limits::VaultLimits;
 use crate::metrics::{Outcome, Outcomes};
 use crate::ports::{
-    DUE_ENTRIES_MAX, LogCommit, LogKey, LogRecord, MemberChange, NewEntry, Position, SenderRecord,
+    DUE_ENTRIES_MAX, LogCommit, LogKey, LogPlace, LogRecord, MemberChange, NewEntry, Position,
+    SenderRecord,
 };
 use crate::totals::payload::{Payload, PayloadId};
 pub(crate) use totals::{NewPayload, relay_header};
@@ -39,7 +43,7 @@ struct MemberState {
 pub(super) struct State {
     pub(super) key: LogKey,
     pub(super) id: LogId,
-    log_type: LogType,
+    pub(super) log_type: LogType,
     incarnation: u64,
     /// The head that entries in flight will make; the committed one is the actor's.
     pub(super) head: Position,
@@ -52,7 +56,7 @@ pub(super) struct State {
     revoked: HashMap<DeviceKey, u64>,
     senders: HashMap<DeviceKey, SenderRecord>,
     next_slot: i32,
-    queue: Queue,
+    policy: Policy,
     /// `totals` groups: who has just left, and when: they may still say goodbye.
     departed: HashMap<DeviceKey, u64>,
     /// Outcomes that the next commit makes true.
@@ -111,7 +115,7 @@ fn refused<T>(code: ErrorCode) -> Result<T, NotAppended> {
 }
 
 impl State {
-    pub(super) fn new(record: LogRecord, incarnation: u64) -> Self {
+    pub(super) fn new(record: LogRecord, incarnation: u64, limits: VaultLimits) -> Self {
         let mut state = Self {
             key: record.key,
             id: record.id,
@@ -135,7 +139,7 @@ impl State {
             revoked: record.revoked.into_iter().collect(),
             next_slot: record.senders.iter().map(|sender| sender.slot).max().unwrap_or(0) + 1,
             senders: record.senders.iter().map(|sender| (sender.device, *sender)).collect(),
-            queue: Queue::default(),
+            policy: Policy::of(record.log_type, record.vault, limits),
             departed: HashMap::new(),
             outcomes: Outcomes::default(),
         };
@@ -150,7 +154,9 @@ impl State {
                 at: live.at,
             };
             let readers = readers(&state.members);
-            state.queue.add(body, readers);
+            if let Some(queue) = state.policy.queue_mut() {
+                queue.add(body, readers);
+            }
         }
         state
     }
@@ -158,6 +164,11 @@ impl State {
     /// A position as devices know it.
     pub(super) fn head_of(&self, position: Position) -> Head {
         Head { incarnation: self.incarnation, seq: position.seq, chain: position.chain }
+    }
+
+    /// Where sessions find the log.
+    pub(super) fn place(&self) -> LogPlace {
+        LogPlace { id: self.id, key: self.key, log_type: self.log_type }
     }
 
     /// The newest count and digest of a sender, entries in flight among them.
@@ -219,35 +230,31 @@ impl State {
                 last_digest: entry.digest,
                 first_seq: sent.map_or(seq, |sent| sent.first_seq),
             });
-            let control = match &entry.content {
+            match &entry.content {
                 Content::Control(control) => {
                     self.apply_control(sender, seq, at, control, &mut commit, &mut changes);
-                    true
                 }
                 Content::Rotation => {
                     self.guard_seq = seq;
                     commit.guard_seq = Some(seq);
-                    false
                 }
-                Content::Plain => false,
-            };
-            published.push(std::sync::Arc::new(self.publish(seq, at, &entry)));
-            if !control {
-                let body = NewBody {
-                    seq,
-                    sender,
-                    recipients: entry.recipients.clone().into(),
-                    bytes: entry.body.len(),
-                    at,
-                };
-                self.queue.add(body, readers(&self.members));
+                Content::Plain => {}
             }
+            published.push(std::sync::Arc::new(self.publish(seq, at, &entry)));
+            let body = NewBody {
+                seq,
+                sender,
+                recipients: entry.recipients.clone().into(),
+                bytes: entry.body.len(),
+                at,
+            };
+            self.policy.add(&entry.content, body, readers(&self.members));
             commit.entries.push(NewEntry {
                 seq,
                 at,
                 header: entry.bytes,
                 body: entry.body,
-                control,
+                control: self.policy.keeps(entry.header.kind),
                 signature: entry.signature,
                 recipients: entry.recipients,
                 totals_kind: entry.totals_kind,
@@ -265,6 +272,7 @@ impl State {
             commit.join_key = Some(None);
         }
         self.take_acks(&mut commit);
+        commit.vault = self.policy.take_change();
         Decided {
             commit,
             published,
@@ -286,13 +294,8 @@ impl State {
         changes: &mut Vec<Change>,
     ) {
         match control {
-            Control::Join { .. } => {
-                let member = Member { device: sender, joined_seq: seq, joined_at: at };
-                let state = MemberState { member, acked: AckSet::new(), dirty: false };
-                self.members.insert(sender, state);
-                commit.members.push(MemberChange::Joined { device: sender, seq, at });
-                changes.push(Change { device: sender, state: MembershipState::Joined, seq });
-            }
+            Control::Join { .. } => self.admit(sender, seq, at, commit, changes),
+            Control::Enrol { device, .. } => self.admit(*device, seq, at, commit, changes),
             Control::Leave => {
                 self.remove_member(sender);
                 self.guard_seq = seq;
@@ -313,23 +316,38 @@ impl State {
                 self.guard_seq = seq;
                 commit.join_key = Some(Some(*join_key));
             }
+            Control::Snapshot { .. } | Control::SnapshotOpened { .. } => {
+                self.apply_snapshot(sender, seq, at, control);
+            }
             Control::Found { .. }
-            | Control::Enrol { .. }
-            | Control::Snapshot { .. }
-            | Control::SnapshotOpened { .. }
             | Control::TotalsFound { .. }
             | Control::TotalsJoin { .. }
             | Control::TotalsLeave { .. } => {
-                unreachable!("check_control refuses it in a native group")
+                unreachable!("check_control refuses it in a native log")
             }
         }
         commit.guard_seq = (self.guard_seq == seq).then_some(seq).or(commit.guard_seq);
     }
 
+    fn admit(
+        &mut self,
+        device: DeviceKey,
+        seq: u64,
+        at: u64,
+        commit: &mut LogCommit,
+        changes: &mut Vec<Change>,
+    ) {
+        let member = Member { device, joined_seq: seq, joined_at: at };
+        let state = MemberState { member, acked: AckSet::new(), dirty: false };
+        self.members.insert(device, state);
+        commit.members.push(MemberChange::Joined { device, seq, at });
+        changes.push(Change { device, state: MembershipState::Joined, seq });
+    }
+
     fn remove_member(&mut self, device: DeviceKey) {
         if let Some(member) = self.members.remove(&device) {
             let reader = reader(&member);
-            self.queue.left(&reader, &mut self.outcomes);
+            self.policy.left(&reader, &mut self.outcomes);
         }
     }
 
@@ -362,9 +380,8 @@ impl State {
         };
         let new = member.acked.merge(acked);
         if !new.is_empty() {
-            member.dirty = true;
-            let joined_seq = member.member.joined_seq;
-            self.queue.acked(device, joined_seq, &new, outcome, &mut self.outcomes);
+            member.dirty = self.policy.stores_acks();
+            self.policy.acked(&reader(member), &new, outcome, &mut self.outcomes);
         }
     }
 
@@ -395,7 +412,7 @@ impl State {
 
     /// Whether acks or deletions wait to be flushed.
     pub(super) fn needs_flush(&self) -> bool {
-        self.queue.has_freed() || self.members.values().any(|member| member.dirty)
+        self.policy.has_freed() || self.members.values().any(|member| member.dirty)
     }
 
     /// A commit of what waits: acks, and the bodies that may go.
@@ -404,7 +421,7 @@ impl State {
             return None;
         }
         let mut commit = LogCommit::new(self.key, self.head.seq, self.version);
-        commit.freed = self.queue.take_freed();
+        commit.freed = self.policy.take_freed();
         self.take_acks(&mut commit);
         Some(self.decided(commit))
     }
@@ -415,13 +432,14 @@ impl State {
         if up_to.seq > self.head.seq || up_to.seq <= self.floor.seq {
             return None;
         }
-        self.queue.expire(up_to.seq, before, Outcome::Expired, &mut self.outcomes);
+        let queue = self.policy.queue_mut()?;
+        queue.expire(up_to.seq, before, Outcome::Expired, &mut self.outcomes);
         // A body that is younger, below an older one, holds the floor until its time has come.
-        if self.queue.first().is_none_or(|first| first > up_to.seq) {
+        if queue.first().is_none_or(|first| first > up_to.seq) {
             self.floor = up_to;
         }
         let mut commit = LogCommit::new(self.key, self.head.seq, self.version);
-        commit.freed = self.queue.take_freed();
+        commit.freed = self.policy.take_freed();
         commit.floor = (self.floor == up_to).then_some(up_to);
         self.take_acks(&mut commit);
         Some(self.decided(commit))
@@ -431,13 +449,13 @@ impl State {
     pub(super) fn end_if_idle(&mut self, before: u64) -> Option<Decided> {
         // Of a longer one the entries expire first: a log is deleted in one transaction.
         let short = self.above_floor() <= DUE_ENTRIES_MAX;
-        let idle = self.log_type == LogType::Group && self.last_entry_at < before;
+        let idle = self.policy.ends_when_idle() && self.last_entry_at < before;
         (idle && short).then(|| self.end())
     }
 
     /// Ends the log: deletes everything that hangs on it.
     pub(super) fn end(&mut self) -> Decided {
-        self.queue.expire(u64::MAX, u64::MAX, Outcome::Left, &mut self.outcomes);
+        self.policy.ended(&mut self.outcomes);
         let changes = self
             .members
             .keys()
@@ -466,12 +484,7 @@ impl State {
     }
 
     fn publish(&self, seq: u64, at: u64, entry: &CheckedEntry) -> Published {
-        let addressed = match &entry.content {
-            Content::Control(_) => Addressed::Control,
-            Content::Rotation => Addressed::All,
-            Content::Plain if entry.recipients.is_empty() => Addressed::All,
-            Content::Plain => Addressed::Named(entry.recipients.clone().into()),
-        };
+        let addressed = self.policy.addressed(entry);
         let parts = EntryParts {
             header: entry.bytes,
             body: &entry.body,

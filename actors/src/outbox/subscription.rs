@@ -7,7 +7,7 @@ use bytes::Bytes;
 use sealwire_protocol::bounded::Bounded;
 use sealwire_protocol::codec::encode_relay;
 use sealwire_protocol::frame::{Stub, StubReason, Stubs};
-use sealwire_protocol::{Digest, LogId};
+use sealwire_protocol::{Digest, LogId, LogType};
 
 use crate::limits::STUBS_PENDING_MAX;
 use crate::ports::LogKey;
@@ -17,6 +17,7 @@ use crate::registry::Presence;
 pub(super) struct Membered {
     pub(super) key: LogKey,
     pub(super) id: LogId,
+    pub(super) log_type: LogType,
     pub(super) subscription: Option<Box<Subscription>>,
 }
 

@@ -9,19 +9,23 @@ use sealwire_protocol::frame::{self, Appended, Done, Logs, Members};
 use sealwire_protocol::limits::{BATCH_BYTES_MAX, SUBSCRIPTIONS_MAX};
 use sealwire_protocol::signing::{admissible, join_message, verify};
 use sealwire_protocol::{
-    Audience, ClientFrame, Control, EntryIn, ErrorCode, Failure, Head, Kind, LogId, LogType,
+    Audience, ClientFrame, Control, DeviceKey, Digest, EntryIn, ErrorCode, Failure, Head, Kind,
+    LogId, LogType,
 };
 
-use super::{Core, Step, briefs, known, summaries};
+use super::{Core, Step, briefs, known, summaries, vaults};
+use crate::catch_up::FloorMark;
 use crate::entry::{CheckedEntry, Content};
 use crate::limits::RESERVATION_LIFETIME;
-use crate::log::{AckRequest, AppendRequest, LogMessage};
+use crate::log::{AckRequest, LogMessage};
 use crate::metrics::ENTRIES;
 use crate::outbox::{Phase, Subscription};
 use crate::ports::{
-    FoundResult, LogKey, NewEntry, NewLog, Position, ReserveResult, StoreError, SubscriptionRecord,
+    FoundResult, LogKey, LogPlace, NewEntry, NewLog, Position, ReserveResult, StoreError,
+    SubscriptionRecord,
 };
 use crate::reply::{Reply, unavailable};
+use crate::system::Shared;
 use crate::turns::Turn;
 
 /// Acts on a frame.
@@ -47,25 +51,31 @@ pub(super) fn act(core: &Arc<Core>, request: u32, frame: ClientFrame) -> Step {
         ClientFrame::JoinTotals(frame) => later(join_totals(core.clone(), request, frame.log)),
         ClientFrame::LeaveTotals(frame) => later(leave_totals(core.clone(), request, frame.log)),
         ClientFrame::SetPushToken(frame) => later(set_push_token(core.clone(), request, frame)),
-        ClientFrame::GetVaultToken(_)
-        | ClientFrame::ListSnapshots(_)
-        | ClientFrame::PutSnapshotChunk(_)
-        | ClientFrame::GetSnapshotChunk(_) => refuse(core, request, ErrorCode::Unsupported),
+        ClientFrame::SubscribeFrom(frame) => later(subscribe_from(core.clone(), request, frame)),
+        ClientFrame::GetVaultToken(frame) => {
+            later(vaults::get_token(core.clone(), request, frame.log))
+        }
+        ClientFrame::ListSnapshots(frame) => {
+            later(vaults::list_snapshots(core.clone(), request, frame.log))
+        }
+        ClientFrame::PutSnapshotChunk(frame) => vaults::put_chunk(core, request, frame),
+        ClientFrame::GetSnapshotChunk(frame) => {
+            later(vaults::get_chunk(core.clone(), request, frame))
+        }
     }
 }
 
-fn later(work: impl Future<Output = ()> + Send + 'static) -> Step {
+pub(super) fn later(work: impl Future<Output = ()> + Send + 'static) -> Step {
     Step::Later(Box::pin(work))
 }
 
-fn refuse(core: &Core, request: u32, code: ErrorCode) -> Step {
+pub(super) fn refuse(core: &Core, request: u32, code: ErrorCode) -> Step {
     core.refuse(request, Failure::new(code));
     Step::Done
 }
 
 fn head(core: &Core, position: Position) -> Head {
-    let incarnation = core.shared.store.incarnation();
-    Head { incarnation, seq: position.seq, chain: position.chain }
+    core.shared.head(position)
 }
 
 // ---- appending
@@ -104,13 +114,24 @@ fn append(core: &Arc<Core>, request: u32, entries: Vec<EntryIn>) -> Step {
         return Step::Done;
     }
     match entries.first().map(|entry| &entry.content) {
-        Some(Content::Control(Control::Found { .. })) => later(found(core.clone(), entries, reply)),
+        Some(Content::Control(Control::Found { .. })) => {
+            later(found(core.shared.clone(), core.outbox.device, entries, reply))
+        }
         Some(Content::Control(Control::Join { .. })) => later(join(core.clone(), entries, reply)),
         _ => match known(core, log) {
-            Some(key) => {
-                cast_append(core, key, entries, reply);
-                Step::Done
-            }
+            Some(place) => match place.log_type {
+                LogType::Group => {
+                    cast_append(core, place.key, entries, reply);
+                    Step::Done
+                }
+                LogType::Vault => later(crate::vaults::append(
+                    core.shared.clone(),
+                    core.outbox.device,
+                    place.key,
+                    entries,
+                    reply,
+                )),
+            },
             None => later(append_to_unknown(core.clone(), log, reply)),
         },
     }
@@ -126,8 +147,7 @@ fn stands_alone(entry: &EntryIn) -> bool {
 }
 
 fn cast_append(core: &Core, key: LogKey, entries: Vec<CheckedEntry>, reply: Reply) {
-    let request = AppendRequest { sender: core.outbox.device, entries, reply };
-    core.shared.cast_log(key, LogMessage::Append(Box::new(request)));
+    core.shared.cast_append(core.outbox.device, key, entries, reply);
 }
 
 async fn append_to_unknown(core: Arc<Core>, log: LogId, reply: Reply) {
@@ -151,22 +171,29 @@ async fn why_unknown(core: &Core, log: LogId) -> Failure {
 }
 
 /// The first entry of a new log.
-async fn found(core: Arc<Core>, mut entries: Vec<CheckedEntry>, reply: Reply) {
+pub(crate) async fn found(
+    shared: Arc<Shared>,
+    device: DeviceKey,
+    mut entries: Vec<CheckedEntry>,
+    reply: Reply,
+) {
     let (Some(entry), true) = (entries.pop(), entries.is_empty()) else {
         return reply.refuse(Failure::new(ErrorCode::BadControl));
     };
     let Content::Control(Control::Found { log_type, join_key, .. }) = entry.content else {
         return reply.refuse(Failure::new(ErrorCode::BadControl));
     };
-    if log_type != LogType::Group {
-        return reply.refuse(Failure::new(ErrorCode::Unsupported));
-    }
     let is_first =
         entry.header.count == 1 && entry.header.prev.is_zero() && entry.header.seen == Head::NONE;
     if !is_first {
         return reply.refuse(Failure::new(ErrorCode::BadHeader));
     }
-    if join_key.is_none_or(|key| admissible(key).is_err()) {
+    // Groups are joined by an invitation, vaults by a signature of a device.
+    let join_key_fits = match log_type {
+        LogType::Group => join_key.is_some_and(|key| admissible(key).is_ok()),
+        LogType::Vault => join_key.is_none(),
+    };
+    if !join_key_fits {
         return reply.refuse(Failure::new(ErrorCode::BadControl));
     }
     let id = native_log_id(&entry.bytes);
@@ -175,11 +202,11 @@ async fn found(core: Arc<Core>, mut entries: Vec<CheckedEntry>, reply: Reply) {
         id,
         log_type,
         join_key,
-        founder: core.outbox.device,
+        founder: device,
         digest: entry.digest,
         entry: NewEntry {
             seq: 1,
-            at: core.shared.clock.now_ms(),
+            at: shared.clock.now_ms(),
             header: entry.bytes,
             body: entry.body,
             control: true,
@@ -191,22 +218,24 @@ async fn found(core: Arc<Core>, mut entries: Vec<CheckedEntry>, reply: Reply) {
             count: 1,
         },
     };
-    let groups_max = core.shared.options.groups_max;
-    if let Err(failure) = core.shared.paces.may_found(core.outbox.device) {
+    let groups_max = shared.options.groups_max;
+    if let Err(failure) = shared.paces.may_found(device) {
         return reply.refuse(failure);
     }
-    let result = core
-        .shared
-        .run_job(move |store| Box::pin(async move { store.found(&new, groups_max).await }));
+    let result =
+        shared.run_job(move |store| Box::pin(async move { store.found(&new, groups_max).await }));
     match result.await {
         Ok(FoundResult::Created(key)) => {
-            core.shared.paces.founded(core.outbox.device);
+            shared.paces.founded(device);
             counter!(ENTRIES, "kind" => "control").increment(1);
-            core.shared.registry.member_joined(core.outbox.device, id, key, 1);
-            let head = head(&core, Position { seq: 1, chain });
+            let place = LogPlace { id, key, log_type };
+            shared.registry.member_joined(device, place, 1);
+            let head = shared.head(Position { seq: 1, chain });
             reply.appended(Appended { log: id, seq: 1, duplicate: false, head });
         }
-        Ok(FoundResult::Exists(key)) => founded_before(&core, id, key, reply).await,
+        Ok(FoundResult::Exists(key)) => {
+            founded_before(&shared, device, LogPlace { id, key, log_type }, reply).await
+        }
         Ok(FoundResult::LimitReached) => {
             let limit = u64::from(groups_max);
             reply.refuse(Failure::limit(ErrorCode::GroupLimitReached, limit));
@@ -221,13 +250,13 @@ async fn found(core: Arc<Core>, mut entries: Vec<CheckedEntry>, reply: Reply) {
 
 /// The same first entry again, as after a lost answer. Only a founder who is still a member is told
 /// where the log stands.
-async fn founded_before(core: &Core, id: LogId, key: LogKey, reply: Reply) {
-    let device = core.outbox.device;
-    match core.ask(Turn::Question, core.shared.store.subscription(key, device)).await {
+async fn founded_before(shared: &Shared, device: DeviceKey, place: LogPlace, reply: Reply) {
+    let question = shared.store.subscription(place.key, device);
+    match shared.turns.ask(Turn::Question, question).await {
         Ok(Some(record)) => {
-            core.shared.registry.member_joined(device, id, key, 1);
-            let head = head(core, record.head);
-            reply.appended(Appended { log: id, seq: 1, duplicate: true, head });
+            shared.registry.member_joined(device, place, 1);
+            let head = shared.head(record.head);
+            reply.appended(Appended { log: place.id, seq: 1, duplicate: true, head });
         }
         Ok(None) => reply.refuse(Failure::new(ErrorCode::NoSuchLog)),
         Err(_) => drop(reply),
@@ -322,7 +351,7 @@ fn joined_frame(joined: crate::totals::Joined) -> frame::Joined {
 // ---- acks
 
 fn ack(core: &Arc<Core>, request: u32, frame: &frame::Ack) -> Step {
-    let Some(key) = known(core, frame.log) else {
+    let Some(LogPlace { key, .. }) = known(core, frame.log) else {
         return later(refuse_unknown(core.clone(), request, frame.log));
     };
     if frame.state.incarnation != core.shared.store.incarnation() {
@@ -361,8 +390,33 @@ fn cast_ack(core: &Core, key: LogKey, losses: u64, state: &frame::AckState, up_t
 // ---- subscriptions
 
 async fn subscribe(core: Arc<Core>, request: u32, frame: frame::Subscribe) {
-    let Some(key) = known(&core, frame.log) else {
-        return refuse_unknown(core, request, frame.log).await;
+    let acked = frame.acked.clone();
+    begin_reading(core, request, frame.log, acked, Start::Cursor(frame.cursor)).await;
+}
+
+/// As if the floor stood at the head of a snapshot.
+async fn subscribe_from(core: Arc<Core>, request: u32, frame: frame::SubscribeFrom) {
+    begin_reading(core, request, frame.log, None, Start::Snapshot(frame.snapshot)).await;
+}
+
+/// Where a device wants to begin.
+#[derive(Clone, Copy)]
+enum Start {
+    /// After this head; with none, at the first entry.
+    Cursor(Option<Head>),
+    /// With this snapshot.
+    Snapshot(Digest),
+}
+
+async fn begin_reading(
+    core: Arc<Core>,
+    request: u32,
+    log: LogId,
+    acked: Option<frame::AckState>,
+    start: Start,
+) {
+    let Some(LogPlace { key, .. }) = known(&core, log) else {
+        return refuse_unknown(core, request, log).await;
     };
     if core.outbox.subscriptions_beside(key) >= SUBSCRIPTIONS_MAX {
         return core.refuse(request, Failure::new(ErrorCode::TooManySubscriptions));
@@ -373,14 +427,17 @@ async fn subscribe(core: Arc<Core>, request: u32, frame: frame::Subscribe) {
     let unfinished = Unfinished { core: &core, key };
     let presence = core.shared.registry.subscribe(key, &core.outbox);
     let losses = presence.losses();
-    let (record, from, phase, floor) = match begin(&core, key, &frame).await {
+    let (record, from, phase, floor) = match begin(&core, log, key, start).await {
         Ok(start) => start,
         Err(failure) => return core.refuse(request, failure),
     };
     presence.raise_head(record.head);
     // The cursor's chain stands for everything before it, and for nothing behind it.
-    let compared = frame.cursor.map_or(0, |cursor| cursor.seq);
-    if let Some(state) = frame.acked
+    let compared = match start {
+        Start::Cursor(cursor) => cursor.map_or(0, |cursor| cursor.seq),
+        Start::Snapshot(_) => 0,
+    };
+    if let Some(state) = acked
         && state.incarnation == core.shared.store.incarnation()
         && !record.acked.clone().merge(&state.acked.up_to(compared)).is_empty()
     {
@@ -408,18 +465,27 @@ impl Drop for Unfinished<'_> {
     }
 }
 
-type Start = (SubscriptionRecord, u64, Phase, Option<Position>);
+type Begun = (SubscriptionRecord, u64, Phase, Option<FloorMark>);
 
 /// Where a subscription begins, if the cursor is on this log's chain.
-async fn begin(core: &Core, key: LogKey, frame: &frame::Subscribe) -> Result<Start, Failure> {
+async fn begin(core: &Core, log: LogId, key: LogKey, start: Start) -> Result<Begun, Failure> {
     let store = &core.shared.store;
     let record = core
         .ask(Turn::Subscription, store.subscription(key, core.outbox.device))
         .await
         .map_err(|_| unavailable())?;
-    let Some(record) = record else { return Err(why_unknown(core, frame.log).await) };
+    let Some(record) = record else { return Err(why_unknown(core, log).await) };
+    let cursor = match start {
+        Start::Cursor(cursor) => cursor,
+        Start::Snapshot(digest) => {
+            let floor =
+                crate::vaults::start_from(&core.shared, key, digest, record.floor.seq).await?;
+            let seq = floor.position.seq;
+            return Ok((record, seq, Phase::Controls(0, seq), Some(floor)));
+        }
+    };
     let changed = Failure::at_head(ErrorCode::HistoryChanged, head(core, record.head));
-    let (from, chain) = frame.cursor.map_or((0, None), |head| (head.seq, Some(head.chain)));
+    let (from, chain) = cursor.map_or((0, None), |head| (head.seq, Some(head.chain)));
     if from > record.head.seq {
         return Err(changed);
     }
@@ -441,14 +507,17 @@ async fn begin(core: &Core, key: LogKey, frame: &frame::Subscribe) -> Result<Sta
         return Err(changed);
     }
     if from < record.floor.seq {
-        let floor = record.floor;
-        return Ok((record, floor.seq, Phase::Controls(from, floor.seq), Some(floor)));
+        let seq = record.floor.seq;
+        let floor =
+            core.ask(Turn::Question, FloorMark::of(store.as_ref(), key, record.floor)).await;
+        let floor = floor.map_err(|_| unavailable())?;
+        return Ok((record, seq, Phase::Controls(from, seq), Some(floor)));
     }
     Ok((record, from, Phase::Entries, None))
 }
 
 fn unsubscribe(core: &Arc<Core>, request: u32, log: LogId) -> Step {
-    let Some(key) = known(core, log) else {
+    let Some(LogPlace { key, .. }) = known(core, log) else {
         return later(refuse_unknown(core.clone(), request, log));
     };
     core.shared.registry.unsubscribe(key, &core.outbox);
@@ -459,7 +528,7 @@ fn unsubscribe(core: &Arc<Core>, request: u32, log: LogId) -> Step {
 // ---- lists
 
 async fn list_members(core: Arc<Core>, request: u32, log: LogId) {
-    let Some(key) = known(&core, log) else {
+    let Some(LogPlace { key, .. }) = known(&core, log) else {
         return refuse_unknown(core, request, log).await;
     };
     match core.ask(Turn::Question, core.shared.store.members(key)).await {

@@ -12,7 +12,7 @@ use sealwire_protocol::digest::{entry_digest, native_log_id, sha256};
 use sealwire_protocol::frame::{self, AckState, Authenticate};
 use sealwire_protocol::handshake::prove_device;
 use sealwire_protocol::keys::KeyBody;
-use sealwire_protocol::signing::{device_key, entry_message, join_message, sign};
+use sealwire_protocol::signing::{device_key, enrol_message, entry_message, join_message, sign};
 use sealwire_protocol::token::TokenKey;
 use sealwire_protocol::{
     Audience, Body, ClientFrame, Control, DeviceKey, Digest, EntryIn, ErrorCode, Failure, Head,
@@ -21,6 +21,7 @@ use sealwire_protocol::{
 use tokio::time::timeout;
 
 use crate::fakes::{HandClock, MemoryStore};
+use crate::limits::VaultLimits;
 use crate::log::LogMessage;
 use crate::ports::{LogKey, Store};
 use crate::session::{Greeter, Session, Step};
@@ -42,10 +43,15 @@ impl World {
     }
 
     pub(super) async fn over(store: Arc<MemoryStore>) -> Self {
+        Self::with(store, VaultLimits::default()).await
+    }
+
+    pub(super) async fn with(store: Arc<MemoryStore>, vaults: VaultLimits) -> Self {
         let clock = Arc::new(HandClock::at(1_700_000_000_000));
         let mut options =
             Options::new(SigningKey::from_bytes(&[99; 32]), vec![TokenKey::derive(b"secret")]);
         options.retention_pause = Duration::from_millis(20);
+        options.vaults = vaults;
         let system =
             System::start(store.clone(), clock.clone(), options).await.expect("actors start");
         Self { store, clock, system }
@@ -84,7 +90,7 @@ impl World {
 
 /// A device with one session.
 pub(super) struct Device {
-    key: SigningKey,
+    pub(super) key: SigningKey,
     instance: Instance,
     session: Option<Session>,
     window: Option<u64>,
@@ -315,6 +321,20 @@ impl Device {
         Group { id, join }
     }
 
+    pub(super) async fn found_vault(&mut self) -> LogId {
+        let log_type = LogType::Vault;
+        let control = Control::Found { log_type, random: [7; 32], join_key: None };
+        let entry = self.control(LogId::ZERO, &control, Head::NONE);
+        self.append(entry).await.expect("founded").log
+    }
+
+    /// The entry that enrols another device, which has signed it.
+    pub(super) fn enrol_entry(&mut self, vault: LogId, other: &Device) -> EntryIn {
+        let message = enrol_message(vault, other.id(), self.id());
+        let signature = sign(&other.key, &message);
+        self.control(vault, &Control::Enrol { device: other.id(), signature }, Head::NONE)
+    }
+
     pub(super) fn join_entry(&mut self, group: &Group) -> EntryIn {
         let signature = sign(&group.join, &join_message(group.id, self.id()));
         self.control(group.id, &Control::Join { signature }, Head::NONE)
@@ -383,6 +403,12 @@ pub(super) enum Item {
 impl Reading {
     pub(super) fn new(log: LogId) -> Self {
         Self { seq: 0, chain: sealwire_protocol::digest::chain_start(log), items: Vec::new() }
+    }
+
+    /// Goes on above a floor; what is kept from below it is out of the chain.
+    pub(super) fn at_floor(&mut self, floor: &Head) {
+        self.seq = floor.seq;
+        self.chain = floor.chain;
     }
 
     pub(super) fn take(&mut self, frame: &RelayFrame) {

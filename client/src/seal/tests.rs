@@ -79,7 +79,7 @@ fn bodies_are_sealed_as_the_vectors_say() {
             let name = KeyName { epoch, ..NAME };
             let nonce = [epoch as u8; NONCE_BYTES];
             let place = Place { log: LOG, sender: SENDER, aad: &aad };
-            let body = seal_with(&key(), name, &place, &content, nonce).expect("sealed");
+            let body = seal_with(BODY, &key(), name, &place, &content, nonce).expect("sealed");
             assert_eq!(
                 open(&key(), &place, &body).map(|opened| opened.to_vec()),
                 Ok(content.clone())

@@ -25,6 +25,15 @@ fn head(seq: u64) -> Head {
     Head { incarnation: INCARNATION, seq, chain: Digest(bytes32(&format!("chain {seq}"))) }
 }
 
+fn snapshot() -> frame::SnapshotSummary {
+    frame::SnapshotSummary {
+        head: head(40),
+        digest: Digest(bytes32("a snapshot")),
+        size: 1 << 27,
+        confirmed: true,
+    }
+}
+
 fn name<const MAX: usize>(text: &str) -> BoundedText<MAX> {
     BoundedText::new(text).expect("short")
 }
@@ -207,6 +216,11 @@ fn client_frames() {
                 length: 1 << 19,
             }
         ),
+        client!(
+            "",
+            21,
+            frame::SubscribeFrom { log: log(), snapshot: Digest(bytes32("a snapshot")) }
+        ),
     ];
     all_are_there(ClientFrame::TABLE, &cases);
     check(
@@ -284,7 +298,12 @@ fn relay_frames() {
             frame::Stubs { log: log(), seq: 30, stubs: Bounded::new(stubs.to_vec()).expect("few") }
         ),
         relay!("", 0, frame::Drained { log: log(), head: head(41) }),
-        relay!("", 0, frame::Floor { log: log(), head: head(20) }),
+        relay!("of a group", 0, frame::Floor { log: log(), head: head(20), snapshot: None }),
+        relay!(
+            "of a vault",
+            0,
+            frame::Floor { log: log(), head: head(20), snapshot: Some(snapshot()) }
+        ),
         relay!("nothing changed", 0, frame::Heartbeat { now: NOW, heads: Bounded::default() }),
         relay!(
             "in answer to Ping, a head changed",
@@ -316,15 +335,7 @@ fn relay_frames() {
         relay!(
             "",
             18,
-            frame::Snapshots {
-                snapshots: Bounded::new(vec![frame::SnapshotSummary {
-                    head: head(40),
-                    digest: Digest(bytes32("a snapshot")),
-                    size: 1 << 33,
-                    confirmed: true,
-                }])
-                .expect("few"),
-            }
+            frame::Snapshots { snapshots: Bounded::new(vec![snapshot()]).expect("few") }
         ),
         relay!("", 20, frame::SnapshotChunk { offset: 1 << 32, bytes: some_bytes(300) }),
         relay!("", 0, frame::QuotaReached { log: log() }),

@@ -84,7 +84,7 @@ fn close_codes() {
 
 #[test]
 fn bounds() {
-    let bytes: [(&str, usize); 11] = [
+    let bytes: [(&str, usize); 14] = [
         ("header", header::HEADER_BYTES),
         ("additional data of a body", header::AAD_BYTES),
         ("body", limits::BODY_BYTES_MAX),
@@ -96,8 +96,11 @@ fn bounds() {
         ("name", limits::NAME_BYTES_MAX),
         ("token", token::TOKEN_BYTES),
         ("ciphertext of one key", limits::KEY_CIPHERTEXT_BYTES_MAX),
+        ("chunk of a snapshot", limits::SNAPSHOT_CHUNK_BYTES_MAX),
+        ("smallest chunk of a snapshot but its last", limits::SNAPSHOT_CHUNK_BYTES_MIN),
+        ("sealed snapshot", limits::SNAPSHOT_BYTES_MAX as usize),
     ];
-    let counts: [(&str, usize); 11] = [
+    let counts: [(&str, usize); 12] = [
         ("entries of a batch", limits::BATCH_ENTRIES_MAX),
         ("named recipients", limits::RECIPIENTS_MAX),
         ("members of a native group", limits::NATIVE_MEMBERS_MAX),
@@ -108,6 +111,7 @@ fn bounds() {
         ("subscriptions of a session", limits::SUBSCRIPTIONS_MAX),
         ("capabilities", limits::CAPABILITIES_MAX),
         ("stubs of a frame", frame::STUBS_MAX),
+        ("snapshots and uploads of a vault", limits::SNAPSHOTS_MAX),
         ("protocol version", usize::from(limits::PROTOCOL_VERSION)),
     ];
     let seconds = [

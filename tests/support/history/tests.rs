@@ -198,3 +198,12 @@ fn a_log_that_nobody_reads_in_the_end_is_objected_to() {
         judge_after(|events| events.retain(|(_, event)| !matches!(event, Event::End { .. })));
     assert_eq!(objections, [Objection::Unread { log: LOG }]);
 }
+
+#[test]
+fn what_stands_behind_the_revocation_of_its_sender_is_objected_to() {
+    let mut events = whole();
+    events.push((1, Event::Revoked { device: device(2), seq: 2 }));
+    assert_eq!(judge(events.clone()), [], "its own entry stands before");
+    events.push((2, Event::Revoked { device: device(1), seq: 2 }));
+    assert_eq!(judge(events), [Objection::AfterRevocation { log: LOG, seq: 3 }]);
+}

@@ -2,12 +2,11 @@
 
 use sealwire_protocol::limits::NATIVE_MEMBERS_MAX;
 use sealwire_protocol::signing::{join_message, verify};
-use sealwire_protocol::{Audience, Control, DeviceKey, ErrorCode, Failure, Kind, LogType};
+use sealwire_protocol::{Audience, Control, DeviceKey, ErrorCode, Failure};
 
-use super::{NotAppended, State, cost, refused};
+use super::{NotAppended, State, refused};
 use crate::entry::{CheckedEntry, Content};
-use crate::limits::{GROUP_ENTRIES_MAX, QUOTA_RETRY_MS};
-use crate::totals::kinds::rule_of;
+use crate::log::policy::Policy;
 
 impl State {
     /// Checks that the counts are the sender's next ones, in order and linked.
@@ -47,8 +46,6 @@ impl State {
         pace: Result<(), Failure>,
     ) -> Result<(), NotAppended> {
         let single = entries.len() == 1;
-        let (mut kept, mut bodies) = (0, 0);
-        let mut only_small = true;
         for entry in entries {
             match &entry.content {
                 Content::Control(control) => {
@@ -73,23 +70,15 @@ impl State {
                     }
                 }
             }
-            if !matches!(entry.content, Content::Control(_)) {
-                kept += cost(entry.body.len(), entry.recipients.len());
-                bodies += 1;
-                only_small &= entry.header.kind == Kind::Key
-                    || entry.totals_kind.as_deref().is_some_and(|kind| rule_of(kind).sent_once);
-            }
         }
-        if bodies > 0 && !self.has_room(bodies, kept, only_small) {
-            return Err(Failure::after_ms(ErrorCode::Quota, QUOTA_RETRY_MS).into());
-        }
+        self.policy.check_room(entries, self.head.seq - self.floor.seq)?;
         Ok(())
     }
 
-    /// Whether the group takes so many more bodies of this [`cost`] in all.
-    pub(super) fn has_room(&self, bodies: usize, cost: u64, may_use_reserve: bool) -> bool {
-        self.above_floor() + bodies as u64 <= GROUP_ENTRIES_MAX
-            && self.queue.has_room(bodies, cost, may_use_reserve)
+    /// Whether the group takes another body of this [`cost`](crate::log::queue::cost).
+    pub(super) fn has_room(&self, cost: u64, may_use_reserve: bool) -> bool {
+        let queue = self.policy.queue();
+        queue.is_some_and(|queue| queue.has_room(1, cost, may_use_reserve, self.above_floor()))
     }
 
     /// Conditional entries must have seen the newest change of membership or key.
@@ -107,12 +96,16 @@ impl State {
         entry: &CheckedEntry,
         control: &Control,
     ) -> Result<(), NotAppended> {
-        if self.log_type != LogType::Group {
-            return refused(ErrorCode::Unsupported);
-        }
         if control.is_conditional() {
             self.check_seen(entry)?;
         }
+        match &self.policy {
+            Policy::Group(_) => self.check_group_control(sender, control),
+            Policy::Vault(vault) => self.check_vault_control(vault, sender, control),
+        }
+    }
+
+    fn check_group_control(&self, sender: DeviceKey, control: &Control) -> Result<(), NotAppended> {
         match control {
             Control::Join { signature } => {
                 if self.members.contains_key(&sender) {
@@ -156,10 +149,11 @@ mod tests {
     use sealwire_protocol::digest::{entry_digest, sha256};
     use sealwire_protocol::frame::Member;
     use sealwire_protocol::signing::{device_key, entry_message, sign};
-    use sealwire_protocol::{AckSet, Body, Digest, EntryIn, Head, Header, LogId};
+    use sealwire_protocol::{AckSet, Body, Digest, EntryIn, Head, Header, Kind, LogId, LogType};
 
     use super::*;
-    use crate::ports::{LogKey, LogRecord, MemberRecord, Position};
+    use crate::limits::{GROUP_ENTRIES_MAX, VaultLimits};
+    use crate::ports::{LogKey, LogRecord, MemberRecord, Position, VaultRecord};
 
     fn group(seq: u64, floor: u64, member: DeviceKey) -> State {
         let at = |seq| Position { seq, chain: Digest::ZERO };
@@ -178,8 +172,9 @@ mod tests {
             revoked: Vec::new(),
             senders: Vec::new(),
             live: Vec::new(),
+            vault: VaultRecord::default(),
         };
-        State::new(record, 1)
+        State::new(record, 1, VaultLimits::default())
     }
 
     const LOG: LogId = LogId([0x83; 16]);

@@ -12,10 +12,10 @@ use sealwire_protocol::{
     LogId,
 };
 
-use super::{Change, Decided, MemberState, NotAppended, State, cost, readers, refused};
+use super::{Change, Decided, MemberState, NotAppended, State, reader, readers, refused};
 use crate::entry::{Addressed, EntryParts, Published, encode_entry};
 use crate::limits::{ACK_RANGES_STORED_MAX, FAREWELL, QUOTA_RETRY_MS};
-use crate::log::queue::NewBody;
+use crate::log::queue::{NewBody, cost};
 use crate::metrics::Outcome;
 use crate::ports::{LogCommit, MemberChange, NewEntry, Position};
 use crate::totals::kinds::rule_of;
@@ -136,7 +136,7 @@ impl State {
                 recipients
             }
         };
-        if !self.has_room(1, cost(payload.body.len(), recipients.len()), rule.sent_once) {
+        if !self.has_room(cost(payload.body.len(), recipients.len()), rule.sent_once) {
             return Err(Failure::after_ms(ErrorCode::Quota, QUOTA_RETRY_MS).into());
         }
         let record = self.sender(sender);
@@ -193,7 +193,7 @@ impl State {
                 new.extend(taken);
             }
         }
-        self.queue.acked(device, joined_seq, &new, Outcome::Fetched, &mut self.outcomes);
+        self.policy.acked(&reader(member), &new, Outcome::Fetched, &mut self.outcomes);
         self.close_gaps(device);
         if let Some(member) = self.members.get_mut(&device) {
             member.dirty |= member.acked != before;
@@ -207,10 +207,13 @@ impl State {
     /// The app acks what it was given and nothing else. What lies between and does not wait for it
     /// (its own, what named others, control entries, what has expired) must not hold up its floor.
     fn close_gaps(&mut self, device: DeviceKey) {
-        let Some(member) = self.members.get_mut(&device) else { return };
+        let (Some(member), Some(queue)) = (self.members.get_mut(&device), self.policy.queue())
+        else {
+            return;
+        };
         for (first, last) in member.acked.gaps_within(1, member.acked.highest()) {
             let mut next = first;
-            for waiting in self.queue.waiting_for(device, first, last) {
+            for waiting in queue.waiting_for(device, first, last) {
                 if waiting > next {
                     member.acked.insert_within(next, waiting - 1, usize::MAX);
                 }
@@ -255,7 +258,7 @@ impl State {
         self.last_entry_at = line.at;
         let sender = line.header.sender;
         let addressed = if line.control {
-            Addressed::Control
+            Addressed::Everybody
         } else if line.recipients.is_empty() {
             Addressed::All
         } else {
@@ -282,7 +285,9 @@ impl State {
                 bytes: line.body.len(),
                 at: line.at,
             };
-            self.queue.add(body, readers(&self.members));
+            if let Some(queue) = self.policy.queue_mut() {
+                queue.add(body, readers(&self.members));
+            }
         }
         commit.entries.push(NewEntry {
             seq,

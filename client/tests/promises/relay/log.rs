@@ -259,7 +259,7 @@ impl FakeLog {
                 seq: self.floor,
                 chain: self.chain_at(self.floor),
             };
-            frames.push((after, RelayFrame::Floor(Floor { log: self.id, head })));
+            frames.push((after, RelayFrame::Floor(Floor { log: self.id, head, snapshot: None })));
             for stored in &self.entries[after as usize..self.floor as usize] {
                 if stored.header.kind == Kind::Control {
                     frames.push((after, self.whole(state, stored, reader)));

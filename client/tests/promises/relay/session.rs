@@ -209,7 +209,8 @@ impl Session {
             | ClientFrame::SetPushToken(_)
             | ClientFrame::ListSnapshots(_)
             | ClientFrame::PutSnapshotChunk(_)
-            | ClientFrame::GetSnapshotChunk(_) => {
+            | ClientFrame::GetSnapshotChunk(_)
+            | ClientFrame::SubscribeFrom(_) => {
                 let failure = Failure::new(ErrorCode::Unsupported);
                 self.say(request, frame::Error::from(failure)).await
             }

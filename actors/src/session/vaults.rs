@@ -1,0 +1,95 @@
+//! What a session does for vaults beside reading and writing entries: one function for each frame.
+//! What is done about it stands in [`crate::vaults`], for requests without a session as well.
+
+use std::sync::Arc;
+
+use sealwire_protocol::bounded::{Bounded, BoundedBytes};
+use sealwire_protocol::frame::{
+    GetSnapshotChunk, PutSnapshotChunk, SnapshotChunk, Snapshots, Token,
+};
+use sealwire_protocol::limits::SNAPSHOTS_MAX;
+use sealwire_protocol::{ErrorCode, Failure, LogId, LogType};
+
+use super::requests::{later, refuse};
+use super::{Core, Step, known};
+use crate::ports::{LogKey, SnapshotRecord};
+use crate::reply::Reply;
+use crate::vaults::{self, NewPiece};
+
+/// The key of a vault that the device is enrolled in, as far as its session knows.
+fn vault(core: &Core, log: LogId) -> Result<LogKey, Failure> {
+    let place = known(core, log).ok_or(Failure::new(ErrorCode::NoSuchLog))?;
+    if place.log_type == LogType::Vault {
+        Ok(place.key)
+    } else {
+        Err(Failure::new(ErrorCode::Unsupported))
+    }
+}
+
+pub(super) async fn get_token(core: Arc<Core>, request: u32, log: LogId) {
+    let issued = async {
+        let key = vault(&core, log)?;
+        vaults::enrolled(&core.shared, core.outbox.device, key).await?;
+        Ok(core.shared.vault_token(core.outbox.device, log))
+    };
+    match issued.await {
+        Ok((token, expires)) => core.answer(request, &Token { token, expires }.into()),
+        Err(failure) => core.refuse(request, failure),
+    }
+}
+
+pub(super) async fn list_snapshots(core: Arc<Core>, request: u32, log: LogId) {
+    let listed = async {
+        let key = vault(&core, log)?;
+        vaults::snapshots(&core.shared, core.outbox.device, key).await
+    };
+    match listed.await {
+        Ok(mut snapshots) => {
+            snapshots.truncate(SNAPSHOTS_MAX);
+            let summaries = snapshots.iter().map(SnapshotRecord::summary).collect();
+            let snapshots = Bounded::new(summaries).unwrap_or_default();
+            core.answer(request, &Snapshots { snapshots }.into());
+        }
+        Err(failure) => core.refuse(request, failure),
+    }
+}
+
+pub(super) async fn get_chunk(core: Arc<Core>, request: u32, frame: GetSnapshotChunk) {
+    let GetSnapshotChunk { log, digest, offset, length } = frame;
+    let read = async {
+        let key = vault(&core, log)?;
+        let length = length as usize;
+        vaults::read_piece(&core.shared, core.outbox.device, key, digest, offset, length).await
+    };
+    match read.await {
+        Ok(bytes) => {
+            let bytes = BoundedBytes::new(bytes).unwrap_or_default();
+            core.answer(request, &SnapshotChunk { offset, bytes }.into());
+        }
+        Err(failure) => core.refuse(request, failure),
+    }
+}
+
+pub(super) fn put_chunk(core: &Arc<Core>, request: u32, frame: PutSnapshotChunk) -> Step {
+    let key = match vault(core, frame.log) {
+        Ok(key) => key,
+        Err(failure) => return refuse(core, request, failure.code),
+    };
+    // The credit bounds what all sessions together have brought and not written.
+    match Reply::begin(&core.outbox, &core.shared.budget, request, frame.bytes.len()) {
+        Ok(reply) => later(keep_chunk(core.clone(), key, frame, reply)),
+        Err(failure) => {
+            core.refuse(request, failure);
+            Step::Done
+        }
+    }
+}
+
+async fn keep_chunk(core: Arc<Core>, key: LogKey, frame: PutSnapshotChunk, reply: Reply) {
+    let PutSnapshotChunk { digest, size, offset, bytes, .. } = frame;
+    let piece = NewPiece { digest, size, offset, bytes: bytes.to_vec() };
+    match vaults::keep_piece(&core.shared, core.outbox.device, key, piece).await {
+        Ok(()) => reply.done(),
+        Err(failure) => reply.refuse(failure),
+    }
+}

@@ -1,0 +1,196 @@
+//! A vault: one encrypted database on every device of a person or household.
+//!
+//! A [`Vault`] is what one device knows of one vault: how far it has read, who is enrolled, the
+//! content keys, and where its own entries stand. It has no file and no socket; it is told to do
+//! things over a [`Wire`], one after the other, and gives what it has read. An app keeps it in memory
+//! for as long as it runs and begins anew from a snapshot, or from the first entry.
+//!
+//! What the relay says is checked: every entry is signed by a device that was enrolled when it was
+//! ordered, its count and digest follow its author's before, and the chain is computed, never
+//! believed. What is wrong by itself is kept apart ([`Pulled::rejected`]) and stops nothing; what makes
+//! two histories ends the work with an error.
+//!
+//! ```no_run
+//! # async fn example(mut wire: sealwire_client::wire::Wire)
+//! # -> Result<(), sealwire_client::vault::VaultError> {
+//! use std::sync::Arc;
+//! use sealwire_client::identity::Identity;
+//! use sealwire_client::vault::Vault;
+//!
+//! let laptop = Arc::new(Identity::generate()?);
+//! let mut vault = Vault::create(laptop, &mut wire).await?;
+//! vault.push(&mut wire, &[b"a changeset".to_vec()]).await?;
+//! for changeset in vault.pull(&mut wire).await?.changesets {
+//!     println!("{} bytes at {}", changeset.payload.len(), changeset.seq);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod devices;
+mod keys;
+mod reading;
+mod snapshot;
+mod writing;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use sealwire_protocol::digest::native_log_id;
+use sealwire_protocol::error::ErrorCode;
+use sealwire_protocol::ids::{Scope, Signature};
+use sealwire_protocol::{Control, DeviceKey, Failure, Head, LogId, LogType, RelayFrame};
+use thiserror::Error;
+
+pub use devices::{Devices, Refusal};
+pub use reading::{Changeset, Pulled};
+pub use snapshot::{STATE_BYTES_MAX, SnapshotError};
+
+use crate::chain::Track;
+use crate::entry::Outline;
+use crate::identity::{Identity, NoRandomness, random};
+use crate::numbering::Mark;
+use crate::wire::{Wire, WireError};
+use keys::Keys;
+use reading::Waiting;
+
+/// Why something could not be done. Unless it says otherwise, nothing has changed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum VaultError {
+    /// The connection failed, or the relay has refused: [`VaultError::refusal`] says how.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// The relay answered something that is no answer to what it was asked.
+    #[error("the relay's answer is not one")]
+    Answer,
+    /// The relay left out an entry, repeated one, or named a head on another chain: what it shows is
+    /// not one history. Tell a person.
+    #[error("the relay shows another history than the one that was read")]
+    Forked,
+    /// This device does not hold the content key that it needs.
+    #[error("this device does not hold the content key")]
+    NoKey,
+    /// Longer than a body may be.
+    #[error("the payload is too long")]
+    TooLong,
+    /// Another device kept making rotations; this one was made anew as often as is sensible.
+    #[error("others keep changing the keys")]
+    Contended,
+    /// A snapshot could not be made or opened.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// See [`NoRandomness`].
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+}
+
+impl VaultError {
+    /// What the relay said, if it has refused.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Failure> {
+        match self {
+            Self::Wire(WireError::Refused(failure)) => Some(**failure),
+            _ => None,
+        }
+    }
+
+    /// The relay's code, if it has refused.
+    #[must_use]
+    pub fn code(&self) -> Option<ErrorCode> {
+        self.refusal().map(|failure| failure.code)
+    }
+}
+
+/// One vault as one device knows it.
+pub struct Vault {
+    device: Arc<Identity>,
+    log: LogId,
+    track: Track,
+    devices: Devices,
+    /// The newest entry of each device that was read.
+    senders: BTreeMap<DeviceKey, Mark>,
+    /// The newest entry of this device that was appended.
+    own: Mark,
+    keys: Keys,
+    /// Changesets whose key has not come yet: that of a new device stands behind all that it opens.
+    waiting: Waiting,
+}
+
+impl Vault {
+    /// Founds a vault: this device is its first, and makes its first content key.
+    ///
+    /// # Errors
+    /// A [`VaultError`].
+    pub async fn create(device: Arc<Identity>, wire: &mut Wire) -> Result<Self, VaultError> {
+        let found = Control::Found { log_type: LogType::Vault, random: random()?, join_key: None };
+        let signed =
+            Outline::first().sign(&device, &found.encode()).map_err(|_| VaultError::TooLong)?;
+        let mut vault = Self::new(device, native_log_id(&signed.entry.header));
+        vault.append(wire, vec![signed]).await?;
+        vault.pull(wire).await?;
+        vault.rotate(wire).await?;
+        Ok(vault)
+    }
+
+    /// A vault that this device is, or is about to be, enrolled in, and of which it has read nothing.
+    #[must_use]
+    pub fn new(device: Arc<Identity>, log: LogId) -> Self {
+        Self {
+            device,
+            log,
+            track: Track::new(log),
+            devices: Devices::new(),
+            senders: BTreeMap::new(),
+            own: Mark::NONE,
+            keys: Keys::default(),
+            waiting: Waiting::default(),
+        }
+    }
+
+    /// What a new device signs so that `author`, which is enrolled, may enrol it.
+    #[must_use]
+    pub fn consent(device: &Identity, log: LogId, author: DeviceKey) -> Signature {
+        device.consent(log, author)
+    }
+
+    /// The vault's name.
+    #[must_use]
+    pub fn log(&self) -> LogId {
+        self.log
+    }
+
+    /// Who is enrolled, as of what was read.
+    #[must_use]
+    pub fn devices(&self) -> &Devices {
+        &self.devices
+    }
+
+    /// How far it was read; none if nothing was.
+    #[must_use]
+    pub fn head(&self) -> Option<Head> {
+        self.track.head()
+    }
+
+    /// The newest generation of the content key that this device holds; 0 for none.
+    #[must_use]
+    pub fn epoch(&self) -> u32 {
+        self.keys.epoch()
+    }
+
+    /// Goes back to what was read up to `head`: as a device that was restored does.
+    pub fn rewind(&mut self, head: Option<Head>) {
+        self.track = head.map_or_else(|| Track::new(self.log), Track::at);
+    }
+
+    fn scope(&self) -> Scope {
+        self.devices.scope().unwrap_or(Scope::ZERO)
+    }
+
+    async fn request(
+        wire: &mut Wire,
+        frame: impl Into<sealwire_protocol::ClientFrame>,
+    ) -> Result<RelayFrame, VaultError> {
+        Ok(wire.request(&frame.into()).await?)
+    }
+}

@@ -1,0 +1,246 @@
+//! Pulling: what is new is read, verified and opened.
+
+use std::collections::BTreeSet;
+
+use sealwire_protocol::codec::Envelope;
+use sealwire_protocol::frame::{Entry, Subscribe, Unsubscribe};
+use sealwire_protocol::keys::KeyBody;
+use sealwire_protocol::{ClientFrame, Control, DeviceKey, Head, Header, Kind, RelayFrame};
+
+use super::{Vault, VaultError};
+use crate::chain::Step;
+use crate::entry::{Rejection, digest_of, judge};
+use crate::numbering::Mark;
+use crate::seal::{self, Place};
+use crate::wire::{Wire, WireError};
+
+/// A changeset of a device, opened.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Changeset {
+    /// Its position.
+    pub seq: u64,
+    /// When the relay ordered it, in milliseconds since the epoch, by the relay's clock.
+    pub at: u64,
+    /// Whose it is.
+    pub author: DeviceKey,
+    /// What the app wrote.
+    pub payload: Vec<u8>,
+}
+
+/// What was read at once.
+#[derive(Default)]
+pub struct Pulled {
+    /// Changesets, in order, own ones among them.
+    pub changesets: Vec<Changeset>,
+    /// Changesets that this device cannot open yet: their seqs and epochs. They come with the pull that
+    /// brings their key, but for those that are [`Pulled::forgotten`].
+    pub sealed: Vec<(u64, u32)>,
+    /// Entries that are in the vault and not believed.
+    pub rejected: Vec<(u64, Rejection)>,
+    /// Of those, how many are too much to keep: [`Vault::rewind`] and pull again when the key is there.
+    pub forgotten: usize,
+    /// How many bytes of frames with entries were received.
+    pub bytes: u64,
+}
+
+/// Most bytes of changesets that wait for their key: a new device's tail after a snapshot.
+const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Changesets that wait for their key.
+#[derive(Default)]
+pub(super) struct Waiting {
+    entries: Vec<Entry>,
+    bytes: usize,
+}
+
+impl Waiting {
+    /// Keeps one, if there is room.
+    fn keep(&mut self, entry: &Entry) -> bool {
+        let fits = self.bytes + entry.body.len() <= WAITING_BYTES_MAX;
+        if fits {
+            self.bytes += entry.body.len();
+            self.entries.push(entry.clone());
+        }
+        fits
+    }
+
+    fn take(&mut self) -> Vec<Entry> {
+        self.bytes = 0;
+        std::mem::take(&mut self.entries)
+    }
+}
+
+impl Vault {
+    /// Reads everything that is new.
+    ///
+    /// # Errors
+    /// A [`VaultError`]. What was read before the error stays read.
+    pub async fn pull(&mut self, wire: &mut Wire) -> Result<Pulled, VaultError> {
+        let frame = Subscribe { log: self.log, cursor: self.head(), acked: None };
+        self.read(wire, frame.into()).await
+    }
+
+    /// Subscribes as `frame` says, reads to the end, and unsubscribes.
+    pub(super) async fn read(
+        &mut self,
+        wire: &mut Wire,
+        frame: ClientFrame,
+    ) -> Result<Pulled, VaultError> {
+        let mut pulled = Pulled::default();
+        let epoch = self.epoch();
+        let subscribing = wire.queue(&frame);
+        let mut leaving = None;
+        loop {
+            let Envelope { request, frame } = wire.receive().await?;
+            match frame.map_err(WireError::Frame)? {
+                RelayFrame::Subscribed(subscribed) if request == subscribing => {
+                    self.track.accepted(subscribed.head.incarnation);
+                }
+                RelayFrame::Floor(floor) if floor.log == self.log => {
+                    self.track.begin_floor(&floor.head);
+                }
+                RelayFrame::Entry(entry) if entry.log == self.log => {
+                    pulled.bytes += entry.body.len() as u64 + HEADERS_BYTES;
+                    self.take(&entry, &mut pulled)?;
+                }
+                RelayFrame::Drained(drained) if drained.log == self.log => {
+                    self.track.drained(drained.head.seq);
+                    self.check_head(&drained.head)?;
+                    leaving
+                        .get_or_insert_with(|| wire.queue(&Unsubscribe { log: self.log }.into()));
+                }
+                RelayFrame::Done(_) if Some(request) == leaving => {
+                    self.open_waiting(epoch, &mut pulled);
+                    return Ok(pulled);
+                }
+                RelayFrame::Error(error)
+                    if request == subscribing || error.log == Some(self.log) =>
+                {
+                    return Err(WireError::Refused(Box::new(error.failure())).into());
+                }
+                // Heartbeats, memberships, markers, and what belongs to others.
+                _ => {}
+            }
+        }
+    }
+
+    /// Compares a head that the relay names with what was read.
+    pub(super) fn check_head(&self, head: &Head) -> Result<(), VaultError> {
+        let position = self.track.position();
+        let same = position.seq == head.seq && position.chain == head.chain;
+        if same { Ok(()) } else { Err(VaultError::Forked) }
+    }
+
+    fn take(&mut self, entry: &Entry, pulled: &mut Pulled) -> Result<(), VaultError> {
+        // Below a floor, control entries and keys are kept.
+        let kept = entry
+            .header
+            .decode()
+            .is_ok_and(|header| matches!(header.kind, Kind::Control | Kind::Key));
+        let step = self.track.step(entry.seq, kept);
+        match step {
+            Step::Known => return Ok(()),
+            Step::Gap => return Err(VaultError::Forked),
+            Step::Next | Step::Below => {}
+        }
+        if let Err(rejection) = self.believe(entry, step == Step::Below, pulled) {
+            pulled.rejected.push((entry.seq, rejection));
+        }
+        if step == Step::Next {
+            self.track.advance(digest_of(&entry.header));
+        }
+        Ok(())
+    }
+
+    fn believe(
+        &mut self,
+        entry: &Entry,
+        below: bool,
+        pulled: &mut Pulled,
+    ) -> Result<(), Rejection> {
+        let judged = judge(self.log, entry)?;
+        let header = &judged.header;
+        let founding = entry.seq == 1;
+        if !founding && !self.devices.has(header.sender) {
+            return Err(Rejection::NotAMember);
+        }
+        self.check_order(header, below)?;
+        match header.kind {
+            Kind::Control => {
+                let control =
+                    Control::decode(entry.body.as_ref()).map_err(|_| Rejection::Control)?;
+                self.devices
+                    .apply(self.log, entry.seq, header, &control)
+                    .map_err(|_| Rejection::Control)?;
+            }
+            Kind::Key => self.take_keys(entry, header)?,
+            Kind::Ring | Kind::Quiet | Kind::Bulk => {
+                self.open_changeset(entry, header.sender, pulled)
+            }
+            Kind::Totals => return Err(Rejection::Header),
+        }
+        let mark = Mark { count: header.count, digest: judged.digest };
+        if header.sender == self.device.key() && mark.count > self.own.count {
+            self.own = mark;
+        }
+        self.senders.insert(header.sender, mark);
+        Ok(())
+    }
+
+    /// Counts rise by one and name the entry before, but where entries are gone.
+    fn check_order(&self, header: &Header, below: bool) -> Result<(), Rejection> {
+        let Some(last) = self.senders.get(&header.sender) else {
+            return Ok(());
+        };
+        let follows = header.count == last.count + 1 && header.prev == last.digest;
+        // Between what is kept from below the floor, and at the floor, others are missing.
+        let may_skip = below || self.track.has_floor();
+        let later = may_skip && header.count > last.count;
+        if follows || later { Ok(()) } else { Err(Rejection::OutOfOrder) }
+    }
+
+    fn take_keys(&mut self, entry: &Entry, header: &Header) -> Result<(), Rejection> {
+        let body = KeyBody::decode(entry.body.as_ref()).map_err(|_| Rejection::Keys)?;
+        if entry.recipients.is_empty() {
+            self.devices.rotated(entry.seq, header).map_err(|_| Rejection::Stale)?;
+        }
+        let place = Place { log: self.log, sender: header.sender, aad: entry.header.aad() };
+        let (device, scope) = (self.device.clone(), self.scope());
+        self.keys.take(&device, scope, &place, &body);
+        Ok(())
+    }
+
+    fn open_changeset(&mut self, entry: &Entry, sender: DeviceKey, pulled: &mut Pulled) {
+        let place = Place { log: self.log, sender, aad: entry.header.aad() };
+        let name = seal::key_name(entry.body.as_ref()).ok();
+        let epoch = name.map_or(0, |name| name.epoch);
+        let key = self.keys.get(epoch);
+        let opened = key.and_then(|key| seal::open(key, &place, entry.body.as_ref()).ok());
+        if let Some(payload) = opened {
+            let (seq, at, payload) = (entry.seq, entry.at, payload.to_vec());
+            pulled.changesets.push(Changeset { seq, at, author: sender, payload });
+        } else {
+            pulled.sealed.push((entry.seq, epoch));
+            pulled.forgotten += usize::from(!self.waiting.keep(entry));
+        }
+    }
+
+    /// Tries again what waits, if a key has come.
+    fn open_waiting(&mut self, epoch_before: u32, pulled: &mut Pulled) {
+        if self.epoch() == epoch_before {
+            return;
+        }
+        let waiting = self.waiting.take();
+        let kept: BTreeSet<u64> = waiting.iter().map(|entry| entry.seq).collect();
+        pulled.sealed.retain(|(seq, _)| !kept.contains(seq));
+        for entry in waiting {
+            if let Ok(header) = entry.header.decode() {
+                self.open_changeset(&entry, header.sender, pulled);
+            }
+        }
+        pulled.changesets.sort_by_key(|changeset| changeset.seq);
+    }
+}
+
+/// What an entry's frame has beside its body, in bytes: header, signature, names of fields.
+const HEADERS_BYTES: u64 = 203 + 64 + 80;

@@ -1,0 +1,288 @@
+//! Snapshots: serialised by the app, compressed, then sealed. In this order, because sealed bytes do
+//! not compress.
+//!
+//! Who opens one does not believe what it says of its own size: a few bytes that decompress to
+//! gigabytes end at [`STATE_BYTES_MAX`]. The additional data names the vault, the author and the head,
+//! so that a snapshot cannot be shown as another one's, or as that of another head.
+
+use std::io::Read;
+
+use sealwire_protocol::bounded::BoundedBytes;
+use sealwire_protocol::digest::{Sha256Stream, sha256};
+use sealwire_protocol::error::ErrorCode;
+use sealwire_protocol::frame::{
+    GetSnapshotChunk, ListSnapshots, PutSnapshotChunk, SnapshotSummary, SubscribeFrom,
+};
+use sealwire_protocol::limits::{SNAPSHOT_BYTES_MAX, SNAPSHOT_CHUNK_BYTES_MAX};
+use sealwire_protocol::{Control, DeviceKey, Digest, Head, Kind, LogId, RelayFrame};
+use thiserror::Error;
+
+use super::{Pulled, Vault, VaultError};
+use crate::chain::Track;
+use crate::seal::{self, KeyName, Place, SNAPSHOT};
+use crate::wire::Wire;
+
+/// Longest state that a snapshot may open to, in bytes: what a phone can hold beside its database.
+pub const STATE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
+/// Bytes of a chunk: a bad network brings it within a message's deadline.
+const CHUNK_BYTES: usize = 256 * 1024;
+
+/// How hard is compressed: a snapshot is made seldom and kept for long.
+const LEVEL: i32 = 9;
+
+/// Why a snapshot was not made or not opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum SnapshotError {
+    /// Longer than allowed, sealed or opened.
+    #[error("the snapshot is too long")]
+    TooLong,
+    /// Its bytes are not those of its digest.
+    #[error("the snapshot's bytes are not those of its digest")]
+    Digest,
+    /// It does not open, or what is inside is damaged.
+    #[error("the snapshot does not open")]
+    Damaged,
+    /// It is of a head that is not on the chain that was read.
+    #[error("the snapshot is of another history")]
+    Head,
+}
+
+/// Compresses and seals a state.
+fn close(vault: &Vault, head: &Head, state: &[u8]) -> Result<Vec<u8>, VaultError> {
+    let packed = zstd::bulk::compress(state, LEVEL).map_err(|_| SnapshotError::TooLong)?;
+    let epoch = vault.epoch();
+    let key = vault.keys.get(epoch).ok_or(VaultError::NoKey)?;
+    let sender = vault.device.key();
+    let aad = aad(vault.log, sender, head);
+    let place = Place { log: vault.log, sender, aad: &aad };
+    let name = KeyName { scope: vault.scope(), epoch };
+    let sealed = seal::seal_for(SNAPSHOT, key, name, &place, &packed);
+    Ok(sealed.map_err(|_| SnapshotError::TooLong)?)
+}
+
+/// Opens a snapshot of `author` at `head`.
+fn open(
+    vault: &Vault,
+    author: DeviceKey,
+    head: &Head,
+    sealed: &[u8],
+) -> Result<Vec<u8>, VaultError> {
+    let name = seal::key_name(sealed).map_err(|_| SnapshotError::Damaged)?;
+    let key = vault.keys.get(name.epoch).ok_or(VaultError::NoKey)?;
+    let aad = aad(vault.log, author, head);
+    let place = Place { log: vault.log, sender: author, aad: &aad };
+    let packed =
+        seal::open_for(SNAPSHOT, key, &place, sealed).map_err(|_| SnapshotError::Damaged)?;
+    Ok(unpack(&packed, STATE_BYTES_MAX)?)
+}
+
+/// Decompresses, up to so many bytes, whatever the frame says of its own size.
+fn unpack(packed: &[u8], bytes_max: u64) -> Result<Vec<u8>, SnapshotError> {
+    let reader = zstd::stream::read::Decoder::new(packed).map_err(|_| SnapshotError::Damaged)?;
+    let mut state = Vec::new();
+    let read = reader.take(bytes_max + 1).read_to_end(&mut state);
+    if state.len() as u64 > bytes_max {
+        return Err(SnapshotError::TooLong);
+    }
+    read.map_err(|_| SnapshotError::Damaged)?;
+    Ok(state)
+}
+
+fn aad(log: LogId, author: DeviceKey, head: &Head) -> Vec<u8> {
+    let Head { incarnation, seq, chain } = head;
+    [&log.0[..], &author.0, &incarnation.to_be_bytes(), &seq.to_be_bytes(), &chain.0].concat()
+}
+
+impl Vault {
+    /// Makes a snapshot of `state`, which must be what this device holds at its head, uploads it, and
+    /// makes it real.
+    ///
+    /// # Errors
+    /// A [`VaultError`]. An upload that was broken off goes on where it was when this is called with
+    /// the same sealed bytes; a new call seals anew.
+    pub async fn snapshot(
+        &mut self,
+        wire: &mut Wire,
+        state: &[u8],
+    ) -> Result<SnapshotSummary, VaultError> {
+        let head = self.head().ok_or(VaultError::NoKey)?;
+        let sealed = close(self, &head, state)?;
+        let size = sealed.len() as u64;
+        if size > SNAPSHOT_BYTES_MAX {
+            return Err(SnapshotError::TooLong.into());
+        }
+        let digest = sha256(&sealed);
+        self.upload(wire, digest, &sealed).await?;
+        let chunks = u32::try_from(sealed.len().div_ceil(CHUNK_BYTES)).unwrap_or(u32::MAX);
+        self.make_real(wire, digest, size, chunks, head).await?;
+        Ok(SnapshotSummary { head, digest, size, confirmed: false })
+    }
+
+    /// Makes an upload that is complete a snapshot of `head`.
+    ///
+    /// # Errors
+    /// A [`VaultError`].
+    pub async fn make_real(
+        &mut self,
+        wire: &mut Wire,
+        digest: Digest,
+        size: u64,
+        chunks: u32,
+        head: Head,
+    ) -> Result<(), VaultError> {
+        let control = Control::Snapshot { head, digest, size, chunks };
+        self.write_conditional(wire, Kind::Control, |_, _| Ok(control.encode())).await.map(|_| ())
+    }
+
+    /// Uploads sealed bytes, from where an upload of them was broken off.
+    ///
+    /// # Errors
+    /// A [`VaultError`].
+    pub async fn upload(
+        &self,
+        wire: &mut Wire,
+        digest: Digest,
+        sealed: &[u8],
+    ) -> Result<(), VaultError> {
+        let mut offset = 0;
+        while offset < sealed.len() {
+            let end = sealed.len().min(offset + CHUNK_BYTES);
+            let frame = PutSnapshotChunk {
+                log: self.log,
+                digest,
+                size: sealed.len() as u64,
+                offset: offset as u64,
+                bytes: BoundedBytes::new(sealed[offset..end].to_vec())
+                    .ok_or(SnapshotError::TooLong)?,
+            };
+            offset = match Self::request(wire, frame).await {
+                Ok(RelayFrame::Done(_)) => end,
+                Ok(_) => return Err(VaultError::Answer),
+                Err(error) => match error.refusal() {
+                    Some(failure) if failure.code == ErrorCode::OutOfOrder => {
+                        let next = failure.expected.and_then(|next| usize::try_from(next).ok());
+                        next.filter(|next| *next > offset).ok_or(VaultError::Answer)?
+                    }
+                    _ => return Err(error),
+                },
+            };
+        }
+        Ok(())
+    }
+
+    /// The snapshots that can be downloaded, newest first.
+    ///
+    /// # Errors
+    /// A [`VaultError`].
+    pub async fn snapshots(&self, wire: &mut Wire) -> Result<Vec<SnapshotSummary>, VaultError> {
+        match Self::request(wire, ListSnapshots { log: self.log }).await? {
+            RelayFrame::Snapshots(snapshots) => Ok(snapshots.snapshots.into_vec()),
+            _ => Err(VaultError::Answer),
+        }
+    }
+
+    /// The sealed bytes of a snapshot.
+    ///
+    /// # Errors
+    /// A [`VaultError`]; [`SnapshotError::Digest`] if the relay gives others.
+    pub async fn download(
+        &self,
+        wire: &mut Wire,
+        snapshot: &SnapshotSummary,
+    ) -> Result<Vec<u8>, VaultError> {
+        if snapshot.size > SNAPSHOT_BYTES_MAX {
+            return Err(SnapshotError::TooLong.into());
+        }
+        let (digest, mut hash) = (snapshot.digest, Sha256Stream::default());
+        let mut sealed = Vec::new();
+        while (sealed.len() as u64) < snapshot.size {
+            let offset = sealed.len() as u64;
+            let length = SNAPSHOT_CHUNK_BYTES_MAX as u32;
+            let frame = GetSnapshotChunk { log: self.log, digest, offset, length };
+            match Self::request(wire, frame).await? {
+                RelayFrame::SnapshotChunk(chunk)
+                    if chunk.offset == offset && !chunk.bytes.is_empty() =>
+                {
+                    hash.update(&chunk.bytes);
+                    sealed.extend_from_slice(&chunk.bytes);
+                }
+                _ => return Err(VaultError::Answer),
+            }
+        }
+        if hash.finish() != digest { Err(SnapshotError::Digest.into()) } else { Ok(sealed) }
+    }
+
+    /// Begins a device that has nothing with the newest confirmed snapshot, or the newest one if none
+    /// is: its state, and the changesets after its head. Without a snapshot the state is none, and
+    /// everything is read from the first entry.
+    ///
+    /// # Errors
+    /// A [`VaultError`]; begin anew with a new [`Vault`] then.
+    pub async fn bootstrap(
+        &mut self,
+        wire: &mut Wire,
+    ) -> Result<(Option<Vec<u8>>, Pulled), VaultError> {
+        let snapshots = self.snapshots(wire).await?;
+        let newest = snapshots.iter().max_by_key(|it| (it.confirmed, it.head.seq)).copied();
+        let Some(snapshot) = newest else {
+            return Ok((None, self.pull(wire).await?));
+        };
+        let sealed = self.download(wire, &snapshot).await?;
+        self.track = Track::new(self.log);
+        let frame = SubscribeFrom { log: self.log, snapshot: snapshot.digest };
+        let pulled = self.read(wire, frame.into()).await?;
+        // Entries from below the head that are kept have been read: the keys are there, and who made
+        // it is known by a signed entry, which lies above its head.
+        let author = self.devices.author(snapshot.digest).ok_or(SnapshotError::Damaged)?;
+        let state = open(self, author, &snapshot.head, &sealed)?;
+        Ok((Some(state), pulled))
+    }
+
+    /// Downloads and opens a snapshot of another device, to compare it with what this one holds.
+    ///
+    /// # Errors
+    /// A [`VaultError`].
+    pub async fn open_snapshot(
+        &self,
+        wire: &mut Wire,
+        snapshot: &SnapshotSummary,
+    ) -> Result<Vec<u8>, VaultError> {
+        let author = self.devices.author(snapshot.digest).ok_or(SnapshotError::Damaged)?;
+        let sealed = self.download(wire, snapshot).await?;
+        open(self, author, &snapshot.head, &sealed)
+    }
+
+    /// Says that this device has opened a snapshot of another one and found what it has itself. From
+    /// then on the entries that it covers may go.
+    ///
+    /// # Errors
+    /// A [`VaultError`].
+    pub async fn confirm(&mut self, wire: &mut Wire, digest: Digest) -> Result<(), VaultError> {
+        let opened = Control::SnapshotOpened { digest };
+        let signed = self.sign(Kind::Control, &[], &opened.encode())?;
+        self.append(wire, vec![signed]).await.map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_snapshot_that_opens_to_a_huge_one_is_given_up_in_time() {
+        let zeros = vec![0; 64 * 1024 * 1024];
+        let bomb = zstd::bulk::compress(&zeros, LEVEL).expect("compressed");
+        assert!(bomb.len() < 64 * 1024, "{} bytes", bomb.len());
+        assert_eq!(unpack(&bomb, 1024 * 1024), Err(SnapshotError::TooLong));
+        assert_eq!(unpack(&bomb, zeros.len() as u64), Ok(zeros));
+    }
+
+    #[test]
+    fn what_is_not_compressed_state_is_damaged() {
+        let whole = zstd::bulk::compress(b"a state", LEVEL).expect("compressed");
+        assert_eq!(unpack(&whole, 100), Ok(b"a state".to_vec()));
+        assert_eq!(unpack(&whole[..whole.len() - 1], 100), Err(SnapshotError::Damaged));
+        assert_eq!(unpack(b"something else", 100), Err(SnapshotError::Damaged));
+    }
+}

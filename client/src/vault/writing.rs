@@ -1,0 +1,214 @@
+//! Writing: changesets, devices, keys.
+
+use sealwire_protocol::bounded::Bounded;
+use sealwire_protocol::error::ErrorCode;
+use sealwire_protocol::frame::{Append, AppendBatch, Appended};
+use sealwire_protocol::ids::Signature;
+use sealwire_protocol::limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX};
+use sealwire_protocol::{Control, DeviceKey, Head, Kind, RelayFrame};
+
+use super::keys;
+use super::{Vault, VaultError};
+use crate::entry::{Outline, Signed};
+use crate::numbering::Mark;
+use crate::seal::{self, EpochKey, KeyName, Place};
+use crate::wire::Wire;
+
+/// How often a conditional entry is made anew because another one came before it.
+const REBASES_MAX: usize = 16;
+
+impl Vault {
+    /// Enrols another device, which has signed for it ([`Vault::consent`]), and gives it every content
+    /// key that this device holds.
+    ///
+    /// # Errors
+    /// A [`VaultError`].
+    pub async fn enrol(
+        &mut self,
+        wire: &mut Wire,
+        device: DeviceKey,
+        signature: Signature,
+    ) -> Result<u64, VaultError> {
+        let control = Control::Enrol { device, signature };
+        let signed = self.sign(Kind::Control, &[], &control.encode())?;
+        let seq = self.append(wire, vec![signed]).await?.seq;
+        self.deliver(wire, device).await?;
+        Ok(seq)
+    }
+
+    /// Gives an enrolled device every content key that this device holds.
+    ///
+    /// # Errors
+    /// A [`VaultError`].
+    pub async fn deliver(&mut self, wire: &mut Wire, to: DeviceKey) -> Result<(), VaultError> {
+        for (epoch, key) in self.keys.all() {
+            let name = KeyName { scope: self.scope(), epoch };
+            let outline = self.outline(Kind::Key, &[to]);
+            let sender = self.device.key();
+            let aad = outline.aad(sender);
+            let place = Place { log: self.log, sender, aad: &aad };
+            let body = keys::seal(&key, name, &place, &[to])?;
+            let signed = self.sign_outline(outline, &body)?;
+            self.append(wire, vec![signed]).await?;
+        }
+        Ok(())
+    }
+
+    /// Revokes a device for good, and makes a content key that it does not get.
+    ///
+    /// # Errors
+    /// A [`VaultError`].
+    pub async fn revoke(&mut self, wire: &mut Wire, device: DeviceKey) -> Result<u64, VaultError> {
+        let control = Control::Revoke { device, join_key: None };
+        let signed = self.sign(Kind::Control, &[], &control.encode())?;
+        let seq = self.append(wire, vec![signed]).await?.seq;
+        self.pull(wire).await?;
+        self.rotate(wire).await?;
+        Ok(seq)
+    }
+
+    /// Makes another content key, sealed to every enrolled device. If another device was quicker, this
+    /// one reads what it did and makes its own anew. Gives the new epoch.
+    ///
+    /// # Errors
+    /// A [`VaultError`].
+    pub async fn rotate(&mut self, wire: &mut Wire) -> Result<u32, VaultError> {
+        let key = EpochKey::generate()?;
+        let mut epoch = 0;
+        let seal = |vault: &Self, outline: &Outline| {
+            epoch = vault.keys.epoch() + 1;
+            let sender = vault.device.key();
+            let aad = outline.aad(sender);
+            let place = Place { log: vault.log, sender, aad: &aad };
+            let recipients: Vec<DeviceKey> =
+                vault.devices.enrolled().map(|(device, _)| device).collect();
+            keys::seal(&key, KeyName { scope: vault.scope(), epoch }, &place, &recipients)
+        };
+        self.write_conditional(wire, Kind::Key, seal).await?;
+        self.pull(wire).await?;
+        Ok(epoch)
+    }
+
+    /// Appends changesets, each sealed under the newest content key, in batches that are all or
+    /// nothing. If a device was removed since that key was made, another one is made first.
+    ///
+    /// # Errors
+    /// A [`VaultError`]. Batches before the one that failed are appended.
+    pub async fn push(
+        &mut self,
+        wire: &mut Wire,
+        payloads: &[Vec<u8>],
+    ) -> Result<Appended, VaultError> {
+        if self.devices.wants_rotation() {
+            self.rotate(wire).await?;
+        }
+        let mut last = None;
+        let mut rest = payloads;
+        while !rest.is_empty() {
+            let batch = self.batch(&mut rest)?;
+            last = Some(self.append(wire, batch).await?);
+        }
+        last.ok_or(VaultError::TooLong)
+    }
+
+    /// Seals and signs as many as one batch holds.
+    fn batch(&self, rest: &mut &[Vec<u8>]) -> Result<Vec<Signed>, VaultError> {
+        let name = KeyName { scope: self.scope(), epoch: self.epoch() };
+        let key = self.keys.get(name.epoch).ok_or(VaultError::NoKey)?;
+        let sender = self.device.key();
+        let mut batch: Vec<Signed> = Vec::new();
+        let mut bytes = 0;
+        let mut own = self.own;
+        while let Some((payload, others)) = rest.split_first() {
+            let outline = self.outline_after(own, Kind::Quiet, &[]);
+            let aad = outline.aad(sender);
+            let place = Place { log: self.log, sender, aad: &aad };
+            let body = seal::seal(key, name, &place, payload).map_err(|_| VaultError::TooLong)?;
+            bytes += body.len();
+            let full = batch.len() == BATCH_ENTRIES_MAX || bytes > BATCH_BYTES_MAX;
+            if full && !batch.is_empty() {
+                break;
+            }
+            let signed = self.sign_outline(outline, &body)?;
+            own = Mark { count: own.count + 1, digest: signed.digest };
+            batch.push(signed);
+            *rest = others;
+        }
+        Ok(batch)
+    }
+
+    /// Appends entries: one as it is, several as a batch.
+    pub(super) async fn append(
+        &mut self,
+        wire: &mut Wire,
+        entries: Vec<Signed>,
+    ) -> Result<Appended, VaultError> {
+        let count = entries.len() as u64;
+        let newest = entries.last().ok_or(VaultError::TooLong)?.digest;
+        let mut frames: Vec<_> = entries.into_iter().map(|signed| signed.entry).collect();
+        let answer = if count == 1 {
+            Self::request(wire, Append { entry: frames.remove(0) }).await?
+        } else {
+            let entries = Bounded::new(frames).ok_or(VaultError::TooLong)?;
+            Self::request(wire, AppendBatch { entries }).await?
+        };
+        match answer {
+            RelayFrame::Appended(appended) if appended.log == self.log => {
+                self.own = Mark { count: self.own.count + count, digest: newest };
+                Ok(appended)
+            }
+            _ => Err(VaultError::Answer),
+        }
+    }
+
+    /// Writes an entry that must have seen the newest change of devices and keys; makes it anew, after
+    /// reading, for as long as it has not.
+    pub(super) async fn write_conditional(
+        &mut self,
+        wire: &mut Wire,
+        kind: Kind,
+        mut body: impl FnMut(&Self, &Outline) -> Result<Vec<u8>, VaultError>,
+    ) -> Result<Appended, VaultError> {
+        for _ in 0..REBASES_MAX {
+            let outline = self.outline(kind, &[]);
+            let bytes = body(self, &outline)?;
+            let signed = self.sign_outline(outline, &bytes)?;
+            match self.append(wire, vec![signed]).await {
+                Err(error) if error.code() == Some(ErrorCode::Stale) => {
+                    self.pull(wire).await?;
+                }
+                result => return result,
+            }
+        }
+        Err(VaultError::Contended)
+    }
+
+    /// Numbers and signs this device's next entry.
+    pub(super) fn sign(
+        &self,
+        kind: Kind,
+        recipients: &[DeviceKey],
+        body: &[u8],
+    ) -> Result<Signed, VaultError> {
+        self.sign_outline(self.outline(kind, recipients), body)
+    }
+
+    fn sign_outline(&self, outline: Outline, body: &[u8]) -> Result<Signed, VaultError> {
+        outline.sign(&self.device, body).map_err(|_| VaultError::TooLong)
+    }
+
+    fn outline(&self, kind: Kind, recipients: &[DeviceKey]) -> Outline {
+        self.outline_after(self.own, kind, recipients)
+    }
+
+    fn outline_after(&self, own: Mark, kind: Kind, recipients: &[DeviceKey]) -> Outline {
+        Outline {
+            log: self.log,
+            count: own.count + 1,
+            prev: own.digest,
+            kind,
+            recipients: recipients.to_vec(),
+            seen: self.head().unwrap_or(Head::NONE),
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! One encrypted database on every device: enrolled, revoked, from a snapshot on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sealwire_actors::Options;
+use sealwire_client::entry::Rejection;
+use sealwire_client::identity::Identity;
+use sealwire_client::vault::{Changeset, SnapshotError, Vault, VaultError};
+use sealwire_client::wire::{self, Wire};
+use sealwire_protocol::bounded::BoundedBytes;
+use sealwire_protocol::digest::sha256;
+use sealwire_protocol::frame::{GetVaultToken, ListMembers, PutSnapshotChunk, Subscribe};
+use sealwire_protocol::token::{Purpose, TokenKey};
+use sealwire_protocol::{Digest, ErrorCode, LogId, RelayFrame};
+use tokio::time::timeout;
+
+use crate::support::on_both_databases;
+use crate::support::place::Database;
+use crate::support::world::World;
+use crate::support::{DEADLINE, eventually};
+
+on_both_databases!(
+    a_household_reads_what_each_of_its_devices_has_written,
+    a_revoked_device_hears_no_more_and_never_gets_the_next_key,
+    a_new_device_starts_from_a_snapshot_and_the_changesets_after_it,
+    a_device_that_was_away_is_told_where_to_start,
+    a_snapshot_that_is_not_what_it_says_is_refused_by_relay_or_reader,
+    an_upload_goes_on_after_a_restart_of_the_relay,
+    a_token_is_for_one_vault_and_one_device,
+);
+
+/// A device, its connection, and what it knows of the vault.
+struct Member {
+    identity: Arc<Identity>,
+    wire: Wire,
+    vault: Vault,
+}
+
+async fn connect(world: &World, identity: &Identity) -> Wire {
+    let options = wire::Options::default();
+    wire::connect(&world.url(), identity, &options).await.expect("a session").0
+}
+
+fn identity(number: u8) -> Arc<Identity> {
+    Arc::new(Identity::from_seed(&[number; 32]))
+}
+
+impl Member {
+    async fn found(world: &World) -> Self {
+        let identity = identity(1);
+        let mut wire = connect(world, &identity).await;
+        let vault = Vault::create(identity.clone(), &mut wire).await.expect("founded");
+        Self { identity, wire, vault }
+    }
+
+    /// Another device, enrolled by this one.
+    async fn enrol(&mut self, world: &World, number: u8) -> Self {
+        let identity = identity(number);
+        let log = self.vault.log();
+        let consent = Vault::consent(&identity, log, self.identity.key());
+        self.vault.enrol(&mut self.wire, identity.key(), consent).await.expect("enrolled");
+        let wire = connect(world, &identity).await;
+        Self { vault: Vault::new(identity.clone(), log), identity, wire }
+    }
+
+    async fn push(&mut self, payloads: &[&[u8]]) -> u64 {
+        let payloads: Vec<Vec<u8>> = payloads.iter().map(|payload| payload.to_vec()).collect();
+        self.vault.push(&mut self.wire, &payloads).await.expect("appended").head.seq
+    }
+
+    async fn pull(&mut self) -> Vec<Changeset> {
+        let pulled = timeout(DEADLINE, self.vault.pull(&mut self.wire)).await.expect("in time");
+        let pulled = pulled.expect("pulled");
+        assert!(pulled.rejected.is_empty() && pulled.sealed.is_empty());
+        pulled.changesets
+    }
+}
+
+fn payloads(changesets: &[Changeset]) -> Vec<&[u8]> {
+    changesets.iter().map(|changeset| changeset.payload.as_slice()).collect()
+}
+
+async fn a_household_reads_what_each_of_its_devices_has_written(database: Database) {
+    let world = World::start(database).await;
+    let mut laptop = Member::found(&world).await;
+    laptop.push(&[b"one", b"two"]).await;
+    let mut phone = laptop.enrol(&world, 2).await;
+    // Also what was written before it came: an epoch's key opens all of it.
+    assert_eq!(payloads(&phone.pull().await), [b"one", b"two"]);
+    phone.push(&[b"three"]).await;
+    let read = laptop.pull().await;
+    assert_eq!(payloads(&read), [b"one", b"two", b"three".as_slice()]);
+    assert_eq!(read[2].author, phone.identity.key());
+    assert_eq!(phone.pull().await.len(), 1, "its own comes back");
+    assert!(laptop.pull().await.is_empty(), "once");
+    // A large push is cut into batches.
+    let many: Vec<Vec<u8>> = (0..700_u32).map(|number| number.to_be_bytes().to_vec()).collect();
+    let appended = phone.vault.push(&mut phone.wire, &many).await.expect("appended");
+    let read = laptop.pull().await;
+    assert_eq!((read.len(), appended.head.seq), (700, read[699].seq));
+    assert!(read.iter().map(|it| &it.payload).eq(&many));
+    let members = laptop.wire.request(&ListMembers { log: laptop.vault.log() }.into()).await;
+    match members {
+        Ok(RelayFrame::Members(members)) => assert_eq!(members.members.len(), 2),
+        other => panic!("a list was answered with {other:?}"),
+    }
+}
+
+async fn a_revoked_device_hears_no_more_and_never_gets_the_next_key(database: Database) {
+    let world = World::start(database).await;
+    let mut laptop = Member::found(&world).await;
+    let mut phone = laptop.enrol(&world, 2).await;
+    let mut tablet = laptop.enrol(&world, 3).await;
+    laptop.push(&[b"for all"]).await;
+    for member in [&mut phone, &mut tablet] {
+        assert_eq!(payloads(&member.pull().await), [b"for all"]);
+    }
+    let log = laptop.vault.log();
+    let frame = Subscribe { log, cursor: phone.vault.head(), acked: None };
+    phone.wire.request(&frame.into()).await.expect("subscribed");
+    laptop.pull().await;
+    let lost = phone.identity.key();
+    laptop.vault.revoke(&mut laptop.wire, lost).await.expect("revoked");
+    laptop.push(&[b"not for the lost phone"]).await;
+    // Its subscription ends by itself, and soon.
+    let ended = async {
+        loop {
+            let envelope = phone.wire.receive().await.expect("a frame");
+            if let Ok(RelayFrame::Membership(_)) = envelope.frame {
+                return;
+            }
+        }
+    };
+    timeout(Duration::from_secs(5), ended).await.expect("the subscription ends");
+    let refused = phone.vault.push(&mut phone.wire, &[b"from the lost phone".to_vec()]).await;
+    let failure = refused.expect_err("refused").refusal().expect("by the relay");
+    assert_eq!(failure.code, ErrorCode::Revoked);
+    assert!(failure.seq.is_some());
+    assert!(phone.vault.pull(&mut phone.wire).await.is_err());
+    // Whoever stays has the next key; the lost one's is the old one.
+    assert_eq!(payloads(&tablet.pull().await), [b"not for the lost phone"]);
+    assert_eq!((tablet.vault.epoch(), phone.vault.epoch()), (2, 1));
+    assert_eq!(tablet.vault.devices().revoked_at(lost), failure.seq);
+    // Whoever comes later opens both epochs.
+    let mut watch = laptop.enrol(&world, 4).await;
+    assert_eq!(payloads(&watch.pull().await), [b"for all", b"not for the lost phone".as_slice()]);
+}
+
+fn often(options: &mut Options) {
+    options.retention_pause = Duration::from_millis(20);
+}
+
+async fn a_new_device_starts_from_a_snapshot_and_the_changesets_after_it(database: Database) {
+    let world = World::start_with(database, often).await;
+    let mut laptop = Member::found(&world).await;
+    let mut phone = laptop.enrol(&world, 2).await;
+    let state: Vec<u8> = b"the state of the whole vault ".repeat(50_000);
+    laptop.push(&[b"old", b"older"]).await;
+    laptop.pull().await;
+    let snapshot = laptop.vault.snapshot(&mut laptop.wire, &state).await.expect("made");
+    assert!(snapshot.size < state.len() as u64 / 10, "it was compressed before it was sealed");
+    laptop.push(&[b"new"]).await;
+    phone.pull().await;
+    let opened = phone.vault.open_snapshot(&mut phone.wire, &snapshot).await.expect("opened");
+    assert!(opened == state);
+    phone.vault.confirm(&mut phone.wire, snapshot.digest).await.expect("confirmed");
+    let log = laptop.vault.log();
+    eventually("the floor has risen", async || {
+        world.stored(log).await.floor.seq == snapshot.head.seq
+    })
+    .await;
+    // It gets the key from below the floor, the state, and what came after.
+    let mut tablet = laptop.enrol(&world, 3).await;
+    let (bootstrapped, pulled) =
+        tablet.vault.bootstrap(&mut tablet.wire).await.expect("bootstrapped");
+    assert!(bootstrapped.as_ref() == Some(&state));
+    assert_eq!(payloads(&pulled.changesets), [b"new"]);
+    assert!(pulled.rejected.is_empty());
+    tablet.push(&[b"from the tablet"]).await;
+    assert_eq!(payloads(&laptop.pull().await), [b"new", b"from the tablet".as_slice()]);
+}
+
+async fn a_device_that_was_away_is_told_where_to_start(database: Database) {
+    let world = World::start_with(database, often).await;
+    let mut laptop = Member::found(&world).await;
+    let mut phone = laptop.enrol(&world, 2).await;
+    let mut away = laptop.enrol(&world, 3).await;
+    away.pull().await;
+    laptop.push(&[b"missed", b"missed too"]).await;
+    laptop.pull().await;
+    let made = laptop.vault.snapshot(&mut laptop.wire, b"state").await.expect("made");
+    phone.pull().await;
+    phone.vault.confirm(&mut phone.wire, made.digest).await.expect("confirmed");
+    let log = laptop.vault.log();
+    eventually("the floor has risen", async || world.stored(log).await.floor.seq == made.head.seq)
+        .await;
+    laptop.push(&[b"after"]).await;
+    // Nothing is skipped in silence: the floor is named, with the snapshot.
+    let frame = Subscribe { log, cursor: away.vault.head(), acked: None };
+    let asked = away.wire.queue(&frame.into());
+    let floor = loop {
+        let envelope = away.wire.receive().await.expect("a frame");
+        match envelope.frame.expect("known") {
+            RelayFrame::Floor(floor) => break floor,
+            RelayFrame::Subscribed(_) => assert_eq!(envelope.request, asked),
+            other => panic!("{} before the floor", other.name()),
+        }
+    };
+    assert_eq!((floor.head, floor.snapshot.map(|it| it.digest)), (made.head, Some(made.digest)));
+    away.wire = connect(&world, &away.identity).await;
+    let mut again = Vault::new(away.identity.clone(), log);
+    let (state, pulled) = again.bootstrap(&mut away.wire).await.expect("bootstrapped");
+    assert_eq!(state.as_deref(), Some(b"state".as_slice()));
+    assert_eq!(payloads(&pulled.changesets), [b"after"]);
+}
+
+async fn put(
+    wire: &mut Wire,
+    log: LogId,
+    whole: &[u8],
+    digest: Digest,
+) -> Result<RelayFrame, ErrorCode> {
+    let bytes = BoundedBytes::new(whole.to_vec()).expect("short");
+    let frame = PutSnapshotChunk { log, digest, size: whole.len() as u64, offset: 0, bytes };
+    wire.request(&frame.into())
+        .await
+        .map_err(|error| VaultError::from(error).code().expect("a refusal"))
+}
+
+async fn a_snapshot_that_is_not_what_it_says_is_refused_by_relay_or_reader(database: Database) {
+    let world = World::start(database).await;
+    let mut laptop = Member::found(&world).await;
+    let mut phone = laptop.enrol(&world, 2).await;
+    let log = laptop.vault.log();
+    let wrong = put(&mut laptop.wire, log, b"bytes", Digest([1; 32])).await;
+    assert_eq!(wrong.err(), Some(ErrorCode::BadSnapshot));
+    let mut stranger = connect(&world, &identity(9)).await;
+    let foreign = put(&mut stranger, log, b"bytes", sha256(b"bytes")).await;
+    assert_eq!(foreign.err(), Some(ErrorCode::NoSuchLog));
+    // The relay cannot tell what sealed bytes hold; a reader can.
+    laptop.pull().await;
+    let head = laptop.vault.head().expect("read");
+    let forged = vec![7; 1000];
+    put(&mut laptop.wire, log, &forged, sha256(&forged)).await.expect("kept");
+    let digest = sha256(&forged);
+    let size = forged.len() as u64;
+    laptop.vault.make_real(&mut laptop.wire, digest, size, 1, head).await.expect("real");
+    phone.pull().await;
+    let listed = phone.vault.snapshots(&mut phone.wire).await.expect("listed");
+    let opened = phone.vault.open_snapshot(&mut phone.wire, &listed[0]).await;
+    assert_eq!(opened.err(), Some(VaultError::Snapshot(SnapshotError::Damaged)));
+    let unknown = phone.vault.confirm(&mut phone.wire, Digest([5; 32])).await;
+    assert_eq!(unknown.expect_err("refused").code(), Some(ErrorCode::NoSuchSnapshot));
+    assert_eq!(world.stored(log).await.floor.seq, 0, "nothing went");
+}
+
+async fn an_upload_goes_on_after_a_restart_of_the_relay(database: Database) {
+    let mut world = World::start(database).await;
+    let laptop = Member::found(&world).await;
+    let log = laptop.vault.log();
+    let whole: Vec<u8> = (0..600_000_u32).map(|at| (at % 251) as u8).collect();
+    let digest = sha256(&whole);
+    let Member { identity, mut wire, vault } = laptop;
+    let frame = PutSnapshotChunk {
+        log,
+        digest,
+        size: whole.len() as u64,
+        offset: 0,
+        bytes: BoundedBytes::new(whole[..100_000].to_vec()).expect("short"),
+    };
+    wire.request(&frame.into()).await.expect("kept");
+    world.stop().await;
+    world.run().await;
+    let mut wire = connect(&world, &identity).await;
+    vault.upload(&mut wire, digest, &whole).await.expect("uploaded");
+    let again = vault.upload(&mut wire, digest, &whole).await;
+    assert!(again.is_ok(), "whatever is there already is not sent");
+}
+
+async fn a_token_is_for_one_vault_and_one_device(database: Database) {
+    let world = World::start(database).await;
+    let mut laptop = Member::found(&world).await;
+    let log = laptop.vault.log();
+    let Ok(RelayFrame::Token(token)) = laptop.wire.request(&GetVaultToken { log }.into()).await
+    else {
+        panic!("no token");
+    };
+    let key = TokenKey::derive(b"a secret of the tests");
+    let claims = key.check(&token.token, Purpose::Vault, token.expires - 1).expect("valid");
+    assert_eq!((claims.device, claims.log), (laptop.identity.key(), log));
+    assert!(key.check(&token.token, Purpose::Resume, token.expires - 1).is_err());
+    assert!(key.check(&token.token, Purpose::Vault, token.expires).is_err());
+    let mut stranger = connect(&world, &identity(9)).await;
+    let refused = stranger.request(&GetVaultToken { log }.into()).await;
+    assert_eq!(VaultError::from(refused.expect_err("refused")).code(), Some(ErrorCode::NoSuchLog));
+    // What is not believed is not read, and stops nothing.
+    let pulled = laptop.vault.pull(&mut laptop.wire).await.expect("pulled");
+    assert_eq!(pulled.rejected, Vec::<(u64, Rejection)>::new());
+}

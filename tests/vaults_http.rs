@@ -1,0 +1,271 @@
+//! Vaults for clients that ask over HTTP now and then: the same log, the same rules.
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use sealwire_client::entry::{Outline, Signed};
+use sealwire_client::identity::Identity;
+use sealwire_client::numbering::Mark;
+use sealwire_protocol::digest::{chain_next, chain_start, entry_digest, native_log_id, sha256};
+use sealwire_protocol::header::HeaderBytes;
+use sealwire_protocol::token::{Claims, Purpose, TokenKey};
+use sealwire_protocol::{Control, DeviceKey, Head, Kind, LogId, LogType};
+use serde_json::{Value, json};
+
+use crate::support::on_both_databases;
+use crate::support::phone::{Answer, Phone, Proof};
+use crate::support::place::Database;
+use crate::support::world::World;
+
+on_both_databases!(
+    a_client_without_a_session_pushes_and_pulls_and_is_revoked_at_once,
+    a_token_opens_its_vault_for_its_device_and_nothing_else,
+    what_is_pushed_wrong_is_refused_and_nothing_is_appended,
+    a_snapshot_goes_up_and_comes_down_in_pieces,
+);
+
+/// A device that speaks HTTP.
+struct Client {
+    phone: Phone,
+    identity: Identity,
+    own: Mark,
+    log: LogId,
+}
+
+impl Client {
+    fn new(world: &World, seed: u8, log: LogId) -> Self {
+        let phone = Phone::new(world.address(), seed);
+        let identity = Identity::from_seed(&phone.signing.to_bytes());
+        Self { phone, identity, own: Mark::NONE, log }
+    }
+
+    /// Founds a vault.
+    async fn found(world: &World) -> Self {
+        let mut client = Self::new(world, 1, LogId::ZERO);
+        let control = Control::Found { log_type: LogType::Vault, random: [3; 32], join_key: None };
+        let signed = Outline::first().sign(&client.identity, &control.encode()).expect("short");
+        client.log = native_log_id(&signed.entry.header);
+        client.own = Mark { count: 1, digest: signed.digest };
+        let answer = client.phone.post("/vaults", pushed(&signed)).await.ok();
+        assert_eq!(answer["vault_id"], client.log.to_uuid_text());
+        assert_eq!(answer["ack"], 1);
+        client
+    }
+
+    /// Another device, enrolled by this one.
+    async fn enrol(&mut self, world: &World, seed: u8) -> Self {
+        let other = Self::new(world, seed, self.log);
+        let device = other.identity.key();
+        let signature = other.identity.consent(self.log, self.identity.key());
+        let control = Control::Enrol { device, signature };
+        let signed = self.sign(Kind::Control, &control.encode());
+        self.push(&[signed]).await.ok();
+        other
+    }
+
+    fn sign(&mut self, kind: Kind, body: &[u8]) -> Signed {
+        let outline = Outline {
+            log: self.log,
+            count: self.own.count + 1,
+            prev: self.own.digest,
+            kind,
+            recipients: Vec::new(),
+            seen: Head::NONE,
+        };
+        let signed = outline.sign(&self.identity, body).expect("short");
+        self.own = Mark { count: self.own.count + 1, digest: signed.digest };
+        signed
+    }
+
+    fn path(&self, rest: &str) -> String {
+        format!("/vaults/{}{rest}", self.log.to_uuid_text())
+    }
+
+    async fn push(&self, entries: &[Signed]) -> Answer {
+        let changesets: Vec<Value> = entries.iter().map(pushed).collect();
+        self.phone.post(&self.path("/changesets"), json!({ "changesets": changesets })).await
+    }
+
+    async fn pull(&self, after: u64) -> Value {
+        self.phone.get(&self.path(&format!("/changesets?after={after}"))).await.ok()
+    }
+
+    async fn vault_token(&self) -> String {
+        let answer = self.phone.post(&self.path("/token"), json!({})).await.ok();
+        answer["token"].as_str().expect("a token").to_owned()
+    }
+
+    /// A pull with a token and nothing else.
+    async fn pull_with(&self, token: &str) -> Answer {
+        let proof = Proof::Vault(token.to_owned());
+        let path = self.path("/changesets");
+        self.phone.send("GET", &path, &proof, None).await.expect("an answer")
+    }
+}
+
+fn pushed(signed: &Signed) -> Value {
+    json!({
+        "header": STANDARD.encode(signed.entry.header.0),
+        "signature": STANDARD.encode(signed.entry.signature.expect("signed").0),
+        "payload_encrypted": STANDARD.encode(&signed.entry.body),
+    })
+}
+
+fn bytes(value: &Value) -> Vec<u8> {
+    STANDARD.decode(value.as_str().expect("text")).expect("base64")
+}
+
+/// The bodies of changesets, in order; the chain is followed as any client must.
+fn bodies(log: LogId, pulled: &Value) -> Vec<Vec<u8>> {
+    let mut chain = chain_start(log);
+    let mut bodies = Vec::new();
+    for (changeset, seq) in pulled["changesets"].as_array().expect("a list").iter().zip(1_u64..) {
+        assert_eq!(changeset["sequence"], seq);
+        assert_eq!(changeset["vault_id"], log.to_uuid_text());
+        let header = HeaderBytes::from_slice(&bytes(&changeset["header"])).expect("a header");
+        chain = chain_next(chain, seq, entry_digest(&header));
+        let sender = header.decode().expect("a header").sender;
+        assert_eq!(changeset["origin_device"], sender.to_hex());
+        bodies.push(bytes(&changeset["payload_encrypted"]));
+    }
+    assert_eq!(pulled["head"]["chain"], hex::encode(chain.0));
+    bodies
+}
+
+async fn a_client_without_a_session_pushes_and_pulls_and_is_revoked_at_once(database: Database) {
+    let world = World::start(database).await;
+    let mut laptop = Client::found(&world).await;
+    let mut tablet = laptop.enrol(&world, 2).await;
+    let token = tablet.vault_token().await;
+    let batch: Vec<Signed> =
+        (0..20_u8).map(|number| tablet.sign(Kind::Quiet, &[number; 100])).collect();
+    let answer = tablet.push(&batch).await.ok();
+    assert_eq!((&answer["sequence"], &answer["ack"]), (&json!(3), &json!(22)));
+    let again = tablet.push(&batch).await.ok();
+    assert_eq!((&again["ack"], &again["duplicate"]), (&json!(22), &json!(true)));
+    // Both read all of it, the author too.
+    for client in [&laptop, &tablet] {
+        let pulled = client.pull(0).await;
+        let read = bodies(client.log, &pulled);
+        assert_eq!((read.len(), &read[21][..]), (22, &[19; 100][..]));
+        assert_eq!(pulled["more"], false);
+    }
+    assert_eq!(laptop.pull(20).await["changesets"].as_array().map(Vec::len), Some(2));
+    let devices = laptop.phone.get(&laptop.path("/devices")).await.ok();
+    assert_eq!(devices["devices"].as_array().map(Vec::len), Some(2));
+    assert!(tablet.pull_with(&token).await.is_success());
+
+    let revoke = Control::Revoke { device: tablet.identity.key(), join_key: None };
+    let signed = laptop.sign(Kind::Control, &revoke.encode());
+    let seq = laptop.push(&[signed]).await.ok()["ack"].as_u64().expect("a seq");
+    // With every proof, and every route: it is told where.
+    let refused = tablet.pull_with(&token).await.refused(403, "revoked");
+    assert_eq!(refused["sequence"], seq);
+    let signed = tablet.sign(Kind::Quiet, b"too late");
+    tablet.push(&[signed]).await.refused(403, "revoked");
+    for route in ["/devices", "/snapshots", "/changesets"] {
+        tablet.phone.get(&tablet.path(route)).await.refused(403, "revoked");
+    }
+    let stranger = Client::new(&world, 9, laptop.log);
+    for route in ["/devices", "/snapshots", "/changesets"] {
+        stranger.phone.get(&stranger.path(route)).await.refused(404, "no_such_log");
+    }
+}
+
+async fn a_token_opens_its_vault_for_its_device_and_nothing_else(database: Database) {
+    let world = World::start(database).await;
+    let mut laptop = Client::found(&world).await;
+    let tablet = laptop.enrol(&world, 2).await;
+    let token = laptop.vault_token().await;
+    assert!(laptop.pull_with(&token).await.is_success());
+    tablet.pull_with(&token).await.refused(401, "unauthorized");
+    let other = Client::new(&world, 1, LogId([0x8a; 16]));
+    other.pull_with(&token).await.refused(401, "unauthorized");
+    laptop.pull_with("").await.refused(401, "unauthorized");
+    laptop.pull_with("AAAA").await.refused(401, "unauthorized");
+    // Made by this relay, and over; or for something else.
+    let key = TokenKey::derive(b"a secret of the tests");
+    let made = |purpose, expires| {
+        let device = laptop.identity.key();
+        let claims = Claims { purpose, device, log: laptop.log, issued: 1, expires };
+        URL_SAFE_NO_PAD.encode(key.issue(&claims))
+    };
+    assert!(laptop.pull_with(&made(Purpose::Vault, u64::MAX)).await.is_success());
+    laptop.pull_with(&made(Purpose::Vault, 600)).await.refused(401, "unauthorized");
+    laptop.pull_with(&made(Purpose::Http, u64::MAX)).await.refused(401, "unauthorized");
+}
+
+async fn what_is_pushed_wrong_is_refused_and_nothing_is_appended(database: Database) {
+    let world = World::start(database).await;
+    let mut laptop = Client::found(&world).await;
+    let tablet = laptop.enrol(&world, 2).await;
+    let before = laptop.own;
+    let fits = laptop.sign(Kind::Quiet, b"true");
+    // Another device's entry, another vault's, a forged one, and one from the future.
+    tablet.push(std::slice::from_ref(&fits)).await.refused(400, "bad_header");
+    let elsewhere = Client { log: LogId([0x8a; 16]), ..Client::new(&world, 1, laptop.log) };
+    elsewhere.push(std::slice::from_ref(&fits)).await.refused(400, "bad_header");
+    let mut forged = fits.clone();
+    forged.entry.signature.as_mut().expect("signed").0[5] ^= 1;
+    laptop.push(&[forged]).await.refused(400, "bad_signature");
+    laptop.own = Mark { count: before.count + 5, ..before };
+    let future = laptop.sign(Kind::Quiet, b"from the future");
+    let refused = laptop.push(&[future]).await.refused(409, "out_of_order");
+    assert_eq!(refused["expected"], before.count + 1);
+    let nothing = laptop.phone.post(&laptop.path("/changesets"), json!({ "changesets": [] })).await;
+    nothing.refused(400, "bad_request");
+    let unreadable =
+        json!({ "changesets": [{ "header": "?", "signature": "", "payload_encrypted": "" }] });
+    let unreadable = laptop.phone.post(&laptop.path("/changesets"), unreadable).await;
+    unreadable.refused(400, "bad_request");
+    let lost = laptop.phone.get(&laptop.path("/changesets?after=9")).await;
+    assert_eq!(lost.refused(409, "history_changed")["latest_sequence"], 2);
+    assert_eq!(laptop.pull(0).await["latest_sequence"], 2, "nothing was appended");
+    assert_eq!(laptop.push(&[fits]).await.ok()["ack"], 3);
+}
+
+async fn a_snapshot_goes_up_and_comes_down_in_pieces(database: Database) {
+    let world = World::start(database).await;
+    let mut laptop = Client::found(&world).await;
+    let mut tablet = laptop.enrol(&world, 2).await;
+    let proof = Proof::Vault(laptop.vault_token().await);
+    let whole: Vec<u8> = (0..50_000_u32).map(|at| (at % 253) as u8).collect();
+    let name = hex::encode(sha256(&whole).0);
+    let put = async |offset: usize, bytes: &[u8]| {
+        let path = laptop.path(&format!("/snapshots/{name}?size=50000&offset={offset}"));
+        laptop.phone.send("PUT", &path, &proof, Some(bytes.to_vec())).await.expect("an answer")
+    };
+    assert_eq!(put(0, &whole[..30_000]).await.ok()["received"], 30_000);
+    assert_eq!(put(0, &whole[..30_000]).await.refused(409, "out_of_order")["expected"], 30_000);
+    put(30_000, &whole[30_000..40_000]).await.refused(400, "bad_snapshot");
+    assert_eq!(put(30_000, &whole[30_000..]).await.ok()["received"], 50_000);
+    let pulled = laptop.pull(0).await;
+    let chain = pulled["head"]["chain"].as_str().expect("a chain");
+    let incarnation =
+        pulled["head"]["incarnation"].as_str().expect("text").parse().expect("a number");
+    let mut head = Head { incarnation, seq: 2, ..Head::NONE };
+    hex::decode_to_slice(chain, &mut head.chain.0).expect("hex");
+    let digest = sha256(&whole);
+    let control = Control::Snapshot { head, digest, size: 50_000, chunks: 2 };
+    let outline = Outline {
+        log: laptop.log,
+        count: laptop.own.count + 1,
+        prev: laptop.own.digest,
+        kind: Kind::Control,
+        recipients: Vec::new(),
+        seen: head,
+    };
+    let signed = outline.sign(&laptop.identity, &control.encode()).expect("short");
+    laptop.push(&[signed]).await.ok();
+    let listed = tablet.phone.get(&tablet.path("/snapshots")).await.ok();
+    assert_eq!(listed["snapshots"][0]["digest"], name);
+    assert_eq!(listed["snapshots"][0]["author"], DeviceKey::to_hex(&laptop.identity.key()));
+    let path = tablet.path(&format!("/snapshots/{name}?offset=49990&length=100"));
+    let part = tablet.phone.get(&path).await;
+    assert_eq!(part.header("content-length"), Some("10"));
+    let nothing = tablet.path(&format!("/snapshots/{}", hex::encode([7; 32])));
+    tablet.phone.get(&nothing).await.refused(404, "no_such_snapshot");
+    let opened = tablet.sign(Kind::Control, &Control::SnapshotOpened { digest }.encode());
+    tablet.push(&[opened]).await.ok();
+    let listed = laptop.phone.get(&laptop.path("/snapshots")).await.ok();
+    assert_eq!(listed["snapshots"][0]["confirmed"], true);
+}
