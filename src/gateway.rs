@@ -55,6 +55,10 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// that closes, or a request that is never sent twice is lost now and then.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
+/// How long a connection may rest on which something was asked and no device was proved: longer than
+/// the app's own patience, for the same reason.
+const STRANGER_REST: Duration = Duration::from_secs(20);
+
 /// How long a connection that rests is left open once the relay is shutting down: whoever asks
 /// meanwhile is answered, and told to ask elsewhere from now on.
 const CLOSING_PAUSE: Duration = Duration::from_secs(1);
@@ -169,6 +173,8 @@ struct ConnectionState {
     held: Mutex<Held>,
     /// Whether somebody has proved a device on it, or a trusted proxy is at its other end.
     known: AtomicBool,
+    /// Whether anything was ever asked on it.
+    asked: AtomicBool,
     /// Requests that are not answered yet.
     requests: AtomicUsize,
     /// Tells that one of the two has changed.
@@ -186,6 +192,7 @@ impl Connection {
         Self(Arc::new(ConnectionState {
             known: AtomicBool::new(held.admission.is_none()),
             held: Mutex::new(held),
+            asked: AtomicBool::new(false),
             requests: AtomicUsize::new(0),
             changed: Notify::new(),
         }))
@@ -207,6 +214,7 @@ impl Connection {
 
     /// Counts a request until the guard is dropped.
     fn answering(&self) -> Answering {
+        self.0.asked.store(true, Ordering::Release);
         self.0.requests.fetch_add(1, Ordering::AcqRel);
         self.0.changed.notify_one();
         Answering(self.0.clone())
@@ -221,8 +229,12 @@ impl Connection {
             }
             if self.0.requests.load(Ordering::Acquire) > 0 {
                 changed.await;
-            } else if timeout(HANDSHAKE_DEADLINE, changed).await.is_err() {
-                return;
+            } else {
+                let asked = self.0.asked.load(Ordering::Acquire);
+                let patience = if asked { STRANGER_REST } else { HANDSHAKE_DEADLINE };
+                if timeout(patience, changed).await.is_err() {
+                    return;
+                }
             }
         }
     }

@@ -89,10 +89,8 @@ impl VaultError {
     /// What the relay said, if it has refused.
     #[must_use]
     pub fn refusal(&self) -> Option<Failure> {
-        match self {
-            Self::Wire(WireError::Refused(failure)) => Some(**failure),
-            _ => None,
-        }
+        let Self::Wire(WireError::Refused(failure)) = self else { return None };
+        Some(**failure)
     }
 
     /// The relay's code, if it has refused.

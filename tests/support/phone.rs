@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::HeaderMap;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use parking_lot::Mutex;
 use sealwire_protocol::DeviceKey;
 use sealwire_protocol::signing::{device_key, sign};
@@ -96,7 +96,11 @@ impl Phone {
     }
 
     pub(crate) fn with_key(relay: SocketAddr, signing: SigningKey) -> Self {
-        let client = Client::builder(TokioExecutor::new()).build_http();
+        // As patient with a connection that rests as the app is.
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(15))
+            .build_http();
         Self { signing, base: relay, client, token: Mutex::new(None) }
     }
 

@@ -81,6 +81,7 @@ impl Vault {
     }
 
     /// Subscribes as `frame` says, reads to the end, and unsubscribes.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "most frames are not about this reading")]
     pub(super) async fn read(
         &mut self,
         wire: &mut Wire,
@@ -175,7 +176,7 @@ impl Vault {
             }
             Kind::Key => self.take_keys(entry, header)?,
             Kind::Ring | Kind::Quiet | Kind::Bulk => {
-                self.open_changeset(entry, header.sender, pulled)
+                self.open_changeset(entry, header.sender, pulled);
             }
             Kind::Totals => return Err(Rejection::Header),
         }

@@ -176,10 +176,9 @@ impl Vault {
     /// # Errors
     /// A [`VaultError`].
     pub async fn snapshots(&self, wire: &mut Wire) -> Result<Vec<SnapshotSummary>, VaultError> {
-        match Self::request(wire, ListSnapshots { log: self.log }).await? {
-            RelayFrame::Snapshots(snapshots) => Ok(snapshots.snapshots.into_vec()),
-            _ => Err(VaultError::Answer),
-        }
+        let answer = Self::request(wire, ListSnapshots { log: self.log }).await?;
+        let RelayFrame::Snapshots(snapshots) = answer else { return Err(VaultError::Answer) };
+        Ok(snapshots.snapshots.into_vec())
     }
 
     /// The sealed bytes of a snapshot.
@@ -200,15 +199,14 @@ impl Vault {
             let offset = sealed.len() as u64;
             let length = SNAPSHOT_CHUNK_BYTES_MAX as u32;
             let frame = GetSnapshotChunk { log: self.log, digest, offset, length };
-            match Self::request(wire, frame).await? {
-                RelayFrame::SnapshotChunk(chunk)
-                    if chunk.offset == offset && !chunk.bytes.is_empty() =>
-                {
-                    hash.update(&chunk.bytes);
-                    sealed.extend_from_slice(&chunk.bytes);
-                }
-                _ => return Err(VaultError::Answer),
+            let RelayFrame::SnapshotChunk(chunk) = Self::request(wire, frame).await? else {
+                return Err(VaultError::Answer);
+            };
+            if chunk.offset != offset || chunk.bytes.is_empty() {
+                return Err(VaultError::Answer);
             }
+            hash.update(&chunk.bytes);
+            sealed.extend_from_slice(&chunk.bytes);
         }
         if hash.finish() != digest { Err(SnapshotError::Digest.into()) } else { Ok(sealed) }
     }

@@ -152,13 +152,12 @@ impl Vault {
             let entries = Bounded::new(frames).ok_or(VaultError::TooLong)?;
             Self::request(wire, AppendBatch { entries }).await?
         };
-        match answer {
-            RelayFrame::Appended(appended) if appended.log == self.log => {
-                self.own = Mark { count: self.own.count + count, digest: newest };
-                Ok(appended)
-            }
-            _ => Err(VaultError::Answer),
+        let RelayFrame::Appended(appended) = answer else { return Err(VaultError::Answer) };
+        if appended.log != self.log {
+            return Err(VaultError::Answer);
         }
+        self.own = Mark { count: self.own.count + count, digest: newest };
+        Ok(appended)
     }
 
     /// Writes an entry that must have seen the newest change of devices and keys; makes it anew, after
