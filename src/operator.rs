@@ -126,7 +126,7 @@ struct Said {
 
 /// Says that the process is alive, and asks nobody.
 #[utoipa::path(
-    get, path = "/health", tag = "operator",
+    get, path = "/health", operation_id = "health", tag = "operator",
     responses((status = 200, body = Said, description = "The process lives")),
 )]
 async fn health() -> Response {
@@ -135,7 +135,7 @@ async fn health() -> Response {
 
 /// Says whether the relay can append now.
 #[utoipa::path(
-    get, path = "/ready", tag = "operator",
+    get, path = "/ready", operation_id = "ready", tag = "operator",
     responses(
         (status = 200, body = Said, description = "The store answers"),
         (status = 503, body = Refusal, description = "`unavailable`"),
@@ -154,7 +154,7 @@ async fn ready(State(operator): State<Operator>) -> Response {
 
 /// Sums that tell nothing about anybody.
 #[utoipa::path(
-    get, path = "/stats", tag = "operator",
+    get, path = "/stats", operation_id = "stats", tag = "operator",
     responses(
         (status = 200, body = Stats, description = "Counted at most half a minute ago"),
         (status = 503, body = Refusal, description = "`unavailable`"),

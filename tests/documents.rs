@@ -4,6 +4,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use crate::support::http::get;
+use crate::support::place::Database;
+use crate::support::world::World;
+
 /// A table and one of its columns.
 type Column = (String, String);
 
@@ -58,6 +62,19 @@ fn the_description_of_the_api_is_what_the_code_says_of_its_routes() {
         fs::write(&path, &made).expect("the description");
     }
     assert!(kept == made, "docs/openapi.json has been made anew: look at it and commit it");
+}
+
+#[tokio::test]
+async fn the_relay_serves_the_description_of_its_api() {
+    let world = World::start(Database::Sqlite).await;
+    let answer = get(world.address(), "/openapi.json").await.expect("an answer");
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")));
+    let served: serde_json::Value = serde_json::from_str(&answer.body).expect("JSON");
+    let made = serde_json::to_value(sealwire::http::document()).expect("JSON");
+    assert_eq!(served, made);
+    for path in ["/groups/{id}/payloads", "/identity/vault", "/openapi.json"] {
+        assert!(served["paths"].get(path).is_some(), "{path}");
+    }
 }
 
 /// Columns stand on lines of their own, indented by four spaces; keys and checks begin otherwise.

@@ -13,9 +13,9 @@ use sealwire_protocol::keys::{KeyBody, SealedKey};
 use sealwire_protocol::{AckSet, Control, ErrorCode, Failure, Kind, LogId, RelayFrame};
 
 use crate::support::device::{Device, Group, together};
-use crate::support::on_both_databases;
 use crate::support::place::Database;
 use crate::support::world::World;
+use crate::support::{eventually, on_both_databases};
 
 /// How soon after its revocation is durable a device's subscription must have ended.
 const CUT_OFF_WITHIN: Duration = Duration::from_secs(1);
@@ -30,6 +30,7 @@ on_both_databases!(
     a_rotation_whose_author_had_not_seen_the_removal_is_stale,
     a_device_joins_no_more_groups_than_it_may,
     who_comes_back_waits_only_for_what_comes_then,
+    a_long_group_goes_when_its_last_member_leaves,
 );
 
 async fn a_member_that_leaves_hears_nothing_more(database: Database) {
@@ -204,6 +205,18 @@ async fn who_comes_back_waits_only_for_what_comes_then(database: Database) {
     let after = host.append(group.log, b"welcome back").await.seq;
     guest.read_to(group.log, after).await;
     assert_eq!(guest.view(group.log).bodies(), [b"welcome back"]);
+}
+
+async fn a_long_group_goes_when_its_last_member_leaves(database: Database) {
+    let world = World::start(database).await;
+    let mut device = world.device(1).await;
+    let group = device.found().await;
+    // More than go in one step.
+    for _ in 0..17 {
+        device.append_batch(group.log, &[&b"for nobody"[..]; 256]).await;
+    }
+    device.control(group.log, &Control::Leave).await.expect("left");
+    eventually("the log is gone", async || !world.has(group.log).await).await;
 }
 
 /// Whatever a revoked device asks about the log, it is told where it was revoked.

@@ -22,6 +22,7 @@
 //! - parts are finished in the order in which they were submitted;
 //! - every request is answered, if only by the drop of its [`Reply`].
 
+mod ending;
 mod loading;
 mod queue;
 mod resend;
@@ -125,6 +126,8 @@ pub(crate) enum LogMessage {
     Expire(Position, u64),
     /// Retention: end if the newest entry was ordered before then.
     EndIfIdle(u64),
+    /// From the store: how far the floor may be raised by the next step of an end.
+    Ending(Result<Option<Position>, StoreError>),
     /// Flush now and say when it is durable.
     Flush(oneshot::Sender<()>),
     /// Panic, as a bug would.
@@ -172,6 +175,8 @@ struct LogActor {
     quota_marked: Option<Instant>,
     draining: bool,
     ended: bool,
+    /// Whether the store is being asked for the next step of an end.
+    ending: bool,
     _gone: Gone,
     _alive: Alive,
 }
@@ -225,6 +230,7 @@ impl Actor for Log {
             quota_marked: None,
             draining: false,
             ended: false,
+            ending: false,
             _gone: Gone { key, shared: shared.clone(), log: myself.clone() },
             _alive: Alive::new(ActorKind::Log),
             shared,
@@ -288,6 +294,7 @@ impl LogActor {
                 let decided = state.end_if_idle(before);
                 self.submit_decided(decided);
             }
+            (Memory::Ready(_), LogMessage::Ending(up_to)) => self.end_up_to(up_to),
             (Memory::Ready(_), LogMessage::Flush(done)) => self.flush(Some(done)),
         }
     }
@@ -317,10 +324,9 @@ impl LogActor {
                 }
                 let ends = decided.ended;
                 self.submit(decided, kinds, Some(reply), None);
-                if ends && let Memory::Ready(state) = &mut self.memory {
+                if ends {
                     // The last member is leaving: the log goes as soon as that is durable.
-                    let end = state.end();
-                    self.submit(end, Vec::new(), None, None);
+                    self.go_on_ending();
                 }
             }
             Err(NotAppended::Refused(failure)) => {
@@ -423,10 +429,9 @@ impl LogActor {
                 let head = state.head_of(decided.head);
                 let ends = decided.ended;
                 self.submit_totals(decided, Some(kind), reply, TotalsDone { seq, at, head });
-                if ends && let Memory::Ready(state) = &mut self.memory {
+                if ends {
                     // The last member is leaving: the group goes as soon as that is durable.
-                    let end = state.end();
-                    self.submit(end, Vec::new(), None, None);
+                    self.go_on_ending();
                 }
             }
             Err(NotAppended::Refused(failure)) => {
@@ -579,6 +584,8 @@ impl LogActor {
         if part.ends_log {
             counter!(GROUPS_ENDED).increment(1);
             self.ended = true;
+        } else if self.in_flight.is_empty() {
+            self.go_on_ending();
         }
     }
 
@@ -586,7 +593,12 @@ impl LogActor {
 
     fn tick(&mut self) {
         match &self.memory {
-            Memory::Ready(_) => self.flush(None),
+            Memory::Ready(_) => {
+                self.flush(None);
+                if self.in_flight.is_empty() {
+                    self.go_on_ending();
+                }
+            }
             // Its subscribers wait for what may have been committed before the store went away.
             Memory::Lost(since) if since.elapsed() >= LOAD_RETRY && self.presence.is_wanted() => {
                 self.load();
@@ -607,7 +619,7 @@ impl LogActor {
 
     fn may_rest(&self) -> bool {
         let nothing_to_do = match &self.memory {
-            Memory::Ready(state) => !state.needs_flush(),
+            Memory::Ready(state) => !state.needs_flush() && !state.is_deserted(),
             Memory::Lost(_) => !self.presence.is_wanted(),
             Memory::Loading(_) => false,
         };

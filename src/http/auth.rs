@@ -78,7 +78,7 @@ pub struct ChallengeAnswer {
 
 /// A challenge to sign.
 #[utoipa::path(
-    post, path = "/auth/challenge", tag = "auth",
+    post, path = "/auth/challenge", operation_id = "get_challenge", tag = "auth",
     params(("x-device-public-key" = Option<String>, Header, description = "Not looked at; newer apps send it")),
     responses(
         (status = 200, body = ChallengeAnswer, description = "A challenge, good for 60 seconds and one use"),
@@ -110,7 +110,7 @@ pub struct SessionAnswer {
 
 /// A token in exchange for a signed challenge.
 #[utoipa::path(
-    post, path = "/auth/session", tag = "auth",
+    post, path = "/auth/session", operation_id = "open_session", tag = "auth",
     params(("x-device-public-key" = String, Header, description = "64 hex digits")),
     request_body = SessionRequest,
     responses(

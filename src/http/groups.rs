@@ -150,7 +150,7 @@ impl From<GroupRecord> for Group {
 
 /// All of the device's groups.
 #[utoipa::path(
-    get, path = "/groups", tag = "groups",
+    get, path = "/groups", operation_id = "list_groups", tag = "groups",
     responses(
         (status = 200, body = Groups, description = "The whole list, never a part of it"),
     ),
@@ -163,7 +163,7 @@ async fn list(State(api): State<Arc<Api>>, Device(device): Device) -> Result<Res
 
 /// Makes a group. Its id is the invitation.
 #[utoipa::path(
-    post, path = "/groups", tag = "groups",
+    post, path = "/groups", operation_id = "create_group", tag = "groups",
     responses(
         (status = 201, body = Group, description = "The group"),
         (status = 403, body = Refusal, description = "`group_limit_reached`, with `limit`"),
@@ -183,7 +183,7 @@ async fn create(State(api): State<Arc<Api>>, Device(device): Device) -> Result<R
 
 /// Joins a group; a member joins again without effect.
 #[utoipa::path(
-    post, path = "/groups/{id}/join", tag = "groups",
+    post, path = "/groups/{id}/join", operation_id = "join_group", tag = "groups",
     params(("id" = String, Path, description = "The group's UUID")),
     responses(
         (status = 200, body = Joined, description = "A member now, or before"),
@@ -208,7 +208,7 @@ async fn join(
 
 /// Everybody in a group.
 #[utoipa::path(
-    get, path = "/groups/{id}/members", tag = "groups",
+    get, path = "/groups/{id}/members", operation_id = "list_members", tag = "groups",
     params(("id" = String, Path, description = "The group's UUID")),
     responses(
         (status = 200, body = Members, description = "The whole list"),
@@ -233,7 +233,7 @@ async fn members(
 
 /// Leaves a group.
 #[utoipa::path(
-    delete, path = "/groups/{id}/members/me", tag = "groups",
+    delete, path = "/groups/{id}/members/me", operation_id = "leave_group", tag = "groups",
     params(("id" = String, Path, description = "The group's UUID")),
     responses(
         (status = 200, body = Nothing, description = "No member any more"),

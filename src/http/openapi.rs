@@ -3,6 +3,8 @@
 //!
 //! The relay serves it at `/openapi.json`; docs/openapi.json is the same, and a test compares them.
 
+use std::sync::{Arc, LazyLock};
+
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -14,16 +16,16 @@ use utoipa::openapi::{
     RefOr, ResponseBuilder, SecurityRequirement, Type,
 };
 use utoipa::{PartialSchema, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use super::Api;
 use super::auth::{CHALLENGE_HEADER, DEVICE_HEADER, SESSION_HEADER, SIGNATURE_HEADER};
 use super::error::Refusal;
 
 /// An object without fields: the app looks at none.
 #[derive(Serialize, ToSchema)]
 pub struct Nothing {}
-
-/// Where the description is served.
-pub const PATH: &str = "/openapi.json";
 
 /// The form of every answer but a stream.
 const JSON: &str = "application/json";
@@ -41,6 +43,7 @@ pub(super) fn describe_all(document: &mut OpenApi) {
             refusal(operation, StatusCode::PAYLOAD_TOO_LARGE, "`too_large`");
         }
         refusal(operation, StatusCode::TOO_MANY_REQUESTS, "Too many requests, or too much kept");
+        refusal(operation, StatusCode::INTERNAL_SERVER_ERROR, "`internal`: a bug, which is logged");
         refusal(operation, StatusCode::SERVICE_UNAVAILABLE, "`unavailable` or `draining`");
     });
 }
@@ -78,9 +81,22 @@ pub(super) fn complete(document: &mut OpenApi) {
     }
 }
 
-/// The answer at [`PATH`].
-pub(super) fn answer(document: &Bytes) -> Response {
-    ([(header::CONTENT_TYPE, JSON)], document.clone()).into_response()
+/// Where it is served.
+pub(super) fn router() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::new().routes(routes!(describe))
+}
+
+/// This description.
+#[utoipa::path(
+    get, path = "/openapi.json", operation_id = "describe", tag = "operator",
+    responses((status = 200, content_type = "application/json", body = Object, description = "OpenAPI")),
+)]
+async fn describe() -> Response {
+    static WRITTEN: LazyLock<Bytes> = LazyLock::new(|| {
+        // It is made of constants, which can be written.
+        Bytes::from(super::document().to_pretty_json().unwrap_or_default())
+    });
+    ([(header::CONTENT_TYPE, JSON)], WRITTEN.clone()).into_response()
 }
 
 fn each(document: &mut OpenApi, change: impl Fn(&mut Operation)) {

@@ -121,7 +121,7 @@ impl From<&Payload> for PendingPayload {
 
 /// Sends a payload to everybody in a group.
 #[utoipa::path(
-    post, path = "/groups/{id}/payloads", tag = "payloads",
+    post, path = "/groups/{id}/payloads", operation_id = "send_to_all", tag = "payloads",
     params(("id" = String, Path, description = "The group's UUID")),
     request_body = PayloadRequest,
     responses(
@@ -144,7 +144,7 @@ async fn broadcast(
 
 /// Sends a payload to named members.
 #[utoipa::path(
-    post, path = "/groups/{id}/payloads/targeted", tag = "payloads",
+    post, path = "/groups/{id}/payloads/targeted", operation_id = "send_to_named", tag = "payloads",
     params(("id" = String, Path, description = "The group's UUID")),
     request_body = PayloadRequest,
     responses(
@@ -167,7 +167,7 @@ async fn targeted(
 
 /// Nudges named members.
 #[utoipa::path(
-    post, path = "/groups/{id}/nudges", tag = "payloads",
+    post, path = "/groups/{id}/nudges", operation_id = "send_nudge", tag = "payloads",
     params(("id" = String, Path, description = "The group's UUID")),
     request_body = PayloadRequest,
     responses(
@@ -242,7 +242,7 @@ async fn send(
 
 /// What the device has not acked in a group: oldest first, what is for it alone before what is for all.
 #[utoipa::path(
-    get, path = "/groups/{id}/pending", tag = "payloads",
+    get, path = "/groups/{id}/pending", operation_id = "list_pending", tag = "payloads",
     params(("id" = String, Path, description = "The group's UUID")),
     responses(
         (status = 200, body = Pending, description = "A page, at least one payload if there is any"),
@@ -267,7 +267,7 @@ async fn pending(
 
 /// Acks one payload: it does not come again.
 #[utoipa::path(
-    post, path = "/payloads/{id}/ack", tag = "payloads",
+    post, path = "/payloads/{id}/ack", operation_id = "ack_one", tag = "payloads",
     params(("id" = String, Path, description = "The payload's id")),
     responses(
         (status = 200, body = Acked, description = "Durable"),
@@ -292,7 +292,7 @@ async fn ack(
 
 /// Acks payloads. Ids that name nothing are passed over.
 #[utoipa::path(
-    post, path = "/payloads/ack", tag = "payloads",
+    post, path = "/payloads/ack", operation_id = "ack_many", tag = "payloads",
     request_body = AckRequest,
     responses(
         (status = 200, body = Acked, description = "Durable"),

@@ -37,7 +37,7 @@ pub struct PushRegistration {
 
 /// Says where the device's doorbell is; null for nowhere.
 #[utoipa::path(
-    put, path = "/groups/push-registration", tag = "push",
+    put, path = "/groups/push-registration", operation_id = "register_push", tag = "push",
     request_body = PushRegistration,
     responses(
         (status = 200, body = Nothing, description = "Kept"),

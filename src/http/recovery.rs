@@ -120,7 +120,7 @@ pub struct FetchedVault {
 
 /// Stores the device's recovery vault, in place of the one before.
 #[utoipa::path(
-    put, path = "/identity/vault", tag = "recovery",
+    put, path = "/identity/vault", operation_id = "store_vault", tag = "recovery",
     request_body = StoreRequest,
     responses(
         (status = 200, body = Nothing, description = "Stored; nothing is counted against it"),
@@ -145,7 +145,7 @@ async fn store(
 
 /// Deletes the device's recovery vault, if it has one.
 #[utoipa::path(
-    delete, path = "/identity/vault", tag = "recovery",
+    delete, path = "/identity/vault", operation_id = "delete_vault", tag = "recovery",
     responses(
         (status = 200, body = Nothing, description = "It has none now"),
     ),
@@ -157,7 +157,7 @@ async fn delete(State(api): State<Arc<Api>>, Device(device): Device) -> Result<R
 
 /// A recovery vault, by its code. Ten times an hour.
 #[utoipa::path(
-    post, path = "/identity/vault/fetch", tag = "recovery",
+    post, path = "/identity/vault/fetch", operation_id = "fetch_vault", tag = "recovery",
     request_body = CodeRequest,
     responses(
         (status = 200, body = FetchedVault, description = "As it was stored"),
@@ -185,7 +185,7 @@ async fn fetch(
 ///
 /// A code without a vault is answered as one with a vault.
 #[utoipa::path(
-    post, path = "/identity/vault/report-failure", tag = "recovery",
+    post, path = "/identity/vault/report-failure", operation_id = "report_vault_failure", tag = "recovery",
     request_body = CodeRequest,
     responses(
         (status = 200, body = Nothing, description = "Counted, if there is such a vault"),

@@ -50,7 +50,7 @@ pub(super) fn router() -> OpenApiRouter<Arc<Api>> {
 
 /// Events `groups_changed`: the list of groups, or members in one, are others now; and `recovery_fetched`.
 #[utoipa::path(
-    get, path = "/groups/stream", tag = "streams",
+    get, path = "/groups/stream", operation_id = "stream_changes", tag = "streams",
     responses(
         (status = 200, content_type = "text/event-stream", body = String, description = "Server-sent events, until either end closes"),
     ),
@@ -65,7 +65,7 @@ async fn changes(
 
 /// Events `payload`: everything that is not acked in any group, and then what comes.
 #[utoipa::path(
-    get, path = "/groups/pending/stream", tag = "streams",
+    get, path = "/groups/pending/stream", operation_id = "stream_all", tag = "streams",
     responses(
         (status = 200, content_type = "text/event-stream", body = String, description = "Server-sent events, until either end closes"),
     ),
@@ -77,7 +77,7 @@ async fn all(State(api): State<Arc<Api>>, Device(device): Device) -> Result<Resp
 
 /// Events `payload` of one group.
 #[utoipa::path(
-    get, path = "/groups/{id}/pending/stream", tag = "streams",
+    get, path = "/groups/{id}/pending/stream", operation_id = "stream_group", tag = "streams",
     params(("id" = String, Path, description = "The group's UUID")),
     responses(
         (status = 200, content_type = "text/event-stream", body = String, description = "Server-sent events, until either end closes"),

@@ -114,6 +114,11 @@ impl World {
         records.into_iter().next().flatten().expect("a log")
     }
 
+    /// Whether the store has a log of this name.
+    pub(crate) async fn has(&self, log: LogId) -> bool {
+        self.store().find_log(log).await.expect("a store").is_some()
+    }
+
     /// The seqs of a log whose bodies the store still has.
     pub(crate) async fn bodies(&self, log: LogId) -> Vec<u64> {
         self.stored(log).await.live.iter().map(|live| live.seq).collect()

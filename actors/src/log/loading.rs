@@ -94,10 +94,7 @@ impl LogActor {
             let here = self.presence.devices().into_iter();
             registry.groups_changed(state.members().map(|(device, _)| device).chain(here));
         }
-        if state.is_deserted() {
-            // The last member has left, and the end that was to follow has not.
-            let end = state.end();
-            self.submit(end, Vec::new(), None, None);
-        }
+        // The last member may have left, and the end that was to follow may not have come.
+        self.go_on_ending();
     }
 }

@@ -20,7 +20,9 @@ use sealwire_protocol::{
 use super::queue::{NewBody, Queue, Reader, cost};
 use crate::entry::{Addressed, CheckedEntry, Content, EntryParts, Published, encode_entry};
 use crate::metrics::{Outcome, Outcomes};
-use crate::ports::{LogCommit, LogKey, LogRecord, MemberChange, NewEntry, Position, SenderRecord};
+use crate::ports::{
+    DUE_ENTRIES_MAX, LogCommit, LogKey, LogRecord, MemberChange, NewEntry, Position, SenderRecord,
+};
 use crate::totals::payload::{Payload, PayloadId};
 pub(crate) use totals::{NewPayload, relay_header};
 
@@ -257,6 +259,11 @@ impl State {
         self.senders.insert(sender, record);
         commit.senders.push(record);
         let ended = self.members.is_empty();
+        if ended {
+            // Nobody comes in while it goes.
+            self.join_key = None;
+            commit.join_key = Some(None);
+        }
         self.take_acks(&mut commit);
         Decided {
             commit,
@@ -381,6 +388,11 @@ impl State {
         self.members.is_empty()
     }
 
+    /// How many entries there are above the floor.
+    pub(super) fn above_floor(&self) -> u64 {
+        self.head.seq - self.floor.seq
+    }
+
     /// Whether acks or deletions wait to be flushed.
     pub(super) fn needs_flush(&self) -> bool {
         self.queue.has_freed() || self.members.values().any(|member| member.dirty)
@@ -417,10 +429,10 @@ impl State {
 
     /// Retention: ends the group if its newest entry was ordered before `before`.
     pub(super) fn end_if_idle(&mut self, before: u64) -> Option<Decided> {
-        if self.log_type != LogType::Group || self.last_entry_at >= before {
-            return None;
-        }
-        Some(self.end())
+        // Of a longer one the entries expire first: a log is deleted in one transaction.
+        let short = self.above_floor() <= DUE_ENTRIES_MAX;
+        let idle = self.log_type == LogType::Group && self.last_entry_at < before;
+        (idle && short).then(|| self.end())
     }
 
     /// Ends the log: deletes everything that hangs on it.

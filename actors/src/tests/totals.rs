@@ -47,7 +47,10 @@ async fn heard(stream: &mut PayloadStream) -> Vec<Vec<u8>> {
         Some(StreamEvent::Payloads(payloads)) => {
             payloads.iter().map(|payload| payload.body.as_ref().to_vec()).collect()
         }
-        Some(StreamEvent::GroupsChanged | StreamEvent::Silence) | None => Vec::new(),
+        Some(
+            StreamEvent::GroupsChanged | StreamEvent::RecoveryFetched(_) | StreamEvent::Silence,
+        )
+        | None => Vec::new(),
     }
 }
 

@@ -233,3 +233,31 @@ async fn who_writes_one_control_entry_after_the_other_is_told_to_wait() {
     let leave = bob.control(group.id, &Control::Leave, Head::NONE);
     bob.append(leave).await.expect("left");
 }
+
+#[tokio::test]
+async fn a_long_log_goes_in_steps_and_nobody_joins_it_meanwhile() {
+    let world = World::new().await;
+    let mut alice = Device::connected(1, &world).await;
+    let group = alice.found().await;
+    for _ in 0..33 {
+        let entries =
+            (0..256).map(|_| alice.entry(group.id, Kind::Quiet, b"", &[], Head::NONE)).collect();
+        let batch = frame::AppendBatch { entries: Bounded::new(entries).expect("few") };
+        let request = alice.send(batch).await;
+        alice.appended(request).await.expect("appended");
+    }
+    let key = world.store.find_log(group.id).await.expect("a store").expect("a log").key;
+    let commits = world.store.commits();
+    world.store.fail_reads(true);
+    let leave = alice.control(group.id, &Control::Leave, Head::NONE);
+    alice.append(leave).await.expect("left");
+    // The end waits for the store, and the door is shut.
+    world.store.fail_reads(false);
+    let mut bob = Device::connected(2, &world).await;
+    let entry = bob.join_entry(&group);
+    assert_eq!(code(bob.append(entry).await), ErrorCode::InviteInvalid);
+    let gone = || async { world.store.load(&[key]).await.expect("a store")[0].is_none() };
+    world.until_async(gone).await;
+    // The leaving, two floors, and the end of what is left.
+    assert!(world.store.commits() - commits >= 4);
+}

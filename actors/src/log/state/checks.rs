@@ -88,8 +88,7 @@ impl State {
 
     /// Whether the group takes so many more bodies of this [`cost`] in all.
     pub(super) fn has_room(&self, bodies: usize, cost: u64, may_use_reserve: bool) -> bool {
-        let above_floor = self.head.seq - self.floor.seq;
-        above_floor + bodies as u64 <= GROUP_ENTRIES_MAX
+        self.above_floor() + bodies as u64 <= GROUP_ENTRIES_MAX
             && self.queue.has_room(bodies, cost, may_use_reserve)
     }
 

@@ -70,6 +70,10 @@ impl State {
         device: DeviceKey,
         now: u64,
     ) -> Result<Decided, NotAppended> {
+        if self.is_deserted() {
+            // It is going.
+            return refused(ErrorCode::NoSuchLog);
+        }
         if self.members.len() >= TOTALS_MEMBERS_MAX {
             return Err(Failure::limit(ErrorCode::GroupFull, TOTALS_MEMBERS_MAX as u64).into());
         }
