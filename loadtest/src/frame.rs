@@ -104,9 +104,10 @@ pub(crate) async fn run<M: Measurement>(framed: &Framed<M>) -> Result<()> {
         database = Some(relay.about());
         let _proxy = frame.tampering.begin(&mut relay).await?;
         let measured = Box::pin(measurement.measure(&mut relay)).await;
+        let said = relay.warnings();
         // What the measurement has to say comes first.
         let stopped = relay.stop().await.context("stopping the relay");
-        runs.push(Run::new(measured?, ceilings.as_ref()));
+        runs.push(Run::new(measured?, ceilings.as_ref()).with_warnings(said));
         stopped?;
     }
     let document = Document {

@@ -167,6 +167,12 @@ impl<F: Figures> Run<F> {
         warnings.extend(ceilings.into_iter().flat_map(|ceilings| figures.doubts(ceilings)));
         Self { figures, warnings, broken_promise, timeline }
     }
+
+    /// The same, with what others had to say.
+    pub(crate) fn with_warnings(mut self, warnings: Vec<String>) -> Self {
+        self.warnings.extend(warnings);
+        self
+    }
 }
 
 /// Everything that a report is made of.

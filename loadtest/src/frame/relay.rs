@@ -30,7 +30,7 @@ use crate::progress;
 /// Between two questions whether the relay is ready.
 const READY_PAUSE: Duration = Duration::from_millis(20);
 
-/// Lines of the relay's log that are shown when it ends too soon.
+/// Lines of the relay's log that are shown: when it ends too soon the last, of warnings the first.
 const LOG_LINES: usize = 10;
 
 /// Which relay is measured.
@@ -166,6 +166,13 @@ impl Relay {
     /// Whether its database is a server of its own, as far as is known.
     pub(crate) fn has_database_apart(&self) -> bool {
         self.started.as_ref().is_none_or(|started| !started.is_sqlite())
+    }
+
+    /// What it has warned of in its log, if it was started here: a database that does not keep what it
+    /// is given, for example.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let Some(started) = &self.started else { return Vec::new() };
+        warned(&fs::read_to_string(log_path(&started.directory)).unwrap_or_default())
     }
 
     /// What a report says of it.
@@ -316,4 +323,29 @@ fn log_of(started: &Started) -> String {
     let log = fs::read_to_string(log_path(&started.directory)).unwrap_or_default();
     let lines: Vec<&str> = log.lines().collect();
     lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+}
+
+/// The first warnings of a log, but those about secrets: a relay that is measured makes its own.
+fn warned(log: &str) -> Vec<String> {
+    log.lines()
+        .filter(|line| line.contains(" WARN ") || line.contains(" ERROR "))
+        .filter(|line| !line.contains(" sealwire::secrets: "))
+        .take(LOG_LINES)
+        .map(|line| format!("the relay says: {}", line.trim()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_relay_warns_of_is_told_but_for_its_own_secrets() {
+        let log = "2026-11-22T08:01:31Z  INFO sealwire::listener: listening\n\
+            2026-11-22T08:01:31Z  WARN sealwire::secrets: this secret is not set\n\
+            2026-11-22T08:01:31Z  WARN sealwire::relay: fsync is off\n";
+        let warned = warned(log);
+        assert_eq!(warned.len(), 1);
+        assert!(warned[0].ends_with("sealwire::relay: fsync is off"), "{warned:?}");
+    }
 }
