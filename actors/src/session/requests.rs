@@ -234,7 +234,7 @@ pub(crate) async fn found(
             reply.appended(Appended { log: id, seq: 1, duplicate: false, head });
         }
         Ok(FoundResult::Exists(key)) => {
-            founded_before(&shared, device, LogPlace { id, key, log_type }, reply).await
+            founded_before(&shared, device, LogPlace { id, key, log_type }, reply).await;
         }
         Ok(FoundResult::LimitReached) => {
             let limit = u64::from(groups_max);
