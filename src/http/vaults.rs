@@ -34,6 +34,7 @@ use super::auth::{self, DEVICE_HEADER, Device};
 use super::body::Given;
 use super::error::ApiError;
 use super::instant::iso;
+use super::limits;
 use crate::gateway::Connection;
 use crate::operator::json_answer;
 
@@ -55,6 +56,7 @@ pub(super) fn router(api: &Arc<Api>) -> Router<Arc<Api>> {
         .route("/vaults/{id}/devices", get(devices))
         .route("/vaults/{id}/snapshots", get(snapshots))
         .route("/vaults/{id}/snapshots/{digest}", get(read).put(upload))
+        .layer(middleware::from_fn_with_state(api.clone(), limits::by_device))
         .layer(middleware::from_fn_with_state(api.clone(), authenticate))
         .layer(DefaultBodyLimit::max(PUSH_BYTES_MAX))
 }
