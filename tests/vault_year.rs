@@ -144,9 +144,9 @@ async fn a_new_device_is_ready_from_snapshot_and_tail(database: Database) {
     let begun = Instant::now();
     let snapshot = laptop.vault.snapshot(&mut laptop.wire, &state).await.expect("made");
     println!(
-        "  a snapshot of {} MiB is {} MiB sealed; made and uploaded in {:?}",
-        state.len() >> 20,
-        snapshot.size >> 20,
+        "  a snapshot of {} KiB is {} KiB sealed; made and uploaded in {:?}",
+        state.len() >> 10,
+        snapshot.size >> 10,
         begun.elapsed()
     );
     let tablet = tablet.push(TAIL.min(year), CHANGESET_BYTES).await;
@@ -169,7 +169,7 @@ async fn a_new_device_is_ready_from_snapshot_and_tail(database: Database) {
     assert!(opened.is_some_and(|opened| opened == state));
     assert_eq!(tail.changesets.len(), TAIL.min(year));
     println!(
-        "  full replay: {known} changesets, {replay_bytes} bytes, {replay:?}\\n  snapshot and tail: \\
+        "  full replay: {known} changesets, {replay_bytes} bytes, {replay:?}\n  snapshot and tail: \
          {} changesets, {} bytes, {ready:?}",
         tail.changesets.len(),
         tail.bytes + snapshot.size,
@@ -195,7 +195,7 @@ async fn a_week_of_changesets_in_one_pull(database: Database) {
     let pulled = phone.vault.pull(&mut phone.wire).await.expect("pulled");
     assert_eq!(pulled.changesets.len(), WEEK);
     println!(
-        "{database:?}: {WEEK} changesets of 1 KiB in one pull: {:?} at the socket (median of 5), \\
+        "{database:?}: {WEEK} changesets of 1 KiB in one pull: {:?} at the socket (median of 5), \
          {:?} verified and opened",
         at_socket[2],
         begun.elapsed()
