@@ -75,7 +75,9 @@ fn known_routes() -> OpenApiRouter<Arc<Api>> {
 pub fn document() -> OpenApi {
     let mut known = known_routes().into_openapi();
     openapi::describe_known(&mut known);
-    let mut whole = open_routes().into_openapi().merge_from(known);
+    let mut vaults = vaults::router().into_openapi();
+    openapi::describe_vaults(&mut vaults);
+    let mut whole = open_routes().into_openapi().merge_from(known).merge_from(vaults);
     openapi::describe_all(&mut whole);
     let mut whole = whole.merge_from(crate::operator::document());
     openapi::complete(&mut whole);
@@ -85,9 +87,13 @@ pub fn document() -> OpenApi {
 /// Every route of the HTTP API.
 pub fn router(api: Arc<Api>) -> Router {
     let known = middleware::from_fn_with_state(api.clone(), auth::authenticate);
+    let enrolled = middleware::from_fn_with_state(api.clone(), vaults::authenticate);
     let limited = middleware::from_fn_with_state(api.clone(), limits::by_device);
-    let known = Router::from(known_routes()).layer(limited).layer(known);
-    let vaults = vaults::router(&api);
+    let known = Router::from(known_routes()).layer(limited.clone()).layer(known);
+    let vaults = Router::from(vaults::router())
+        .layer(limited)
+        .layer(enrolled)
+        .layer(DefaultBodyLimit::max(vaults::REQUEST_BYTES_MAX));
     Router::from(open_routes())
         .merge(known)
         .merge(vaults)

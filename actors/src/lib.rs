@@ -16,6 +16,7 @@ mod entry;
 pub mod fakes;
 mod heartbeat;
 pub mod limits;
+mod listener;
 mod log;
 mod mailbox;
 pub mod metrics;

@@ -354,6 +354,7 @@ impl LogActor {
         if due && let Memory::Ready(state) = &self.memory {
             self.quota_marked = Some(Instant::now());
             self.presence.tell_all(&frame::QuotaReached { log: state.id }.into());
+            self.presence.tell_streams_full();
         }
     }
 

@@ -24,12 +24,12 @@ use crate::entry::Published;
 use crate::limits::{
     CHANGES_DEVICES_MAX, CHANGES_KEPT, RING_BYTES_MAX, RING_ENTRIES_MAX, STREAMS_PER_DEVICE_MAX,
 };
+use crate::listener::{Listener, Scope};
 use crate::log::{LogMessage, LogRef};
 use crate::mailbox::Refused;
 use crate::metrics::{ActorKind, Alive, SESSIONS};
 use crate::outbox::Outbox;
 use crate::ports::{LogKey, LogPlace, Position, SubscriptionRecord};
-use crate::totals::stream::{Listener, Scope};
 
 /// A log with subscribers here: its newest committed head and their outboxes.
 pub(crate) struct Presence {
@@ -95,6 +95,13 @@ impl Presence {
     pub(crate) fn tell_all(&self, frame: &RelayFrame) {
         for outbox in self.subscribers.lock().iter() {
             outbox.answer(0, frame);
+        }
+    }
+
+    /// Tells every reader of a vault that streams that it takes no more.
+    pub(crate) fn tell_streams_full(&self) {
+        for stream in self.streams.lock().iter() {
+            stream.full();
         }
     }
 
