@@ -120,6 +120,7 @@ async fn serve(
         actors: Options {
             groups_max: config.groups_max,
             body_lifetime: config.retention,
+            vaults: config.vaults,
             ..Options::new(secrets.relay_key, secrets.token_keys)
         },
         recovery_keys: secrets.recovery_keys,

@@ -313,7 +313,7 @@ pub const SWEPT_CHUNKS_MAX: usize = 64;
 /// Signatures that a session verifies before it lets others go on: less than a millisecond.
 pub const VERIFIED_AT_ONCE: usize = 16;
 
-/// How much a vault may hold. An operator's, so that tests can have small ones.
+/// How much a vault may hold: what an operator decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VaultLimits {
     /// See [`VAULT_ENTRIES_MAX`].
