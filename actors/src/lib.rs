@@ -37,6 +37,7 @@ pub mod system;
 mod tests;
 pub mod totals;
 mod turns;
+mod unheard;
 pub mod vaults;
 pub mod worker;
 

@@ -438,6 +438,9 @@ impl LogActor {
                 let (seq, at) = entry.map_or((0, 0), |entry| (entry.seq, entry.at));
                 let head = state.head_of(decided.head);
                 let ends = decided.ended;
+                if kind == Kind::Control {
+                    self.shared.paces.controlled(self.key, device);
+                }
                 self.submit_totals(decided, Some(kind), reply, TotalsDone { seq, at, head });
                 if ends {
                     // The last member is leaving: the group goes as soon as that is durable.
@@ -576,8 +579,9 @@ impl LogActor {
             }
         }
         if !part.changes.is_empty() && place.id.is_totals() {
-            let gone = part.changes.iter().map(|change| change.device);
-            registry.groups_changed(state.members().map(|(device, _)| device).chain(gone));
+            let by: Vec<DeviceKey> = part.changes.iter().map(|change| change.device).collect();
+            let devices = state.members().map(|(device, _)| device).chain(by.iter().copied());
+            registry.groups_changed(devices, &by);
         }
         if let Some(sent) = part.sent {
             for (reply, duplicate) in part.replies {

@@ -110,6 +110,8 @@ pub(crate) struct Shared {
     /// Becomes true when the supervision tree has ended.
     pub(crate) ended: watch::Sender<bool>,
     started: Instant,
+    /// When the relay started, in milliseconds since the epoch.
+    pub(crate) started_ms: u64,
     me: Weak<Self>,
 }
 
@@ -256,7 +258,7 @@ impl System {
         if options.token_keys.is_empty() {
             return Err(StartError);
         }
-        let incarnation = store.incarnation();
+        let (incarnation, started_ms) = (store.incarnation(), clock.now_ms());
         let shared = Arc::new_cyclic(|me| Shared {
             store,
             clock,
@@ -279,6 +281,7 @@ impl System {
             stopping: AtomicBool::new(false),
             ended: watch::Sender::new(false),
             started: Instant::now(),
+            started_ms,
             me: me.clone(),
         });
         let root = supervisor::start(shared.clone()).await.map_err(|_| StartError)?;

@@ -40,6 +40,7 @@ use crate::reply::{Credit, unavailable};
 use crate::session::ask;
 use crate::system::{Shared, System};
 use crate::turns::Turn;
+use crate::unheard::Missed;
 use kinds::rule_of;
 use payload::{Payload, PayloadId};
 use stream::PayloadStream;
@@ -87,7 +88,7 @@ impl System {
     /// Makes a `totals` group with this device as its only member.
     ///
     /// # Errors
-    /// `group_limit_reached`, or `unavailable`; then the group, if it was made, goes again.
+    /// `group_limit_reached`, `rate_limited`, or `unavailable`; then the group, if it was made, goes again.
     pub async fn create_totals(&self, device: DeviceKey) -> Result<Joined, Failure> {
         self.shared.create_totals(device).await
     }
@@ -95,7 +96,7 @@ impl System {
     /// Makes a device a member; the same if it is one.
     ///
     /// # Errors
-    /// `no_such_log`, `group_full`, `group_limit_reached` or `unavailable`.
+    /// `no_such_log`, `group_full`, `group_limit_reached`, `rate_limited` or `unavailable`.
     pub async fn join_totals(&self, device: DeviceKey, group: LogId) -> Result<Joined, Failure> {
         self.shared.join_totals(device, group).await
     }
@@ -268,9 +269,14 @@ impl System {
     }
 
     /// A stream that tells when the device's groups change.
-    #[must_use]
-    pub fn follow_changes(&self, device: DeviceKey) -> PayloadStream {
-        PayloadStream::new(self.shared.listen(device, Scope::Changes))
+    pub async fn follow_changes(&self, device: DeviceKey) -> PayloadStream {
+        let shared = &self.shared;
+        let listening = shared.listen(device, Scope::Changes);
+        let unknown = shared.registry.missed_by(device) == Missed::Unknown;
+        if unknown && shared.had_groups_before(device).await {
+            listening.listener.changed();
+        }
+        PayloadStream::new(listening)
     }
 }
 
@@ -296,6 +302,14 @@ impl Listening {
 }
 
 impl Shared {
+    /// Whether a device was in a group before this relay started, as far as can be said.
+    async fn had_groups_before(&self, device: DeviceKey) -> bool {
+        let groups = self.turns.ask(Turn::Request, self.store.totals_groups(device)).await;
+        let before =
+            |member: &Member| member.device == device && member.joined_at < self.started_ms;
+        groups.map_or(true, |groups| groups.iter().any(|group| group.members.iter().any(before)))
+    }
+
     async fn totals_brief(&self, group: LogId) -> Result<Option<LogBrief>, StoreError> {
         if !group.is_totals() {
             return Ok(None);
@@ -314,16 +328,18 @@ impl Shared {
         let new = first_entry(id, device, at);
         let chain = new.entry.chain;
         let groups_max = self.options.groups_max;
+        self.paces.may_found(device)?;
         let found = self.run_job(move |store| {
             Box::pin(async move { ask(store.found(&new, groups_max)).await })
         });
         let created = found.await;
         match created {
             Ok(FoundResult::Created(key)) => {
+                self.paces.founded(device);
                 counter!(ENTRIES, "kind" => "control").increment(1);
                 let place = LogPlace { id, key, log_type: LogType::Group };
                 self.registry.member_joined(device, place, 1);
-                self.registry.groups_changed(std::iter::once(device));
+                self.registry.groups_changed(std::iter::once(device), &[device]);
                 let head = Head { incarnation: self.store.incarnation(), seq: 1, chain };
                 Ok(Joined { group: id, at, head })
             }
@@ -388,6 +404,7 @@ impl Shared {
         if members.len() >= TOTALS_MEMBERS_MAX {
             return Err(Failure::limit(ErrorCode::GroupFull, TOTALS_MEMBERS_MAX as u64));
         }
+        self.paces.may_join(key, device)?;
         let groups_max = self.options.groups_max;
         let now = self.clock.now_ms();
         let since = now.saturating_sub(RESERVATION_LIFETIME.as_millis() as u64);

@@ -61,7 +61,7 @@ async fn changes(
     Device(device): Device,
 ) -> Result<Response, ApiError> {
     refuse_when_draining(&api)?;
-    Ok(events(api.system.follow_changes(device)))
+    Ok(events(api.system.follow_changes(device).await))
 }
 
 /// Events `payload`: everything that is not acked in any group, and then what comes.
