@@ -91,10 +91,10 @@ pub struct PendingPayload {
 enum SendAnswers {
     /// Kept
     #[response(status = 201)]
-    Kept(PayloadSent),
+    Kept(#[to_schema] PayloadSent),
     /// Nobody who was named is there: nothing is kept
     #[response(status = 200)]
-    ForNobody(PayloadSent),
+    ForNobody(#[to_schema] PayloadSent),
     /// `not_member`
     #[response(status = 403)]
     Stranger(Refusal),

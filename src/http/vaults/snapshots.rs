@@ -105,7 +105,7 @@ pub struct Range {
     get, path = "/vaults/{id}/snapshots/{digest}", operation_id = "read_snapshot", tag = "vaults",
     params(
         ("id" = String, Path, description = "The vault's UUID"),
-        ("digest" = String, Path, description = "SHA-256 of the whole, 64 hex digits"),
+        ("digest" = String, Path, pattern = "^[0-9a-fA-F]{64}$", description = "SHA-256 of the whole"),
         Range,
     ),
     responses((status = 200, content_type = "application/octet-stream", body = SnapshotBytes, description = "The bytes; none at the end")),
@@ -148,7 +148,7 @@ pub struct Received {
     put, path = "/vaults/{id}/snapshots/{digest}", operation_id = "upload_snapshot", tag = "vaults",
     params(
         ("id" = String, Path, description = "The vault's UUID"),
-        ("digest" = String, Path, description = "SHA-256 of the whole, 64 hex digits"),
+        ("digest" = String, Path, pattern = "^[0-9a-fA-F]{64}$", description = "SHA-256 of the whole"),
         Piece,
     ),
     request_body(content = SnapshotBytes, content_type = "application/octet-stream"),
