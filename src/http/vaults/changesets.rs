@@ -42,13 +42,13 @@ pub(super) fn router() -> OpenApiRouter<Arc<Api>> {
 #[derive(Deserialize, ToSchema)]
 pub struct PushedEntry {
     /// The canonical header, base64.
-    #[schema(pattern = "^[A-Za-z0-9+/]{271}=$")]
+    #[schema(format = Byte)]
     header: String,
     /// The author's signature, base64.
-    #[schema(pattern = "^[A-Za-z0-9+/]{86}==$")]
+    #[schema(format = Byte)]
     signature: String,
     /// The body, base64: sealed, but of control entries clear.
-    #[schema(pattern = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$")]
+    #[schema(format = Byte)]
     payload_encrypted: String,
     /// Of a delivery of keys: whom it is for, 64 hex digits each.
     #[serde(default)]
