@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use sealwire_actors::Options;
-use sealwire_client::entry::Outline;
-use sealwire_client::numbering::Mark;
-use sealwire_protocol::digest::sha256;
-use sealwire_protocol::{Control, Head, Kind};
+use sealwire_protocol::{Control, Kind};
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -139,36 +136,6 @@ fn often(options: &mut Options) {
     options.retention_pause = Duration::from_millis(20);
 }
 
-/// Uploads a snapshot of everything and makes it real. Gives its name.
-async fn snapshot(client: &mut Client, whole: &[u8]) -> (sealwire_protocol::Digest, Head) {
-    let digest = sha256(whole);
-    let name = hex::encode(digest.0);
-    let path = client.path(&format!("/snapshots/{name}?size={}", whole.len()));
-    let proof = client.phone.proof().await.expect("a token");
-    let put = client.phone.send("PUT", &path, &proof, Some(whole.to_vec())).await;
-    put.expect("an answer").ok();
-    let at = client.pull(0).await["head"].clone();
-    let mut head = Head {
-        incarnation: at["incarnation"].as_str().and_then(|it| it.parse().ok()).expect("a number"),
-        seq: at["sequence"].as_u64().expect("a number"),
-        ..Head::NONE
-    };
-    hex::decode_to_slice(at["chain"].as_str().expect("hex"), &mut head.chain.0).expect("hex");
-    let control = Control::Snapshot { head, digest, size: whole.len() as u64, chunks: 1 };
-    let outline = Outline {
-        log: client.log,
-        count: client.own.count + 1,
-        prev: client.own.digest,
-        kind: Kind::Control,
-        recipients: Vec::new(),
-        seen: head,
-    };
-    let signed = outline.sign(&client.identity, &control.encode()).expect("short");
-    client.own = Mark { count: client.own.count + 1, digest: signed.digest };
-    client.push(&[signed]).await.ok();
-    (digest, head)
-}
-
 async fn a_stream_from_below_the_floor_says_where_to_start(database: Database) {
     let world = World::start_with(database, often).await;
     let mut laptop = Client::found(&world).await;
@@ -178,7 +145,7 @@ async fn a_stream_from_below_the_floor_says_where_to_start(database: Database) {
     }
     let mut live = laptop.phone.listen(&laptop.path("/changesets/stream")).await;
     assert_eq!(until_drained(&mut live).await.0.len(), 5);
-    let (digest, head) = snapshot(&mut laptop, b"a sealed state").await;
+    let (digest, head) = laptop.snapshot(b"a sealed state").await;
     let opened = tablet.sign(Kind::Control, &Control::SnapshotOpened { digest }.encode());
     tablet.push(&[opened]).await.ok();
     eventually("the floor has risen", async || {
