@@ -18,6 +18,7 @@ mod heartbeat;
 pub mod limits;
 mod log;
 mod mailbox;
+mod meters;
 pub mod metrics;
 pub mod outbox;
 mod pace;
