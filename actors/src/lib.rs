@@ -23,7 +23,7 @@ pub mod outbox;
 mod pace;
 pub mod passes;
 pub mod ports;
-mod push;
+pub mod push;
 mod push_token;
 pub mod recovery;
 pub mod registry;

@@ -20,6 +20,9 @@ mod core;
 pub(crate) mod doorstep;
 mod fair;
 mod reread;
+mod test_ring;
+
+pub use self::test_ring::TestRing;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
