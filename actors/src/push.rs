@@ -55,6 +55,9 @@ use crate::turns::Turn;
 /// Longest sleep between two looks at what is due.
 const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
 
+/// Sleep when nothing is due: word may have been lost.
+const LOOK_WHEN_IDLE: Duration = Duration::from_secs(5);
+
 /// Shortest sleep between them: what is due within it is done together.
 const LOOK_AT_MOST_EVERY: Duration = Duration::from_millis(20);
 
@@ -93,8 +96,8 @@ pub(crate) enum Message {
     Found(Vec<Call>, Result<Vec<Place>, StoreError>, u64),
     /// From a call: what became of it.
     Ended(Ended),
-    /// It is time to look at what is due.
-    Look,
+    /// It is time to look at what is due, as was said at that time of the actor's clock.
+    Look(u64),
 }
 
 /// Where a device's doorbell is: platform and token, or nowhere.
@@ -179,6 +182,7 @@ impl Actor for PushActor {
             myself,
         };
         state.reread(state.shared.options.doorbell_settle);
+        state.look_later(0);
         Ok(state)
     }
 
@@ -205,7 +209,8 @@ impl Actor for PushActor {
                 state.found(calls, places, registrations);
             }
             Message::Ended(ended) => state.ended(&ended),
-            Message::Look => state.looking = None,
+            // One that was overtaken by an earlier one changes nothing.
+            Message::Look(at) => state.looking = state.looking.filter(|looking| *looking != at),
         }
         state.go_on();
         Ok(())
@@ -400,11 +405,11 @@ impl State {
             .core
             .has_ready()
             .then(|| self.services.iter().filter_map(|one| one.breaker.rests_until(now)).min());
-        let Some(due) = [due, rests.flatten()].into_iter().flatten().min() else {
-            return;
-        };
-        let pause = Duration::from_millis(due.saturating_sub(now));
-        let pause = pause.clamp(LOOK_AT_MOST_EVERY, LOOK_AT_LEAST_EVERY);
+        let due = [due, rests.flatten()].into_iter().flatten().min();
+        let pause = due.map_or(LOOK_WHEN_IDLE, |due| {
+            let pause = Duration::from_millis(due.saturating_sub(now));
+            pause.clamp(LOOK_AT_MOST_EVERY, LOOK_AT_LEAST_EVERY)
+        });
         let at = now + ms(pause);
         if self.looking.is_some_and(|looking| looking <= at) {
             return;
@@ -414,7 +419,7 @@ impl State {
         tokio::spawn(async move {
             sleep(pause).await;
             // Refused only if the actor has ended.
-            let _ = myself.post(Message::Look);
+            let _ = myself.post(Message::Look(at));
         });
     }
 

@@ -24,6 +24,8 @@ pub(super) enum Bell {
     Unknown,
     /// Nothing waits for it, as far as was said.
     Silent,
+    /// It had no doorbell when devices had said so often where theirs are.
+    Deaf { registrations: u64 },
     /// This entry waits for it; said at this second of the relay's uptime.
     Told { seq: u64, urgency: Urgency, at_s: u64 },
 }
@@ -42,6 +44,7 @@ impl State {
         &mut self,
         published: &[std::sync::Arc<Published>],
         uptime_s: u64,
+        registrations: u64,
         is_deaf: impl Fn(DeviceKey) -> bool,
     ) -> Bells {
         let mut bells = Bells::default();
@@ -67,7 +70,11 @@ impl State {
                     bells.coalesced += 1;
                     continue;
                 }
+                if state.bell == (Bell::Deaf { registrations }) {
+                    continue;
+                }
                 if is_deaf(*device) {
+                    state.bell = Bell::Deaf { registrations };
                     continue;
                 }
                 state.bell = Bell::Told { seq: entry.seq, urgency, at_s: uptime_s };
@@ -82,7 +89,7 @@ impl State {
     pub(super) fn acked_bell(&mut self, device: DeviceKey, now: u64) -> Option<Option<(u64, u64)>> {
         let member = self.members.get_mut(&device)?;
         let (from, since) = match member.bell {
-            Bell::Silent => return None,
+            Bell::Silent | Bell::Deaf { .. } => return None,
             // What is older was rung for long ago, if ever.
             Bell::Unknown => (0, before(now, DOORBELL_LOOKBACK)),
             // What is older waits for reasons of its own: the app cannot open it.
@@ -93,7 +100,7 @@ impl State {
         match (left, &mut member.bell) {
             (Some((left, _)), Bell::Told { seq, .. }) if *seq == left => return None,
             (Some((left, _)), Bell::Told { seq, .. }) => *seq = left,
-            (Some(_), Bell::Unknown | Bell::Silent) => {}
+            (Some(_), Bell::Unknown | Bell::Silent | Bell::Deaf { .. }) => {}
             (None, bell) => *bell = Bell::Silent,
         }
         Some(left)
@@ -112,7 +119,9 @@ impl LogActor {
         };
         let uptime_s = self.shared.uptime_s();
         let Bells { devices, coalesced } =
-            state.bells(published, uptime_s, |device| doorstep.is_deaf(device));
+            state.bells(published, uptime_s, doorstep.registrations(), |device| {
+                doorstep.is_deaf(device)
+            });
         if coalesced > 0 {
             metrics::counter!(DOORBELLS_COALESCED).increment(coalesced);
         }

@@ -141,7 +141,7 @@ impl Doorstep {
     }
 
     /// A number that changes whenever a device says where its doorbell is.
-    pub(super) fn registrations(&self) -> u64 {
+    pub(crate) fn registrations(&self) -> u64 {
         *self.registrations.lock()
     }
 
