@@ -268,6 +268,10 @@ pub const DEAF_DEVICES_MAX: usize = 131_072;
 /// Doorbells that are being rung at the same time: with 50 ms each, 1,280 in a second.
 pub const PUSH_CALLS_MAX: usize = 64;
 
+/// Doorbells whose tokens are looked up at least together, while more of them wait than can be rung: a
+/// quarter of those that are rung at the same time.
+pub const PUSH_BATCH: usize = 16;
+
 /// How long a push service may take.
 pub const PUSH_CALL_DEADLINE: Duration = Duration::from_secs(15);
 

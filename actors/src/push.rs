@@ -38,7 +38,7 @@ use self::breaker::{Breaker, ms};
 use self::core::{Call, Core, News, Outcome, Spared, Taken};
 use self::doorstep::{Acked, Named, Told};
 use crate::limits::{
-    DOORBELL_DEVICES_MAX, DOORBELL_REREAD_PAUSE, PUSH_CALL_DEADLINE, PUSH_CALLS_MAX,
+    DOORBELL_DEVICES_MAX, DOORBELL_REREAD_PAUSE, PUSH_BATCH, PUSH_CALL_DEADLINE, PUSH_CALLS_MAX,
     PUSH_MAILBOX_MAX, PUSH_RETRY_MIN,
 };
 use crate::mailbox::{Mailbox, Posted};
@@ -283,6 +283,10 @@ impl State {
     /// How many calls may begin now.
     fn room(&self, now: u64) -> usize {
         let free = PUSH_CALLS_MAX.saturating_sub(self.calls);
+        if free < PUSH_BATCH && self.core.ready() > free {
+            // Many wait: their tokens are looked up together, when there is room for some.
+            return 0;
+        }
         self.services.iter().map(|one| one.breaker.room(now, free)).max().unwrap_or(0)
     }
 
@@ -401,9 +405,7 @@ impl State {
         let due = self.core.next_due();
         // Those whose turn has come wait for a push service that is left alone; for room, the end of
         // a call is enough.
-        let rests = self
-            .core
-            .has_ready()
+        let rests = (self.core.ready() > 0)
             .then(|| self.services.iter().filter_map(|one| one.breaker.rests_until(now)).min());
         let due = [due, rests.flatten()].into_iter().flatten().min();
         let pause = due.map_or(LOOK_WHEN_IDLE, |due| {

@@ -375,9 +375,9 @@ impl Core {
         }
     }
 
-    /// Whether somebody's turn has come.
-    pub(super) fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
+    /// How many devices' turns have come, as far as was looked.
+    pub(super) fn ready(&self) -> usize {
+        self.ready.len()
     }
 
     /// How many devices are to be rung: those that only rest not among them.
@@ -470,7 +470,7 @@ impl Core {
         };
         assert_eq!(self.timers.len(), count(|stage| matches!(stage, Stage::Waiting(_))));
         assert_eq!(self.resting.len(), count(|stage| matches!(stage, Stage::Resting(_))));
-        assert_eq!(self.ready.is_empty(), ready == 0);
+        assert_eq!(self.ready.len(), ready);
         assert!(self.devices.len() <= self.devices_max);
     }
 }

@@ -62,8 +62,9 @@ impl Fair {
         None
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.len == 0
+    /// How many devices there are.
+    pub(super) fn len(&self) -> usize {
+        self.len
     }
 }
 
@@ -82,7 +83,7 @@ mod tests {
         fair.remove(tickets[1]);
         let served: Vec<u8> = std::iter::from_fn(|| fair.pop()).map(|(_, d)| d.0[0]).collect();
         assert_eq!(served, [1, 10, 20, 3, 4, 5]);
-        assert!(fair.is_empty() && fair.queues.is_empty() && fair.turns.is_empty());
+        assert!(fair.len() == 0 && fair.queues.is_empty() && fair.turns.is_empty());
         fair.push(LogKey(1), device(1));
         assert_eq!(fair.pop(), Some((LogKey(1), device(1))));
     }
