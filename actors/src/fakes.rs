@@ -9,6 +9,7 @@
 //! Holds always: a failed, refused or held commit has changed nothing.
 
 mod log;
+mod push;
 mod recovery;
 mod state;
 mod vaults;
@@ -23,6 +24,7 @@ use sealwire_protocol::frame::Member;
 use sealwire_protocol::{DeviceKey, Digest, LogId};
 use tokio::sync::watch;
 
+pub use self::push::FakePush;
 use self::state::State;
 use crate::ports::{
     Clock, CommitResult, Doorbell, DueLog, FoundResult, GroupRecord, LogBrief, LogCommit, LogKey,

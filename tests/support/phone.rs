@@ -325,6 +325,14 @@ impl Phone {
         self.pending(group).await.iter().map(|payload| text(&payload["encryptedBlob"])).collect()
     }
 
+    /// Says where its doorbell is.
+    pub(crate) async fn register(&self, token: Option<&str>) {
+        let platform = token.map(|_| "fcm");
+        let body = json!({ "pushToken": token, "pushPlatform": platform });
+        let answer = self.call("PUT", "/groups/push-registration", Some(body)).await;
+        answer.expect("an answer").ok();
+    }
+
     /// Acks one payload.
     pub(crate) async fn ack(&self, id: &str) -> Answer {
         let path = format!("/payloads/{id}/ack");
