@@ -14,6 +14,7 @@ mod answers;
 mod desk;
 mod giving;
 mod keys;
+mod ledger;
 mod log;
 mod opening;
 mod reading;

@@ -10,6 +10,7 @@ use crate::address::AddressError;
 use crate::identity::NoRandomness;
 use crate::identity::file::KeyFileError;
 use crate::invite::InviteError;
+use crate::ledger::LedgerError;
 
 /// Why a device did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -86,6 +87,9 @@ pub enum Error {
     /// Nobody knows of it: the entry was forgotten, or never was.
     #[error("nothing is known of it")]
     Unknown,
+    /// See [`LedgerError`].
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// A task of the runtime was cancelled: it is shutting down.
     #[error("the runtime is shutting down")]
     Stopped,

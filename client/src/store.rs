@@ -11,6 +11,7 @@
 pub(crate) mod history;
 pub(crate) mod inbox;
 pub(crate) mod keys;
+pub(crate) mod ledger;
 pub(crate) mod logs;
 pub(crate) mod outbox;
 
@@ -211,6 +212,8 @@ fn migrate(connection: &mut Connection, device: DeviceKey) -> Result<(), StoreEr
     if owner != device.0 {
         return Err(StoreError::OtherDevice);
     }
+    // What an older program did not know, this one may.
+    ledger::retry_unknown(&transaction)?;
     transaction.commit()?;
     Ok(())
 }

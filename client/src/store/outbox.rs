@@ -31,7 +31,7 @@ const REFUSED: i64 = 3;
 
 /// Keeps a draft.
 pub(crate) fn insert(db: &Connection, log: i64, draft: &Draft) -> Result<DraftId, StoreError> {
-    let content = matches!(draft, Draft::Content { payload: Some(_), .. });
+    let content = matches!(draft, Draft::Content { payload: Some(_), .. } | Draft::Ledger { .. });
     db.prepare_cached("insert into outbox (log, urgent, content, draft) values (?1, ?2, ?3, ?4)")?
         .execute((log, draft.urgency(), content, encode(draft)?))?;
     Ok(db.last_insert_rowid())

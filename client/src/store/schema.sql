@@ -163,3 +163,14 @@ create table sealed (
     primary key (log, sender, count, seq)
 ) without rowid;
 create index sealed_by_epoch on sealed (log, epoch);
+
+-- The records of shared-expense ledgers: the group itself, people, expenses, what has happened, and
+-- messages that are not known yet.
+create table ledger (
+    log integer not null references logs on delete cascade,
+    -- 0 group, 1 person, 2 expense, 3 activity, 4 unknown.
+    shelf integer not null,
+    name text not null,
+    record blob not null,
+    primary key (log, shelf, name)
+) without rowid;

@@ -34,6 +34,13 @@ pub(crate) enum Draft {
         payload: Option<Vec<u8>>,
         to: Vec<DeviceKey>,
     },
+    /// A message of the ledger.
+    Ledger {
+        kind: u8,
+        #[serde(with = "serde_bytes")]
+        message: Vec<u8>,
+        to: Vec<DeviceKey>,
+    },
 }
 
 impl Draft {
@@ -44,7 +51,7 @@ impl Draft {
             Self::Join => 3,
             Self::Deliver { .. } | Self::Ask { .. } => 2,
             Self::Revoke { .. } | Self::Rotate { .. } => 1,
-            Self::Found | Self::Leave | Self::Content { .. } => 0,
+            Self::Found | Self::Leave | Self::Content { .. } | Self::Ledger { .. } => 0,
         }
     }
 }
