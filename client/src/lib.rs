@@ -85,9 +85,11 @@ pub mod limits;
 pub mod membership;
 pub mod numbering;
 pub mod padding;
+pub mod recovery;
 pub mod seal;
 pub mod session;
 mod store;
+pub mod stretch;
 pub mod vault;
 #[cfg(test)]
 mod vectors;
