@@ -62,6 +62,7 @@
 //! | [`wire`], [`backoff`] | one connection, and when to try another |
 //! | [`entry`], [`chain`], [`membership`], [`holders`], [`numbering`] | the rules, as plain values without a socket or a file |
 //! | [`content`], [`padding`], [`seal`], [`keybox`] | what is inside, and how it is closed |
+//! | [`totals`] | what the Totals app seals, and how |
 //! | [`vault`] | vaults: devices, changesets, snapshots, over one connection |
 //! | [`limits`] | the bounds of a connection |
 //!
@@ -90,6 +91,7 @@ pub mod seal;
 pub mod session;
 mod store;
 pub mod stretch;
+pub mod totals;
 pub mod vault;
 #[cfg(test)]
 mod vectors;
