@@ -79,6 +79,7 @@ pub mod entry;
 pub mod error;
 pub mod event;
 pub mod holders;
+mod http;
 pub mod identity;
 pub mod invite;
 pub mod keybox;

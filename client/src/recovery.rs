@@ -11,11 +11,14 @@
 //!   admits a new key in the old one's place.
 //!
 //! Holds always:
-//! - neither code nor PIN is printed, logged or stored on the device;
+//! - neither code nor PIN is printed or logged, and the PIN is stored nowhere; the code is kept on the
+//!   device in the Totals format alone, where the relay is given it each time;
 //! - a recovery vault that somebody else has made is opened or refused, and never believed halfway.
 
+pub(crate) mod calls;
 pub mod code;
 pub mod sealed;
 
+pub use calls::RecoveryError;
 pub use code::{CodeError, Format, RecoveryCode};
-pub use sealed::{Contents, SavedGroup, SavedKey, SealedVault, VaultError};
+pub use sealed::{Contents, SavedGroup, SavedKey, SavedSeed, SealedVault, VaultError};

@@ -58,6 +58,9 @@ pub enum VaultError {
     /// The PIN has fewer than six characters, or is absurdly long.
     #[error("a PIN has at least {PIN_CHARACTERS_MIN} characters")]
     Pin,
+    /// A PIN of a Totals vault has digits alone.
+    #[error("a PIN of the Totals app has at least {PIN_CHARACTERS_MIN} digits and nothing else")]
+    Digits,
     /// The code belongs to the other format.
     #[error("the recovery code belongs to another kind of recovery vault")]
     Format,
@@ -172,6 +175,11 @@ impl Locator {
         &self.text
     }
 
+    /// The half of the key that comes from the code.
+    pub(crate) fn code_key(&self) -> &Zeroizing<[u8; 32]> {
+        &self.code_key
+    }
+
     /// The key that a PIN gives, with this code.
     pub(crate) fn key(
         &self,
@@ -179,10 +187,7 @@ impl Locator {
         salt: &[u8],
         cost: Cost,
     ) -> Result<Zeroizing<[u8; 32]>, VaultError> {
-        check_pin(pin)?;
-        let stretched = stretch(pin.as_bytes(), salt, cost).map_err(|_| VaultError::Damaged)?;
-        let hkdf = Hkdf::<Sha256>::new(Some(&*self.code_key), &*stretched);
-        Ok(expand::<32>(&hkdf, b"sealwire recovery v1"))
+        key(&self.code_key, pin, salt, cost)
     }
 
     /// Seals contents under a new salt.
@@ -216,6 +221,19 @@ impl Locator {
         reader.set_max_depth(NESTING_MAX);
         Contents::deserialize(&mut reader).map_err(|_| VaultError::Damaged)
     }
+}
+
+/// The key that a PIN gives, with the half that comes from the code.
+pub(crate) fn key(
+    code_key: &[u8; 32],
+    pin: &str,
+    salt: &[u8],
+    cost: Cost,
+) -> Result<Zeroizing<[u8; 32]>, VaultError> {
+    check_pin(pin)?;
+    let stretched = stretch(pin.as_bytes(), salt, cost).map_err(|_| VaultError::Damaged)?;
+    let hkdf = Hkdf::<Sha256>::new(Some(code_key), &*stretched);
+    Ok(expand::<32>(&hkdf, b"sealwire recovery v1"))
 }
 
 /// Seals contents under a key that a PIN has given before.
