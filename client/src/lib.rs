@@ -62,6 +62,7 @@
 //! | [`wire`], [`backoff`] | one connection, and when to try another |
 //! | [`entry`], [`chain`], [`membership`], [`holders`], [`numbering`] | the rules, as plain values without a socket or a file |
 //! | [`content`], [`padding`], [`seal`], [`keybox`] | what is inside, and how it is closed |
+//! | [`ledger`] | shared expenses: who has paid what, who owes whom |
 //! | [`totals`] | what the Totals app seals, and how |
 //! | [`vault`] | vaults: devices, changesets, snapshots, over one connection |
 //! | [`limits`] | the bounds of a connection |
@@ -83,6 +84,7 @@ mod http;
 pub mod identity;
 pub mod invite;
 pub mod keybox;
+pub mod ledger;
 pub mod limits;
 pub mod membership;
 pub mod numbering;

@@ -3,7 +3,7 @@
 //!
 //! A phone that runs the app and a device of this SDK share a group only if every byte here is as
 //! the app has it. So this module decides nothing: it seals, opens, writes, reads and says whether
-//! a message may be believed. What a message *does* is decided elsewhere (the ledger, for
+//! a message may be believed. What a message *does* is decided elsewhere ([`crate::ledger`], for
 //! money and names; whoever runs the group, for keys and members).
 //!
 //! | module | holds |

@@ -3,7 +3,7 @@
 //! Field names and their order are the app's. Writing is exact; reading is as generous as the app
 //! is, and no more: a field of another type counts as missing, a number may come with a fraction, an
 //! element of another type is passed over. Amounts are JSON numbers here, because that is what the
-//! app has; the ledger makes minor units of them.
+//! app has; [`crate::ledger`] makes minor units of them.
 
 mod lenient;
 

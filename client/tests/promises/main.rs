@@ -13,12 +13,14 @@
 //! | `hostile.rs` | relays and members that lie, lose or withhold |
 //! | `command_line.rs` | the program, also when it is killed |
 //! | `convergence.rs` | many things at once, and what all agree on afterwards |
+//! | `interop.rs` | what another program opens and seals |
 //! | `processes.rs` | several processes of one device, and clones |
 
 mod command_line;
 mod convergence;
 mod groups;
 mod hostile;
+mod interop;
 mod keys;
 mod processes;
 mod relay;
