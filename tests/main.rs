@@ -35,6 +35,8 @@ mod secrecy;
 mod restored;
 // A code and a PIN bring an identity back, and nobody can try them for long.
 mod recovery;
+// A person who has lost a device comes back with a code and a PIN.
+mod recovered;
 // Stopping loses nothing, ends on time, and tells the devices when to come back.
 mod shutdown;
 // Whoever asks too much is told when to come back, and nobody else notices.
@@ -55,6 +57,8 @@ mod totals_streams;
 mod totals_start;
 // Phones and devices with a session are members of one group, at once and alike.
 mod totals_mixed;
+// Devices with the SDK and phones with the Totals app let each other in, and understand each other.
+mod totals_devices;
 // Phones are told the truth while the relay is killed, or its database stopped, again and again.
 mod totals_histories;
 // The operator sees whether the relay lives and works, and what it is doing, actor by actor.

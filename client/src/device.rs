@@ -10,8 +10,10 @@
 pub mod events;
 mod ledger;
 mod reading;
+mod recovery;
 mod sending;
 pub(crate) mod shared;
+mod totals;
 mod types;
 
 use std::path::{Path, PathBuf};
@@ -29,6 +31,8 @@ pub use types::{LogInfo, Member, Options, Outgoing};
 
 pub use crate::store::logs::Phase;
 pub use crate::store::outbox::{Sending, Unsent};
+pub use crate::store::requests::JoinRequest;
+pub use totals::NAME_BYTES_MAX;
 
 use crate::address::RelayUrl;
 use crate::entry::Outline;
@@ -148,7 +152,7 @@ impl Device {
                     .sign(&shared.identity, &found.encode())
                     .map_err(|_| Error::TooLong)?;
                 let log = native_log_id(&signed.entry.header);
-                let id = logs::insert(db, log, &relay, &seed)?;
+                let id = logs::insert(db, log, &relay, Some(&seed))?;
                 let draft = outbox::insert(db, id, &Draft::Found)?;
                 outbox::number(db, draft, 1, &signed, true, None)?;
                 outbox::insert(db, id, &Draft::Rotate { asked: false })?;
@@ -167,6 +171,9 @@ impl Device {
         self.shared
             .write(move |db| {
                 let row = member_row(db, log)?;
+                if log.is_totals() {
+                    return Err(Error::Format("the invitation to a Totals group is its id"));
+                }
                 let relay_key = store::relay_key(db, &row.relay)?.ok_or(Error::UnknownRelay)?;
                 let seed = row.join_seed.ok_or(Error::NoJoinKey)?;
                 // Before the first entry was read, this device has founded the group itself.
@@ -199,7 +206,7 @@ impl Device {
                     }
                 }
                 let id = match logs::find(db, invite.log)? {
-                    None => logs::insert(db, invite.log, &invite.relay, &invite.seed)?,
+                    None => logs::insert(db, invite.log, &invite.relay, Some(&invite.seed))?,
                     Some(row) => {
                         match row.phase {
                             Phase::Joining | Phase::Member => return Err(Error::AlreadyMember),

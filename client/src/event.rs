@@ -143,6 +143,25 @@ pub enum Event {
         /// Why.
         code: ErrorCode,
     },
+    /// A member of a `totals` group asks to be let in: a person compares its fingerprint and approves
+    /// ([`Device::approve`](crate::device::Device::approve)).
+    JoinRequested {
+        /// Which group.
+        log: LogId,
+        /// Who.
+        device: DeviceKey,
+        /// What the person calls itself. Anybody can claim any name.
+        name: Option<String>,
+    },
+    /// A member offers a key for a `totals` group whose key this device has already: another one. A
+    /// person decides ([`Device::accept_key`](crate::device::Device::accept_key)); until then
+    /// nothing changes.
+    KeyOffered {
+        /// Which group.
+        log: LogId,
+        /// Who offers it.
+        sender: DeviceKey,
+    },
     /// The connection to a relay is up.
     #[serde(skip)]
     Connected {
@@ -166,6 +185,13 @@ pub enum Event {
         log: LogId,
         /// Where it ends.
         head: Head,
+    },
+    /// Somebody has fetched this device's recovery vault: if it was not its person, the code is in
+    /// wrong hands.
+    #[serde(skip)]
+    RecoveryFetched {
+        /// When, in milliseconds since the epoch, by the relay's clock.
+        at: u64,
     },
     /// A group is full of entries that somebody has not acked.
     #[serde(skip)]
@@ -194,9 +220,13 @@ impl Event {
             | Self::Forked { log, .. }
             | Self::Cloned { log }
             | Self::Ended { log, .. }
+            | Self::JoinRequested { log, .. }
+            | Self::KeyOffered { log, .. }
             | Self::Drained { log, .. }
             | Self::QuotaReached { log } => Some(*log),
-            Self::Connected { .. } | Self::Disconnected { .. } => None,
+            Self::Connected { .. } | Self::Disconnected { .. } | Self::RecoveryFetched { .. } => {
+                None
+            }
         }
     }
 }

@@ -72,6 +72,12 @@ impl Identity {
         handshake::prove_device(&self.signing, greeting_frame)
     }
 
+    /// The proof that a relay's HTTP API asks for: a signature over the bare challenge, as the Totals
+    /// app makes it. Nothing else that a device signs has 32 bytes.
+    pub(crate) fn sign_challenge(&self, challenge: &[u8; 32]) -> Signature {
+        signing::sign(&self.signing, challenge)
+    }
+
     /// The secret half of the X25519 image of this key, to which content keys are sealed: the
     /// first half of SHA-512(seed). Whoever uses it clamps it.
     pub(crate) fn agreement_secret(&self) -> Zeroizing<[u8; 32]> {

@@ -14,6 +14,8 @@ pub(crate) mod keys;
 pub(crate) mod ledger;
 pub(crate) mod logs;
 pub(crate) mod outbox;
+pub(crate) mod recovery;
+pub(crate) mod requests;
 
 use std::fs::OpenOptions;
 use std::io;
@@ -166,6 +168,19 @@ pub(crate) fn pin_relay(
          on conflict (url) do update set key = excluded.key",
     )?
     .execute((relay.as_str(), &key.0[..]))?;
+    Ok(())
+}
+
+/// What the person is called in `totals` groups, and since when, in milliseconds since the epoch.
+pub(crate) fn name(db: &Connection) -> Result<(Option<String>, u64), StoreError> {
+    let (name, at) =
+        db.query_row("select name, name_at from device", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok((name, from_sql(at)?))
+}
+
+/// Keeps what the person is called.
+pub(crate) fn set_name(db: &Connection, name: &str, at: u64) -> Result<(), StoreError> {
+    db.execute("update device set name = ?1, name_at = ?2", (name, to_sql(at)?))?;
     Ok(())
 }
 

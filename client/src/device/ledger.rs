@@ -3,6 +3,7 @@
 //! Everything here works without a relay in reach. What is written is in this device's own ledger at
 //! once, and reaches the others when it can.
 
+use rusqlite::Connection as Db;
 use sealwire_protocol::{DeviceKey, Kind, LogId};
 
 use super::{Device, member_row};
@@ -10,11 +11,10 @@ use crate::engine::Now;
 use crate::error::Error;
 use crate::event::Event;
 use crate::ledger::money::Currency;
-use crate::ledger::{Edit, Ledger, LedgerError, NewExpense, Said, Transfer};
+use crate::ledger::{Edit, Ledger, LedgerError, NewExpense, Person, Said, Transfer};
 use crate::numbering::DraftId;
 use crate::store::logs::LogRow;
-use crate::store::outbox::Draft;
-use crate::store::{inbox, ledger, logs, outbox};
+use crate::store::{self, inbox, ledger, logs, outbox};
 use crate::totals::payload::{
     Activity, GroupMeta, MemberMeta, Party, Payload, PaymentAddress, SnapshotRequest,
 };
@@ -59,8 +59,12 @@ struct Desk<'a> {
 }
 
 impl Desk<'_> {
+    /// Those who share an expense if nobody is named: all who can read it.
     fn members(&self) -> Vec<Party> {
-        self.row.membership.members().map(|(device, _)| device.into()).collect()
+        let all = self.row.membership.members().map(|(device, _)| Party::from(device));
+        let known = |party: &Party| self.ledger.person(party).is_some_and(Person::is_approved);
+        let native = !self.row.log.is_totals();
+        all.filter(|party| native || *party == self.me || known(party)).collect()
     }
 }
 
@@ -247,22 +251,61 @@ impl Device {
             .write(move |db| {
                 let row = member_row(db, log)?;
                 super::sending::check_room(db, &row)?;
-                let ledger = ledger::load(db, row.id)?;
-                let at = Now::read().ms;
-                let now = i64::try_from(at).unwrap_or(i64::MAX);
-                let desk = Desk { ledger: &ledger, row: &row, me: me.into(), now };
-                let (value, Message { payload, to, kind }) = make(desk)?;
-                let message = payload.encode().map_err(|_| Error::TooLong)?.to_vec();
-                let said =
-                    Said { log, sender: me, at, approvals: log.is_totals(), message: &message };
-                let changes = ledger::take(db, row.id, said)?;
-                if !changes.is_empty() {
-                    let event = Event::Ledger { log, sender: me, changes };
-                    inbox::tell(db, row.id, &event, at)?;
+                let kept = ledger::load(db, row.id)?;
+                let now = to_i64(Now::read().ms);
+                let desk = Desk { ledger: &kept, row: &row, me: me.into(), now };
+                let (value, message) = make(desk)?;
+                if let Some(name) = name_to_tell(db, &kept, me)? {
+                    put(db, &row, me, Message::quietly(name))?;
                 }
-                let draft = Draft::Ledger { kind: kind.to_u8(), message, to };
-                Ok::<_, Error>((value, outbox::insert(db, row.id, &draft)?))
+                Ok::<_, Error>((value, put(db, &row, me, message)?))
             })
             .await
     }
+}
+
+/// Writes a message of this device into its own ledger and into the outbox.
+fn put(db: &Db, row: &LogRow, me: DeviceKey, message: Message) -> Result<DraftId, Error> {
+    let Message { payload, to, kind } = message;
+    take_own(db, row, me, &payload)?;
+    Ok(outbox::insert_ledger(db, row.id, row.log, &payload, kind, to)?)
+}
+
+/// Takes a message of this device into its own ledger.
+pub(super) fn take_own(
+    db: &Db,
+    row: &LogRow,
+    me: DeviceKey,
+    payload: &Payload,
+) -> Result<(), Error> {
+    let message = payload.encode().map_err(|_| Error::TooLong)?;
+    let (log, at) = (row.log, Now::read().ms);
+    let said = Said { log, sender: me, at, approvals: log.is_totals(), message: &message };
+    let changes = ledger::take(db, row.id, said)?;
+    if !changes.is_empty() {
+        inbox::tell(db, row.id, &Event::Ledger { log, sender: me, changes }, at)?;
+    }
+    Ok(())
+}
+
+/// What tells the group how this device's person is called, if it does not know.
+fn name_to_tell(db: &Db, kept: &Ledger, me: DeviceKey) -> Result<Option<Payload>, Error> {
+    let (Some(name), at) = store::name(db)? else { return Ok(None) };
+    let known = kept.person(&me.into());
+    let at = to_i64(at);
+    if known.is_some_and(|known| known.name.as_deref() == Some(&name) || known.name_at >= at) {
+        return Ok(None);
+    }
+    Ok(Some(Payload::MemberMeta(MemberMeta {
+        display_name: Some(name),
+        payment_address: known.and_then(|known| known.payment_address.clone()),
+        member_meta_updated_at: at,
+        timestamp: to_i64(Now::read().ms),
+        activity: None,
+    })))
+}
+
+/// A time as the app's messages have it.
+fn to_i64(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
 }

@@ -36,19 +36,33 @@ pub struct Outgoing {
     pub(super) payload: Vec<u8>,
     pub(super) recipients: Vec<DeviceKey>,
     pub(super) kind: Kind,
+    pub(super) name: Option<String>,
 }
 
 impl Outgoing {
     /// To all members, ringing for those who are away.
     #[must_use]
     pub fn to_all(payload: impl Into<Vec<u8>>) -> Self {
-        Self { payload: payload.into(), recipients: Vec::new(), kind: Kind::Ring }
+        Self { payload: payload.into(), recipients: Vec::new(), kind: Kind::Ring, name: None }
     }
 
     /// To these members, at most 64, ringing for those who are away.
     #[must_use]
     pub fn to(recipients: impl Into<Vec<DeviceKey>>, payload: impl Into<Vec<u8>>) -> Self {
-        Self { payload: payload.into(), recipients: recipients.into(), kind: Kind::Ring }
+        Self {
+            payload: payload.into(),
+            recipients: recipients.into(),
+            kind: Kind::Ring,
+            name: None,
+        }
+    }
+
+    /// As the Totals app calls such a message: the relay is told, and rings or does not. In `totals`
+    /// groups the payload is a JSON object; in native ones this changes nothing.
+    #[must_use]
+    pub fn called(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
     }
 
     /// Without ringing.

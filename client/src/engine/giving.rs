@@ -40,6 +40,9 @@ impl Log {
 
     /// The log was read to its end: what is to be done about keys is clear now.
     pub(super) fn on_caught_up(&mut self, call: &mut Call<'_>) -> Result<()> {
+        if self.log.is_totals() {
+            return self.ask_to_be_let_in(call);
+        }
         let lacking: Vec<DeviceKey> = self
             .membership
             .members()
@@ -119,7 +122,7 @@ impl Log {
     }
 
     /// Whether this device holds the current key.
-    fn holds_current(&self, call: &Call<'_>) -> Result<bool> {
+    pub(super) fn holds_current(&self, call: &Call<'_>) -> Result<bool> {
         let Some(scope) = self.membership.scope() else { return Ok(false) };
         keys::has(call.db, self.id, KeyName { scope, epoch: self.holders.epoch() })
     }

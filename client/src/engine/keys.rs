@@ -273,7 +273,8 @@ impl Log {
 
     /// A key should come; if it does not, it is asked for.
     pub(super) fn expect_key(&mut self, call: &Call<'_>) {
-        if self.ask_at.is_none() {
+        // In a totals group whoever approves gives the key.
+        if self.ask_at.is_none() && !self.log.is_totals() {
             self.ask_at = Some(call.now.at + ASK_FIRST + jitter(ASK_FIRST / 4));
         }
     }

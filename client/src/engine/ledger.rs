@@ -3,32 +3,30 @@
 
 use std::time::Duration;
 
-use sealwire_protocol::{DeviceKey, Kind};
+use sealwire_protocol::{DeviceKey, Kind, LogId};
 
 use super::Result;
-use super::desk::Call;
+use super::desk::{Call, Now};
 use super::log::Log;
 use crate::event::Event;
-use crate::ledger::{Change, Ledger, Said, SnapshotOf, new_id};
-use crate::store::StoreError;
-use crate::store::ledger;
-use crate::store::outbox::{self, Draft};
+use crate::ledger::{Change, Ledger, Person, Said, SnapshotOf, new_id};
+use crate::membership::Membership;
+use crate::store::{StoreError, ledger, outbox};
 use crate::totals::payload::{Party, Payload};
 
 /// How often one member is given the history: it may be asked for over and over.
 const HISTORY_PAUSE: Duration = Duration::from_secs(60);
 
 impl Log {
-    /// Applies an opened message. `approvals` is for groups where approvals decide who belongs to
-    /// them.
+    /// Applies an opened message.
     pub(super) fn take_ledger(
         &mut self,
         call: &mut Call<'_>,
         sender: DeviceKey,
         at: u64,
-        approvals: bool,
         message: &[u8],
     ) -> Result<()> {
+        let approvals = self.log.is_totals();
         let said = Said { log: self.log, sender, at, approvals, message };
         let changes = ledger::take(call.db, self.id, said)?;
         if changes.is_empty() {
@@ -40,7 +38,8 @@ impl Log {
         call.tell(self.id, &Event::Ledger { log: self.log, sender, changes })
     }
 
-    /// Sends the ledger, as this device has it, to one member.
+    /// Sends the ledger, as this device has it, to one member. In a `totals` group that must be one
+    /// who was let in.
     pub(super) fn give_history(&mut self, call: &Call<'_>, to: DeviceKey) -> Result<()> {
         let lately = self.told.get(&to).is_some_and(|at| *at + HISTORY_PAUSE > call.now.at);
         if lately || to == call.device.key() || !self.membership.has(to) {
@@ -49,28 +48,43 @@ impl Log {
         if ledger::is_empty(call.db, self.id)? {
             return Ok(());
         }
+        let kept = ledger::load(call.db, self.id)?;
+        let approved = kept.person(&to.into()).is_some_and(Person::is_approved);
+        if self.log.is_totals() && !approved {
+            return Ok(());
+        }
         self.told.insert(to, call.now.at);
-        let history = ledger::load(call.db, self.id)?;
-        for part in self.history_parts(call, &history)? {
-            // One item that is too long for any message is the only thing that cannot be told.
-            let Ok(message) = part.encode() else { continue };
-            let draft =
-                Draft::Ledger { kind: Kind::Bulk.to_u8(), message: message.to_vec(), to: vec![to] };
-            outbox::insert(call.db, self.id, &draft)?;
+        let me = call.device.key();
+        for part in history(&kept, self.log, &self.membership, me, call.now)? {
+            outbox::insert_ledger(call.db, self.id, self.log, &part, Kind::Bulk, vec![to])?;
         }
         Ok(())
     }
+}
 
-    fn history_parts(&self, call: &Call<'_>, history: &Ledger) -> Result<Vec<Payload>> {
-        let members: Vec<SnapshotOf> = self
-            .membership
-            .members()
-            .map(|(device, since)| SnapshotOf { device, joined_at: since.at })
-            .collect();
-        let everybody: Vec<DeviceKey> = members.iter().map(|member| member.device).collect();
-        let id = new_id().map_err(|_| StoreError::Io)?;
-        let at = i64::try_from(call.now.ms).unwrap_or(i64::MAX);
-        let parts = history.snapshot(self.log, &id, &members, &everybody, at);
-        Ok(parts.into_iter().map(Payload::GroupSnapshot).collect())
-    }
+/// The whole ledger as messages for one who lacks it; the first says who is in the group.
+pub(crate) fn history(
+    kept: &Ledger,
+    log: LogId,
+    membership: &Membership,
+    me: DeviceKey,
+    now: Now,
+) -> Result<Vec<Payload>> {
+    let members: Vec<SnapshotOf> = membership
+        .members()
+        .map(|(device, since)| SnapshotOf { device, joined_at: since.at })
+        .collect();
+    let approved: Vec<DeviceKey> = members
+        .iter()
+        .map(|member| member.device)
+        .filter(|device| {
+            let known = || kept.person(&(*device).into()).is_some_and(Person::is_approved);
+            *device == me || !log.is_totals() || known()
+        })
+        .collect();
+    let id = new_id().map_err(|_| StoreError::Io)?;
+    let at = i64::try_from(now.ms).unwrap_or(i64::MAX);
+    let parts = kept.snapshot(log, &id, &members, &approved, at).into_iter();
+    // One item that is too long for any message is all that cannot be told.
+    Ok(parts.map(Payload::GroupSnapshot).filter(|part| part.encode().is_ok()).collect())
 }

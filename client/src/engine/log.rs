@@ -89,6 +89,14 @@ pub(super) struct Log {
     pruned_at: u64,
     /// Whether something was taken that this device has to ack.
     pub(super) ack_due: bool,
+    /// The device whose place this one takes, until that is out of the group.
+    pub(super) replaces: Option<DeviceKey>,
+    /// Whether the members are to be asked for what was said before.
+    pub(super) wants_history: bool,
+    /// `totals` groups: whether joining or leaving was asked for and not answered.
+    pub(super) membership_asked: bool,
+    /// `totals` groups: whether it was leaving.
+    pub(super) leaving: bool,
 }
 
 impl Log {
@@ -130,6 +138,10 @@ impl Log {
             progress_changed: false,
             pruned_at: 0,
             ack_due: false,
+            replaces: logs::replaces(db, row.id)?,
+            wants_history: logs::wants_history(db, row.id)?,
+            membership_asked: false,
+            leaving: false,
         })
     }
 

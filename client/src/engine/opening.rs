@@ -133,7 +133,7 @@ impl Log {
     ) -> Result<()> {
         self.look_for_missing(call, header, sealed, &content)?;
         if let Some(message) = &content.ledger {
-            self.take_ledger(call, header.sender, sealed.at, false, message)?;
+            self.take_ledger(call, header.sender, sealed.at, message)?;
         }
         // A receipt says what it has to say by being opened.
         let Some(payload) = content.payload else { return Ok(()) };

@@ -25,7 +25,7 @@ use crate::store::{StoreError, keys, logs};
 const UNSETTLED_MAX: usize = 32;
 
 /// What became of the draft that was next.
-enum Next {
+pub(super) enum Next {
     /// It has a number.
     Numbered,
     /// It was dropped or refused, or another one goes before it: look again.
@@ -80,6 +80,9 @@ impl Log {
 
     /// Gives the next draft its number, if its time has come.
     fn number(&mut self, call: &mut Call<'_>, waiting: Waiting) -> Result<Next> {
+        if self.log.is_totals() {
+            return self.number_totals(call, waiting);
+        }
         let Waiting { id, draft, after_seq } = waiting;
         if draft == Draft::Join {
             return self.number_join(call, id);
@@ -92,7 +95,7 @@ impl Log {
             return Ok(Next::Waits);
         }
         match draft {
-            Draft::Join | Draft::Found => {
+            Draft::Join | Draft::Found | Draft::Totals { .. } => {
                 // A first entry has its number since it was made.
                 outbox::refuse(call.db, id, ErrorCode::Internal)?;
                 Ok(Next::Again)
@@ -287,7 +290,7 @@ impl Log {
     }
 
     /// All of the next entry but its body.
-    fn outline(&self, kind: Kind, recipients: Vec<DeviceKey>) -> Outline {
+    pub(super) fn outline(&self, kind: Kind, recipients: Vec<DeviceKey>) -> Outline {
         let last = self.numbering.last();
         Outline {
             log: self.log,

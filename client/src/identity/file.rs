@@ -20,31 +20,18 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use argon2::{Algorithm, Argon2, Params, Version};
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
 use super::{Identity, NoRandomness, random};
+use crate::stretch::{Cost, stretch};
 
 const FIRST_LINE: &str = "sealwire device key v1";
 
 /// Longest key file that is read, in bytes; a sealed one is about 250.
 const FILE_BYTES_MAX: u64 = 1024;
-
-/// Memory of one guess at a passphrase, in KiB. RFC 9106's second recommendation: 64 MiB and three
-/// passes, about a tenth of a second on a phone.
-const MEMORY_KIB: u32 = 64 * 1024;
-/// Passes over that memory.
-const PASSES: u32 = 3;
-/// Lanes of that memory.
-const LANES: u32 = 4;
-
-/// Most memory that a file may ask for, in KiB: it must not be able to take the machine down.
-const MEMORY_KIB_MAX: u32 = 1024 * 1024;
-/// Most passes that a file may ask for.
-const PASSES_MAX: u32 = 16;
 
 /// Why a key file could not be read or made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -115,8 +102,10 @@ impl Identity {
 fn seal(seed: &[u8; 32], passphrase: &str) -> Result<String, KeyFileError> {
     let salt = random::<16>()?;
     let nonce = random::<24>()?;
-    let head = format!("argon2id {MEMORY_KIB} {PASSES} {LANES} {}", hex::encode(salt));
-    let key = stretch(passphrase, &salt, MEMORY_KIB, PASSES, LANES)?;
+    let cost = Cost::USUAL;
+    let Cost { memory_kib, passes, lanes } = cost;
+    let head = format!("argon2id {memory_kib} {passes} {lanes} {}", hex::encode(salt));
+    let key = key_of(passphrase, &salt, cost)?;
     let aad = format!("{FIRST_LINE}\n{head}");
     let sealed = XChaCha20Poly1305::new(&(*key).into())
         .encrypt(&XNonce::from(nonce), Payload { msg: seed, aad: aad.as_bytes() })
@@ -128,19 +117,12 @@ fn open(words: &[&str], passphrase: &str) -> Result<Zeroizing<[u8; 32]>, KeyFile
     let [_, memory, passes, lanes, salt_text, nonce, sealed] = words else {
         return Err(KeyFileError::Damaged);
     };
-    let number = |text: &str, max: u32| {
-        text.parse().ok().filter(|value| *value <= max).ok_or(KeyFileError::Damaged)
-    };
+    let number = |text: &str| text.parse().map_err(|_| KeyFileError::Damaged);
+    let cost = Cost { memory_kib: number(memory)?, passes: number(passes)?, lanes: number(lanes)? };
     let salt = unhex::<16>(salt_text)?;
     let nonce = unhex::<24>(nonce)?;
     let sealed = unhex::<48>(sealed)?;
-    let key = stretch(
-        passphrase,
-        &salt,
-        number(memory, MEMORY_KIB_MAX)?,
-        number(passes, PASSES_MAX)?,
-        number(lanes, 64)?,
-    )?;
+    let key = key_of(passphrase, &salt, cost)?;
     let aad = format!("{FIRST_LINE}\nargon2id {memory} {passes} {lanes} {salt_text}");
     let seed = XChaCha20Poly1305::new(&(*key).into())
         .decrypt(&XNonce::from(nonce), Payload { msg: &sealed, aad: aad.as_bytes() })
@@ -149,19 +131,12 @@ fn open(words: &[&str], passphrase: &str) -> Result<Zeroizing<[u8; 32]>, KeyFile
     seed.as_slice().try_into().map(Zeroizing::new).map_err(|_| KeyFileError::Damaged)
 }
 
-fn stretch(
+fn key_of(
     passphrase: &str,
     salt: &[u8; 16],
-    memory: u32,
-    passes: u32,
-    lanes: u32,
+    cost: Cost,
 ) -> Result<Zeroizing<[u8; 32]>, KeyFileError> {
-    let params = Params::new(memory, passes, lanes, Some(32)).map_err(|_| KeyFileError::Damaged)?;
-    let mut key = Zeroizing::new([0; 32]);
-    Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
-        .hash_password_into(passphrase.as_bytes(), salt, &mut *key)
-        .map_err(|_| KeyFileError::Damaged)?;
-    Ok(key)
+    stretch(passphrase.as_bytes(), salt, cost).map_err(|_| KeyFileError::Damaged)
 }
 
 fn unhex<const N: usize>(text: &str) -> Result<[u8; N], KeyFileError> {

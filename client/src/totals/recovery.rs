@@ -129,6 +129,32 @@ pub fn seal(contents: &Contents, pin: &str) -> Result<SealedVault, RecoveryError
     seal_drawn(contents, pin, KdfParams::default(), &random()?, random()?)
 }
 
+/// The key that a PIN gives. Whoever keeps it can seal anew without asking for the PIN.
+///
+/// # Errors
+/// [`RecoveryError::Pin`], or [`RecoveryError::Malformed`] for parameters out of bounds.
+pub(crate) fn kek(
+    pin: &str,
+    salt: &[u8],
+    params: KdfParams,
+) -> Result<Zeroizing<[u8; 32]>, RecoveryError> {
+    check_pin(pin)?;
+    stretch(pin, salt, params)
+}
+
+/// Seals a recovery vault under a key that a PIN has given.
+///
+/// # Errors
+/// [`RecoveryError::TooLong`] or [`RecoveryError::NoRandomness`].
+pub(crate) fn seal_again(
+    contents: &Contents,
+    kek: &[u8; 32],
+    salt: &[u8],
+    kdf_params: KdfParams,
+) -> Result<SealedVault, RecoveryError> {
+    seal_under(contents, kek, salt, kdf_params, random()?)
+}
+
 fn seal_drawn(
     contents: &Contents,
     pin: &str,
@@ -136,7 +162,17 @@ fn seal_drawn(
     salt: &[u8; SALT_BYTES],
     nonce: [u8; 12],
 ) -> Result<SealedVault, RecoveryError> {
-    check_pin(pin)?;
+    let kek = kek(pin, salt, kdf_params)?;
+    seal_under(contents, &kek, salt, kdf_params, nonce)
+}
+
+fn seal_under(
+    contents: &Contents,
+    kek: &[u8; 32],
+    salt: &[u8],
+    kdf_params: KdfParams,
+    nonce: [u8; 12],
+) -> Result<SealedVault, RecoveryError> {
     let keys = contents.group_keys.iter();
     let plain = Plain {
         version: VERSION,
@@ -145,8 +181,7 @@ fn seal_drawn(
         display_name: contents.display_name.clone(),
     };
     let plaintext = Zeroizing::new(serde_json::to_vec(&plain).map_err(|_| RecoveryError::TooLong)?);
-    let kek = stretch(pin, salt, kdf_params)?;
-    let blob = seal_with(&kek, nonce, &plaintext).map_err(|_| RecoveryError::TooLong)?;
+    let blob = seal_with(kek, nonce, &plaintext).map_err(|_| RecoveryError::TooLong)?;
     let encrypted_blob = STANDARD.encode(blob);
     if encrypted_blob.len() > BLOB_CHARACTERS_MAX {
         return Err(RecoveryError::TooLong);

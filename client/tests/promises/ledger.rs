@@ -146,9 +146,8 @@ async fn the_app_is_told_what_has_changed() {
     let log = world.group(&mut [&mut anna, &mut ben]).await;
     let written = anna.device.add_expense(log, lunch("30")).await.expect("written");
     for person in [&mut anna, &mut ben] {
-        let changed = |event: &Event| match event {
-            Event::Ledger { changes, .. } => Some(changes.clone()),
-            _ => None,
+        let changed = |event: &Event| {
+            if let Event::Ledger { changes, .. } = event { Some(changes.clone()) } else { None }
         };
         let changes = person.event("change of the ledger", changed).await;
         assert!(changes.contains(&Change::Expense(written.expense.clone())));
