@@ -267,20 +267,24 @@ impl Device {
 /// Writes a message of this device into its own ledger and into the outbox.
 fn put(db: &Db, row: &LogRow, me: DeviceKey, message: Message) -> Result<DraftId, Error> {
     let Message { payload, to, kind } = message;
-    take_own(db, row, me, &payload)?;
+    take_own_payload(db, row, me, &payload)?;
     Ok(outbox::insert_ledger(db, row.id, row.log, &payload, kind, to)?)
 }
 
 /// Takes a message of this device into its own ledger.
-pub(super) fn take_own(
+pub(super) fn take_own_payload(
     db: &Db,
     row: &LogRow,
     me: DeviceKey,
     payload: &Payload,
 ) -> Result<(), Error> {
-    let message = payload.encode().map_err(|_| Error::TooLong)?;
+    take_own(db, row, me, &payload.encode().map_err(|_| Error::TooLong)?)
+}
+
+/// Takes the JSON of a message of this device into its own ledger.
+pub(super) fn take_own(db: &Db, row: &LogRow, me: DeviceKey, message: &[u8]) -> Result<(), Error> {
     let (log, at) = (row.log, Now::read().ms);
-    let said = Said { log, sender: me, at, approvals: log.is_totals(), message: &message };
+    let said = Said { log, sender: me, at, approvals: log.is_totals(), message };
     let changes = ledger::take(db, row.id, said)?;
     if !changes.is_empty() {
         inbox::tell(db, row.id, &Event::Ledger { log, sender: me, changes }, at)?;

@@ -6,6 +6,7 @@ use rusqlite::Connection as Db;
 use sealwire_protocol::limits::{NAME_BYTES_MAX, RECIPIENTS_MAX};
 use sealwire_protocol::{DeviceKey, Digest, LogId};
 
+use super::ledger::take_own;
 use super::totals::say_goodbye;
 use super::{Device, Outgoing, Phase, Sending, Unsent, member_row};
 use crate::content::PAYLOAD_BYTES_MAX;
@@ -28,6 +29,7 @@ impl Device {
     /// # Errors
     /// [`Error::TooLong`], [`Error::Recipients`], [`Error::NotAMember`], [`Error::OutboxFull`].
     pub async fn send(&self, log: LogId, outgoing: Outgoing) -> Result<DraftId, Error> {
+        let me = self.key();
         let Outgoing { payload, mut recipients, kind, name } = outgoing;
         if payload.len() > PAYLOAD_BYTES_MAX {
             return Err(Error::TooLong);
@@ -50,6 +52,9 @@ impl Device {
             .write(move |db| {
                 let row = member_row(db, log)?;
                 check_room(db, &row)?;
+                if let Draft::Totals { payload, .. } = &draft {
+                    take_own(db, &row, me, payload)?;
+                }
                 Ok::<_, Error>(outbox::insert(db, row.id, &draft)?)
             })
             .await

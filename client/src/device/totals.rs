@@ -9,7 +9,7 @@
 use sealwire_protocol::frame::CreateTotals;
 use sealwire_protocol::{DeviceKey, Kind, LogId, RelayFrame};
 
-use super::ledger::take_own;
+use super::ledger::take_own_payload;
 use super::{Device, Phase, member_row};
 use crate::address::RelayUrl;
 use crate::engine::{GROUP_KEY, Now, history};
@@ -274,7 +274,7 @@ fn insert(
     to: Vec<DeviceKey>,
     alone: bool,
 ) -> Result<DraftId, Error> {
-    take_own(db, row, me, message)?;
+    take_own_payload(db, row, me, message)?;
     let payload = message.encode().map_err(|_| Error::TooLong)?.to_vec();
     let draft = Draft::Totals { name: message.kind().to_owned(), payload, to, alone };
     Ok(outbox::insert(db, row.id, &draft)?)

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use crate::expense_args::MoneyCommand;
+
 /// A Sealwire device: sealed groups from the command line.
 #[derive(Parser)]
 #[command(version, about)]
@@ -94,6 +96,9 @@ pub(crate) enum Command {
         /// The member's key, or the beginning of it.
         device: String,
     },
+    /// Shared expenses.
+    #[command(flatten)]
+    Money(MoneyCommand),
     /// Print the groups that this device is or was in.
     Logs,
     /// Accept another key for a relay whose key has changed.

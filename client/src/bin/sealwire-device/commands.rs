@@ -15,6 +15,7 @@ use serde_json::json;
 
 use crate::args::{Args, Command};
 use crate::chat;
+use crate::expenses;
 use crate::output::{Output, remark, short};
 use crate::place::{directory, group, member, open, passphrase};
 
@@ -38,6 +39,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         Command::Revoke { group, device } => {
             revoke(&args, out, &open(&args).await?, group, device).await
         }
+        Command::Money(command) => expenses::run(&args, out, command).await,
         Command::Logs => logs(out, &open(&args).await?).await,
         Command::Trust { key } => trust(&args, &open(&args).await?, key).await,
     }

@@ -15,8 +15,12 @@
 mod args;
 mod chat;
 mod commands;
+mod expense_args;
+mod expenses;
 mod output;
 mod place;
+mod tables;
+mod watch;
 
 use std::process::ExitCode;
 
