@@ -8,6 +8,7 @@
 //! write to the same outbox and are told the same events.
 
 pub mod events;
+mod ledger;
 mod reading;
 mod recovery;
 mod sending;
@@ -25,6 +26,7 @@ use shared::Shared;
 use zeroize::Zeroizing;
 
 pub use events::Events;
+pub use ledger::Written;
 pub use types::{LogInfo, Member, Options, Outgoing};
 
 pub use crate::store::logs::Phase;

@@ -14,6 +14,7 @@ mod answers;
 mod desk;
 mod giving;
 mod keys;
+mod ledger;
 mod log;
 mod opening;
 mod reading;
@@ -39,6 +40,7 @@ use crate::identity::Identity;
 use crate::store::{Store, StoreError, logs};
 
 pub(crate) use self::desk::Now;
+pub(crate) use self::ledger::history;
 pub(crate) use self::totals::GROUP_KEY;
 
 type Result<T> = std::result::Result<T, StoreError>;

@@ -10,6 +10,7 @@ use crate::address::AddressError;
 use crate::identity::NoRandomness;
 use crate::identity::file::KeyFileError;
 use crate::invite::InviteError;
+use crate::ledger::LedgerError;
 use crate::recovery::RecoveryError;
 use crate::wire::WireError;
 
@@ -100,6 +101,9 @@ pub enum Error {
     /// Nobody knows of it: the entry was forgotten, or never was.
     #[error("nothing is known of it")]
     Unknown,
+    /// See [`LedgerError`].
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// A task of the runtime was cancelled: it is shutting down.
     #[error("the runtime is shutting down")]
     Stopped,

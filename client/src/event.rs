@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::RelayUrl;
 use crate::entry::Rejection;
+use crate::ledger::Change;
 use crate::numbering::DraftId;
 use crate::wire::WireError;
 
@@ -21,6 +22,17 @@ use crate::wire::WireError;
 pub enum Event {
     /// An entry of another member was opened.
     Entry(Received),
+    /// The group's ledger is not as it was
+    /// ([`Device::ledger`](crate::device::Device::ledger)): somebody, maybe this device, has written
+    /// into it.
+    Ledger {
+        /// Which group.
+        log: LogId,
+        /// Who.
+        sender: DeviceKey,
+        /// What is new.
+        changes: Vec<Change>,
+    },
     /// A device has become a member; maybe this one.
     Joined {
         /// Which group.
@@ -195,7 +207,8 @@ impl Event {
     pub fn log(&self) -> Option<LogId> {
         match self {
             Self::Entry(received) => Some(received.log),
-            Self::Joined { log, .. }
+            Self::Ledger { log, .. }
+            | Self::Joined { log, .. }
             | Self::Left { log, .. }
             | Self::Revoked { log, .. }
             | Self::KeyReceived { log, .. }

@@ -59,6 +59,7 @@ pub use record::{Activity, Expense, Group, Kind, NAME_BYTES_MAX, Person, SPLIT_M
 pub use snapshot::{PART_UNITS_MAX, SnapshotOf};
 
 pub(crate) use apply::{Shelf, apply};
+pub(crate) use author::new_id;
 pub(crate) use record::{Key, Record, Unknown};
 
 use crate::ledger::money::Currency;

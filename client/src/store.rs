@@ -11,6 +11,7 @@
 pub(crate) mod history;
 pub(crate) mod inbox;
 pub(crate) mod keys;
+pub(crate) mod ledger;
 pub(crate) mod logs;
 pub(crate) mod outbox;
 pub(crate) mod recovery;
@@ -226,6 +227,8 @@ fn migrate(connection: &mut Connection, device: DeviceKey) -> Result<(), StoreEr
     if owner != device.0 {
         return Err(StoreError::OtherDevice);
     }
+    // What an older program did not know, this one may.
+    ledger::retry_unknown(&transaction)?;
     transaction.commit()?;
     Ok(())
 }

@@ -49,10 +49,8 @@ impl Device {
         self.shared
             .write(move |db| {
                 let row = member_row(db, log)?;
-                if outbox::count_unsent(db, row.id)? >= UNSENT_MAX {
-                    return Err(Error::OutboxFull);
-                }
-                Ok(outbox::insert(db, row.id, &draft)?)
+                check_room(db, &row)?;
+                Ok::<_, Error>(outbox::insert(db, row.id, &draft)?)
             })
             .await
     }
@@ -191,4 +189,12 @@ impl Device {
             })
             .await
     }
+}
+
+/// Whether a group's outbox takes another payload.
+pub(super) fn check_room(db: &Db, row: &LogRow) -> Result<(), Error> {
+    if outbox::count_unsent(db, row.id)? >= UNSENT_MAX {
+        return Err(Error::OutboxFull);
+    }
+    Ok(())
 }

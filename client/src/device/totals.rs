@@ -7,17 +7,18 @@
 //! stays for life.
 
 use sealwire_protocol::frame::CreateTotals;
-use sealwire_protocol::{DeviceKey, LogId, RelayFrame};
+use sealwire_protocol::{DeviceKey, Kind, LogId, RelayFrame};
 
+use super::ledger::take_own;
 use super::{Device, Phase, member_row};
 use crate::address::RelayUrl;
-use crate::engine::{GROUP_KEY, Now};
+use crate::engine::{GROUP_KEY, Now, history};
 use crate::error::Error;
 use crate::numbering::DraftId;
 use crate::seal::EpochKey;
 use crate::store::outbox::Draft;
 use crate::store::requests::{self, JoinRequest};
-use crate::store::{self, keys, logs, outbox};
+use crate::store::{self, keys, ledger, logs, outbox};
 use crate::totals::payload::{
     Activity, JoinCancel, KeyExchange, MemberApproved, MemberLeft, Payload,
 };
@@ -129,15 +130,24 @@ impl Device {
                 let key = GroupKey::from_bytes(*key.ok_or(Error::NoKey)?.bytes());
                 let now = now();
                 let (name, name_at) = store::name(db)?;
-                let mut exchange = KeyExchange::new(log, key, device, me, false, now);
-                exchange.group_name = group_name;
+                let kept = ledger::load(db, row.id)?;
+                let backfill = kept.group().backfill.unwrap_or(false);
+                let mut exchange = KeyExchange::new(log, key, device, me, backfill, now);
+                exchange.group_name = group_name.or_else(|| kept.group().name.clone());
                 exchange.approver_member_meta_updated_at =
                     name.as_ref().and(i64::try_from(name_at).ok());
                 exchange.approver_display_name = name;
                 let exchange = Payload::KeyExchange(exchange);
-                insert(db, row.id, &exchange, vec![device], true)?;
+                insert(db, &row, me, &exchange, vec![device], true)?;
+                // As the app does it: who is in the group; and what was, if the group wants that.
+                let parts = if backfill { usize::MAX } else { 1 };
+                let kept = ledger::load(db, row.id)?;
+                let history = history(&kept, log, &row.membership, me, Now::read())?;
+                for part in history.into_iter().take(parts) {
+                    outbox::insert_ledger(db, row.id, log, &part, Kind::Bulk, vec![device])?;
+                }
                 let approved = approval(log, device, me, now);
-                let id = insert(db, row.id, &approved, Vec::new(), false)?;
+                let id = insert(db, &row, me, &approved, Vec::new(), false)?;
                 requests::remove(db, row.id, device)?;
                 Ok(id)
             })
@@ -206,12 +216,12 @@ pub(super) fn say_goodbye(
     let now = now();
     if keys::has(db, row.id, GROUP_KEY)? {
         let left = farewell(row.log, me, now);
-        insert(db, row.id, &left, Vec::new(), false)?;
+        insert(db, row, me, &left, Vec::new(), false)?;
         return Ok(());
     }
     for member in requests::asked(db, row.id)? {
         let cancel = Payload::JoinCancel(JoinCancel { public_key: me.into(), timestamp: now });
-        insert(db, row.id, &cancel, vec![member], true)?;
+        insert(db, row, me, &cancel, vec![member], true)?;
     }
     Ok(())
 }
@@ -258,14 +268,16 @@ fn now() -> i64 {
 
 fn insert(
     db: &rusqlite::Connection,
-    log: i64,
+    row: &logs::LogRow,
+    me: DeviceKey,
     message: &Payload,
     to: Vec<DeviceKey>,
     alone: bool,
 ) -> Result<DraftId, Error> {
+    take_own(db, row, me, message)?;
     let payload = message.encode().map_err(|_| Error::TooLong)?.to_vec();
     let draft = Draft::Totals { name: message.kind().to_owned(), payload, to, alone };
-    Ok(outbox::insert(db, log, &draft)?)
+    Ok(outbox::insert(db, row.id, &draft)?)
 }
 
 fn from_wire(error: WireError) -> Error {

@@ -75,7 +75,12 @@ impl Log {
         let to: Vec<DeviceKey> =
             due.into_iter().filter(|device| self.holders.lacks(*device)).collect();
         if !to.is_empty() {
-            outbox::insert(call.db, self.id, &Draft::Deliver { to, epoch: 0 })?;
+            outbox::insert(call.db, self.id, &Draft::Deliver { to: to.clone(), epoch: 0 })?;
+        }
+        for device in to {
+            if self.is_newcomer(call, device)? {
+                self.give_history(call, device)?;
+            }
         }
         Ok(())
     }
@@ -104,6 +109,16 @@ impl Log {
         self.answered.insert(from, call.now.at);
         outbox::insert(call.db, self.id, &Draft::Deliver { to: vec![from], epoch })?;
         Ok(())
+    }
+
+    /// Whether a member has joined since the current key was made: it has seen nothing yet.
+    fn is_newcomer(&self, call: &Call<'_>, device: DeviceKey) -> Result<bool> {
+        let (Some(scope), Some(since)) = (self.membership.scope(), self.membership.since(device))
+        else {
+            return Ok(false);
+        };
+        let before = keys::epoch_before(call.db, self.id, scope, since.seq)?;
+        Ok(before == Some(self.holders.epoch()))
     }
 
     /// Whether this device holds the current key.

@@ -221,7 +221,7 @@ impl Log {
     fn acknowledge_key(&mut self, call: &mut Call<'_>) -> Result<()> {
         let others_wonder = self.membership.members().len() > 2;
         let will_show = outbox::any_unsettled(call.db, self.id, |draft| {
-            matches!(draft, Draft::Content { .. })
+            matches!(draft, Draft::Content { .. } | Draft::Ledger { .. })
         })?;
         if others_wonder && !will_show {
             let receipt =

@@ -78,6 +78,8 @@ pub(super) struct Log {
     pub(super) ask_pause: Duration,
     /// When each member was last given a key that it had asked for.
     pub(super) answered: HashMap<DeviceKey, Instant>,
+    /// When each member was last given the history of the ledger.
+    pub(super) told: HashMap<DeviceKey, Instant>,
 
     senders: HashMap<DeviceKey, Sender>,
     changed_senders: BTreeSet<DeviceKey>,
@@ -129,6 +131,7 @@ impl Log {
             ask_at: None,
             ask_pause: super::keys::ASK_PAUSE_MIN,
             answered: HashMap::new(),
+            told: HashMap::new(),
             senders: HashMap::new(),
             changed_senders: BTreeSet::new(),
             members_changed: false,

@@ -3,7 +3,7 @@
 //! Who is a member and who has written what is the relay's word: nothing here is signed. So a message
 //! changes the group's key or lets somebody ask for it only by the rules of [`crate::totals::rules`],
 //! and a key never takes the place of another one unless a person says so. What a message means for
-//! money and names is not decided here: opened, it goes to the app.
+//! money and names is not decided here: opened, it goes to the ledger and to the app.
 
 mod asking;
 mod sending;
@@ -170,7 +170,7 @@ impl Log {
             if let Some(Payload::JoinRequest(_) | Payload::KeyExchange(_)) = message {
                 return Ok(Err(Rejection::Message));
             }
-            self.give_message(call, sealed, opened.plaintext.to_vec())?;
+            self.give_message(call, sealed, opened)?;
             return Ok(Ok(()));
         }
         let is_member = self.membership.has(sender);
@@ -189,7 +189,7 @@ impl Log {
                 );
                 let Ok(offer) = offer else { return Ok(Err(Rejection::Message)) };
                 if offer == Offer::Take {
-                    self.give_message(call, sealed, without_key(&opened.plaintext))?;
+                    self.give_message(call, sealed, opened)?;
                 }
                 self.on_offer(call, sender, offer, &exchange.group_key)?;
             }
@@ -203,11 +203,11 @@ impl Log {
                     asked_at: u64::try_from(request.timestamp).unwrap_or(0),
                 };
                 self.on_join_request(call, asked)?;
-                self.give_message(call, sealed, opened.plaintext.to_vec())?;
+                self.give_message(call, sealed, opened)?;
             }
             Some(Payload::JoinCancel(cancel)) if cancel.public_key.device() == Some(sender) => {
                 requests::remove(call.db, self.id, sender)?;
-                self.give_message(call, sealed, opened.plaintext.to_vec())?;
+                self.give_message(call, sealed, opened)?;
             }
             // Nothing else is sealed between two.
             _ => return Ok(Err(Rejection::Message)),
@@ -215,8 +215,14 @@ impl Log {
         Ok(Ok(()))
     }
 
-    /// Gives an opened message to the app.
-    fn give_message(&self, call: &Call<'_>, sealed: &Sealed, payload: Vec<u8>) -> Result<()> {
+    /// Takes an opened message into the ledger, and gives it to the app.
+    fn give_message(
+        &mut self,
+        call: &mut Call<'_>,
+        sealed: &Sealed,
+        opened: &Opened,
+    ) -> Result<()> {
+        self.take_ledger(call, sealed.sender, sealed.at, &opened.plaintext)?;
         let event = Event::Entry(Received {
             log: self.log,
             seq: sealed.seq,
@@ -225,7 +231,7 @@ impl Log {
             count: sealed.count,
             recipients: sealed.recipients.clone(),
             kind: Kind::Totals,
-            payload,
+            payload: without_key(&opened.plaintext),
         });
         call.tell(self.id, &event)
     }
@@ -293,8 +299,11 @@ impl Log {
     }
 }
 
-/// A `key_exchange` as the app is given it: the key itself is not a message's to show.
+/// A message as the app is given it: the key of a `key_exchange` is not a message's to show.
 fn without_key(plaintext: &Zeroizing<Vec<u8>>) -> Vec<u8> {
+    if !matches!(Payload::decode(plaintext), Ok(Payload::KeyExchange(_))) {
+        return plaintext.to_vec();
+    }
     let Ok(serde_json::Value::Object(mut message)) = serde_json::from_slice(plaintext) else {
         return Vec::new();
     };

@@ -85,7 +85,7 @@ pub struct Edit {
 }
 
 /// A random UUID.
-pub(super) fn new_id() -> Result<String, NoRandomness> {
+pub(crate) fn new_id() -> Result<String, NoRandomness> {
     let mut bytes = random::<16>()?;
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
@@ -108,7 +108,7 @@ pub(super) fn create(me: &Party, new: NewExpense, now: i64) -> Result<ExpenseMes
         kind: Kind::Expense,
         linked_tx_ref: None,
     };
-    write(me, expense, "expense_created")
+    write(me, &expense, "expense_created")
 }
 
 /// Writes that `from` has paid back to `to`.
@@ -134,19 +134,19 @@ pub(super) fn settle(
         kind: Kind::Settlement,
         linked_tx_ref: None,
     };
-    write(me, expense, "settlement_created")
+    write(me, &expense, "settlement_created")
 }
 
-fn write(me: &Party, expense: Expense, kind: &str) -> Result<ExpenseMessage, LedgerError> {
-    check(&expense)?;
+fn write(me: &Party, expense: &Expense, kind: &str) -> Result<ExpenseMessage, LedgerError> {
+    check(expense)?;
     let activity = Activity {
         id: new_id()?,
         timestamp: expense.stamp(),
         actor: me.clone(),
         kind: kind.to_owned(),
-        data: described(&expense),
+        data: described(expense),
     };
-    Ok(message(&expense, vec![activity]))
+    Ok(message(expense, vec![activity]))
 }
 
 /// Changes an expense.

@@ -39,13 +39,13 @@ pub(super) fn balances<'a>(
         }
     }
     let round = |(currency, grains): (&Currency, BTreeMap<&Party, i128>)| {
-        (currency.clone(), rounded(grains))
+        (currency.clone(), rounded(&grains))
     };
     grains.into_iter().map(round).collect()
 }
 
 /// Rounds so that the sum stays zero: those whose rest is greatest are rounded up.
-fn rounded(grains: BTreeMap<&Party, i128>) -> BTreeMap<Party, i64> {
+fn rounded(grains: &BTreeMap<&Party, i128>) -> BTreeMap<Party, i64> {
     let floor = |grains: i128| grains.div_euclid(GRAINS);
     let sum: i128 = grains.values().map(|grains| floor(*grains)).sum();
     let mut by_rest: Vec<(&Party, i128)> =

@@ -368,26 +368,25 @@ fn a_snapshot_brings_everything_in_parts_that_a_phone_reads() {
     assert_eq!(copy.name_of(&Party::from(ANNA)), "Anna");
 }
 
-/// Versions of a few expenses, no two with one stamp, and other messages.
+/// A version of one of a few expenses.
+type Version = (u8, &'static str, Vec<&'static str>, i64, bool, bool);
+
+fn version(i: usize, (id, by, among, minor, deleted, settled): Version) -> Value {
+    let kind = if settled { "settlement" } else { "expense" };
+    let currency = if id == 5 { "JPY" } else { "ETB" };
+    with(
+        paid(&id.to_string(), by, &among, minor as f64 / 100.0),
+        &json!({ "deleted": deleted, "kind": kind, "currency": currency, "revisedAt": 5000 + i }),
+    )
+}
+
+/// Versions of a few expenses, no two with one stamp.
 fn messages() -> impl Strategy<Value = Vec<Value>> {
     let people = || proptest::sample::select(vec!["a", "b", "c", "d"]);
     let among = proptest::collection::vec(people(), 0..5);
     let one = (0..6u8, people(), among, 0..2_000_000i64, any::<bool>(), any::<bool>());
-    proptest::collection::vec(one, 1..25).prop_map(|all| {
-        let version = |(i, (id, by, among, minor, deleted, settled)): (
-            usize,
-            (u8, &str, Vec<&str>, i64, bool, bool),
-        )| {
-            let kind = if settled { "settlement" } else { "expense" };
-            let currency = if id == 5 { "JPY" } else { "ETB" };
-            with(
-                paid(&id.to_string(), by, &among, minor as f64 / 100.0),
-                &json!({ "deleted": deleted, "kind": kind, "currency": currency,
-                         "revisedAt": 5000 + i }),
-            )
-        };
-        all.into_iter().enumerate().map(version).collect()
-    })
+    proptest::collection::vec(one, 1..25)
+        .prop_map(|all| all.into_iter().enumerate().map(|(i, one)| version(i, one)).collect())
 }
 
 proptest! {

@@ -13,7 +13,7 @@ use sealwire_protocol::error::ErrorCode;
 use sealwire_protocol::frame::{EntryIn, Recipients};
 use sealwire_protocol::header::HeaderBytes;
 use sealwire_protocol::ids::Signature;
-use sealwire_protocol::{Body, DeviceKey, Digest, Kind};
+use sealwire_protocol::{Body, DeviceKey, Digest, Kind, LogId};
 
 pub(crate) use draft::{Draft, Own, Waiting, join_keys, split_keys};
 pub use draft::{Sending, Unsent};
@@ -24,6 +24,7 @@ use crate::entry::Signed;
 use crate::numbering::DraftId;
 use crate::seal::EpochKey;
 use crate::store::logs::Phase;
+use crate::totals::payload::Payload;
 
 const WAITING: i64 = 0;
 const NUMBERED: i64 = 1;
@@ -36,6 +37,26 @@ pub(crate) fn insert(db: &Connection, log: i64, draft: &Draft) -> Result<DraftId
     db.prepare_cached("insert into outbox (log, urgent, content, draft) values (?1, ?2, ?3, ?4)")?
         .execute((log, draft.urgency(), content, encode(draft)?))?;
     Ok(db.last_insert_rowid())
+}
+
+/// Keeps a message of a ledger, in the form in which the group has it: sealed natively, or as the
+/// Totals app does it.
+pub(crate) fn insert_ledger(
+    db: &Connection,
+    log: i64,
+    name: LogId,
+    payload: &Payload,
+    kind: Kind,
+    to: Vec<DeviceKey>,
+) -> Result<DraftId, StoreError> {
+    let message = payload.encode().map_err(|_| StoreError::Damaged)?.to_vec();
+    let draft = if name.is_totals() {
+        let name = payload.kind().to_owned();
+        Draft::Totals { name, payload: message, to, alone: false }
+    } else {
+        Draft::Ledger { kind: kind.to_u8(), message, to }
+    };
+    insert(db, log, &draft)
 }
 
 /// The draft of a log that is to be numbered next.

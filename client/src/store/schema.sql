@@ -173,6 +173,17 @@ create table sealed (
 ) without rowid;
 create index sealed_by_epoch on sealed (log, epoch);
 
+-- The records of shared-expense ledgers: the group itself, people, expenses, what has happened, and
+-- messages that are not known yet.
+create table ledger (
+    log integer not null references logs on delete cascade,
+    -- 0 group, 1 person, 2 expense, 3 activity, 4 unknown.
+    shelf integer not null,
+    name text not null,
+    record blob not null,
+    primary key (log, shelf, name)
+) without rowid;
+
 -- Members of totals groups who have asked to be let in.
 create table requests (
     log integer not null references logs on delete cascade,

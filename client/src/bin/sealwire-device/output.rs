@@ -88,6 +88,9 @@ impl Output {
             Event::Ended { code, .. } => {
                 (format!("! the relay does not serve this group: {}", code.sentence()), "ended")
             }
+            Event::Ledger { sender, .. } => {
+                (format!("* {} has changed the ledger", short(*sender)), "ledger")
+            }
             Event::Connected { relay } => (format!("* connected to {relay}"), "connected"),
             Event::Disconnected { reason, retry_in, .. } => {
                 let next = if retry_in.is_some() { "trying again" } else { "not trying again" };

@@ -1,8 +1,8 @@
 //! Becoming a member of a `totals` group, and being one no more: what the relay answers, and what the
 //! other members are asked.
 
-use sealwire_protocol::Failure;
 use sealwire_protocol::error::ErrorCode;
+use sealwire_protocol::{DeviceKey, Failure};
 
 use super::super::Result;
 use super::super::desk::Call;
@@ -96,7 +96,8 @@ impl Log {
         }
         let me = call.device.key();
         let (name, name_at) = store::name(call.db)?;
-        for (member, _) in self.membership.members() {
+        let members: Vec<DeviceKey> = self.membership.members().map(|(device, _)| device).collect();
+        for member in members {
             if member == me || !requests::ask(call.db, self.id, member)? {
                 continue;
             }
@@ -111,7 +112,7 @@ impl Log {
     }
 
     /// Tells the members who this is, once it was let in.
-    pub(in crate::engine) fn introduce(&mut self, call: &Call<'_>) -> Result<()> {
+    pub(in crate::engine) fn introduce(&mut self, call: &mut Call<'_>) -> Result<()> {
         let (name, name_at) = store::name(call.db)?;
         let meta = MemberMeta {
             display_name: name,
@@ -123,15 +124,16 @@ impl Log {
         self.say(call, &Payload::MemberMeta(meta), Vec::new(), false)
     }
 
-    /// Puts a message of this program's own into the outbox.
+    /// Puts a message of this program's own into the outbox, and takes it into the ledger.
     fn say(
-        &self,
-        call: &Call<'_>,
+        &mut self,
+        call: &mut Call<'_>,
         message: &Payload,
-        to: Vec<sealwire_protocol::DeviceKey>,
+        to: Vec<DeviceKey>,
         alone: bool,
     ) -> Result<()> {
         let Ok(payload) = message.encode() else { return Ok(()) };
+        self.take_ledger(call, call.device.key(), call.now.ms, &payload)?;
         let name = message.kind().to_owned();
         let draft = Draft::Totals { name, payload: payload.to_vec(), to, alone };
         outbox::insert(call.db, self.id, &draft).map(|_| ())

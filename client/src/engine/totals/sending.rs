@@ -56,6 +56,7 @@ impl Log {
             | Draft::Rotate { .. }
             | Draft::Deliver { .. }
             | Draft::Ask { .. }
+            | Draft::Ledger { .. }
             | Draft::Content { .. } => {
                 self.refuse(call, id, ErrorCode::Unsupported)?;
                 Ok(Next::Again)

@@ -113,6 +113,7 @@ pub(crate) fn unsent(db: &Connection, log: i64, limit: usize) -> Result<Vec<Unse
     while let Some(row) = rows.next()? {
         let draft: Draft = decode(&row.get::<_, Vec<u8>>(1)?)?;
         if let Draft::Content { payload: Some(payload), to, .. }
+        | Draft::Ledger { message: payload, to, .. }
         | Draft::Totals { payload, to, .. } = draft
         {
             unsent.push(Unsent {

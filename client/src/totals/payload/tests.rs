@@ -184,12 +184,12 @@ pub(crate) fn any_message() -> impl Strategy<Value = Value> {
         "join_cancel",
         "other",
     ]);
-    (kind, any_json()).prop_map(|(kind, value)| match value {
-        Value::Object(mut object) => {
+    (kind, any_json()).prop_map(|(kind, value)| {
+        if let Value::Object(mut object) = value {
             object.insert("type".to_owned(), kind.into());
-            Value::Object(object)
+            return Value::Object(object);
         }
-        other => json!({ "type": kind, "expenses": other, "id": "e", "splitAmong": ["a"] }),
+        json!({ "type": kind, "expenses": value, "id": "e", "splitAmong": ["a"] })
     })
 }
 
