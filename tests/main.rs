@@ -67,6 +67,8 @@ mod operator;
 mod worker;
 // The program does what is typed.
 mod commands;
+// The tour of the README, as it stands there, and what else `sealwire-device` does.
+mod tour;
 // The documents say what the code does.
 mod documents;
 // One encrypted database on every device: enrolled, revoked, from a snapshot on.

@@ -37,6 +37,7 @@ pub use totals::NAME_BYTES_MAX;
 use crate::address::RelayUrl;
 use crate::entry::Outline;
 use crate::error::Error;
+use crate::identity::file::KeyFileError;
 use crate::identity::{Identity, JoinSeed, random};
 use crate::invite::Invite;
 use crate::session::Connection;
@@ -55,12 +56,11 @@ pub struct Device {
 
 impl Device {
     /// Makes a new device in a directory, which is made if it is not there. With a passphrase its
-    /// key is kept sealed.
+    /// key is kept sealed; with [`Options::keychain`] it is kept in the system's keychain, and a
+    /// passphrase is not used.
     ///
     /// # Errors
     /// [`KeyFileError::Exists`] if there is one already.
-    ///
-    /// [`KeyFileError::Exists`]: crate::identity::file::KeyFileError::Exists
     pub async fn create(
         directory: impl AsRef<Path>,
         passphrase: Option<&str>,
@@ -71,7 +71,7 @@ impl Device {
             make_private(directory).map_err(|_| Error::Directory)?;
             let identity = Identity::generate()?;
             let passphrase = passphrase.as_ref().map(|text| text.as_str());
-            identity.save(&directory.join(KEY_FILE), passphrase)?;
+            keep(&identity, directory, passphrase, options.keychain)?;
             Ok(identity)
         })
         .await
@@ -82,9 +82,6 @@ impl Device {
     /// # Errors
     /// [`KeyFileError::Missing`] if there is none, [`KeyFileError::PassphraseNeeded`] if its key is
     /// sealed and no passphrase was given.
-    ///
-    /// [`KeyFileError::Missing`]: crate::identity::file::KeyFileError::Missing
-    /// [`KeyFileError::PassphraseNeeded`]: crate::identity::file::KeyFileError::PassphraseNeeded
     pub async fn open(
         directory: impl AsRef<Path>,
         passphrase: Option<&str>,
@@ -241,6 +238,17 @@ impl Device {
         let relay = relay.clone();
         self.shared.write(move |db| store::pin_relay(db, &relay, key)).await
     }
+}
+
+/// Keeps a new device's key where it is to be: the file is sealed if there is a passphrase.
+fn keep(
+    identity: &Identity,
+    directory: &Path,
+    passphrase: Option<&str>,
+    keychain: bool,
+) -> Result<(), KeyFileError> {
+    let path = directory.join(KEY_FILE);
+    if keychain { identity.save_in_keychain(&path) } else { identity.save(&path, passphrase) }
 }
 
 fn member_row(db: &Db, log: LogId) -> Result<LogRow, Error> {

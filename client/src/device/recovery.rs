@@ -173,7 +173,7 @@ impl Device {
                 write_restored(db, &identity, &contents, &kept)
             })?;
             // The key last: without it there is no device.
-            identity.save(&directory.join(super::KEY_FILE), passphrase)?;
+            super::keep(&identity, directory, passphrase, options.keychain)?;
             Ok(identity)
         })
         .await

@@ -18,6 +18,8 @@ pub struct Options {
     /// How often it is looked whether another process of this device has written; none for never,
     /// when there is no other.
     pub watch_others: Option<Duration>,
+    /// Whether the key of a new device is kept in the system's keychain rather than in a file.
+    pub keychain: bool,
 }
 
 impl Default for Options {
@@ -26,6 +28,7 @@ impl Default for Options {
             heartbeat: Duration::from_secs(60),
             backoff: Bounds::default(),
             watch_others: Some(Duration::from_millis(250)),
+            keychain: false,
         }
     }
 }

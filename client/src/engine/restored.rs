@@ -67,15 +67,7 @@ impl Log {
         if !peers.is_empty() {
             let at = i64::try_from(call.now.ms).unwrap_or(i64::MAX);
             let message = Payload::SnapshotRequest(SnapshotRequest::new(me, at));
-            let payload = message.encode().map_err(|_| StoreError::Damaged)?.to_vec();
-            let draft = if self.log.is_totals() {
-                let name = message.kind().to_owned();
-                Draft::Totals { name, payload, to: peers, alone: false }
-            } else {
-                let kind = Kind::Ring.to_u8();
-                Draft::Content { kind, payload: Some(payload), to: peers }
-            };
-            outbox::insert(call.db, self.id, &draft)?;
+            outbox::insert_ledger(call.db, self.id, self.log, &message, Kind::Ring, peers)?;
         }
         self.wants_history = false;
         logs::set_wants_history(call.db, self.id, false)

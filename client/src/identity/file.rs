@@ -12,6 +12,13 @@
 //! argon2id <memory KiB> <passes> <lanes> <salt in hex> <nonce in hex> <sealed seed in hex>
 //! ```
 //!
+//! or, with the seed in the system's keychain,
+//!
+//! ```text
+//! sealwire device key v1
+//! keychain <public key in hex>
+//! ```
+//!
 //! The seal is XChaCha20-Poly1305 under the Argon2id hash of the passphrase, with the first line and
 //! the parameters as additional data. The file is made with mode 0600, whole or not at all, and is
 //! never written over: a second identity in its place would be a lost one.
@@ -22,10 +29,11 @@ use std::path::Path;
 
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
+use sealwire_protocol::DeviceKey;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::{Identity, NoRandomness, random};
+use super::{Identity, NoRandomness, keychain, random};
 use crate::stretch::{Cost, stretch};
 
 const FIRST_LINE: &str = "sealwire device key v1";
@@ -54,6 +62,12 @@ pub enum KeyFileError {
     /// The passphrase does not open it.
     #[error("the passphrase is wrong, or the key file is damaged")]
     PassphraseWrong,
+    /// The system has no keychain that could be used, or this build cannot use one.
+    #[error("the system's keychain cannot be used; a passphrase is the other way")]
+    NoKeychain,
+    /// The system's keychain does not have this device's key.
+    #[error("the system's keychain does not have this device's key")]
+    NotInKeychain,
     /// The system failed.
     #[error("the key file cannot be used: {0}")]
     Io(io::ErrorKind),
@@ -79,10 +93,30 @@ impl Identity {
         let words: Vec<&str> = lines.next().unwrap_or_default().split(' ').collect();
         let seed = match words[..] {
             ["clear", seed] => Zeroizing::new(unhex::<32>(seed)?),
+            ["keychain", key] => {
+                let key = DeviceKey(unhex(key)?);
+                let device = Self::from_seed(&*keychain::get(key)?);
+                // Another one under this name would be another device.
+                return if device.key() == key { Ok(device) } else { Err(KeyFileError::Damaged) };
+            }
             ["argon2id", ..] => open(&words, passphrase.ok_or(KeyFileError::PassphraseNeeded)?)?,
             _ => return Err(KeyFileError::Damaged),
         };
         Ok(Self::from_seed(&seed))
+    }
+
+    /// Keeps the key in the system's keychain, and makes a key file that says so. May ask the person
+    /// to unlock the keychain.
+    ///
+    /// # Errors
+    /// [`KeyFileError::NoKeychain`]; [`KeyFileError::Exists`] if there is a key file.
+    pub fn save_in_keychain(&self, path: &Path) -> Result<(), KeyFileError> {
+        if path.exists() {
+            return Err(KeyFileError::Exists);
+        }
+        keychain::put(self.key(), &self.seed())?;
+        let text = format!("{FIRST_LINE}\nkeychain {}\n", self.key().to_hex());
+        write_new(path, text.as_bytes()).map_err(|error| from_io(&error))
     }
 
     /// Makes a key file.
@@ -243,5 +277,21 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("mode");
         assert_eq!(Identity::load(&path, None).map(|_| ()), Err(KeyFileError::Exposed));
+    }
+
+    #[test]
+    fn a_key_that_a_missing_keychain_has_is_not_taken_for_another_one() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("device.key");
+        let device = Identity::generate().expect("randomness");
+        // Where there is a keychain, its person is not to find keys of tests in it.
+        if !cfg!(feature = "keychain") {
+            assert_eq!(device.save_in_keychain(&path), Err(KeyFileError::NoKeychain));
+            assert!(!path.exists());
+        }
+        let text = format!("{FIRST_LINE}\nkeychain {}\n", device.key().to_hex());
+        write_new(&path, text.as_bytes()).expect("written");
+        let read = Identity::load(&path, None).map(|read| read.key());
+        assert!(matches!(read, Err(KeyFileError::NoKeychain | KeyFileError::NotInKeychain)));
     }
 }

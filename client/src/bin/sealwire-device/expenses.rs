@@ -340,7 +340,9 @@ fn explain(error: Error) -> anyhow::Error {
         return anyhow!("too much waits to be sent; connect with `watch` and try again");
     }
     if error == Error::NotAMember {
-        return anyhow!("you are not a member of this group any more; `logs` shows your groups");
+        return anyhow!(
+            "you are not a member of this group any more; `group list` shows your groups"
+        );
     }
     anyhow!(error)
 }

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use anyhow::Result;
 use sealwire_client::device::{LogInfo, Member, Phase};
 use sealwire_client::event::{Event, Received, Unreadable};
+use sealwire_client::identity::fingerprint;
 use sealwire_protocol::DeviceKey;
 use serde_json::{Value, json};
 
@@ -136,6 +137,7 @@ impl Output {
         );
         let value = json!({
             "log": name,
+            "format": if info.log.is_totals() { "totals" } else { "native" },
             "relay": info.relay.as_str(),
             "phase": phase,
             "seq": seq,
@@ -149,16 +151,20 @@ impl Output {
     }
 
     /// Prints a member.
-    pub(crate) fn member(self, member: &Member, me: DeviceKey) -> Result<()> {
+    pub(crate) fn member(self, member: &Member, me: DeviceKey, asks: bool) -> Result<()> {
         let key = member.device.to_hex();
+        let print = fingerprint(member.device);
         let you = if member.device == me { "  (you)" } else { "" };
+        let note = if asks { "  (asks to be let in)" } else { you };
         let value = json!({
             "device": key,
             "joined_seq": member.joined_seq,
             "joined_at": member.joined_at,
+            "fingerprint": print,
             "you": member.device == me,
+            "asks": asks,
         });
-        self.line(&format!("{key}{you}"), &value)
+        self.line(&format!("{key}  {print}{note}"), &value)
     }
 }
 
