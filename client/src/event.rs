@@ -68,6 +68,8 @@ pub enum Event {
         log: LogId,
         /// Its generation.
         epoch: u32,
+        /// Who has given it.
+        from: DeviceKey,
     },
     /// An entry cannot be opened. It is kept sealed; if a key comes that opens it,
     /// [`Event::Entry`] follows.
@@ -318,7 +320,7 @@ mod tests {
     fn events_of_the_connection_are_not_stored() {
         let event = Event::QuotaReached { log: LogId([1; 16]) };
         assert!(rmp_serde::to_vec_named(&event).is_err());
-        let event = Event::KeyReceived { log: LogId([1; 16]), epoch: 2 };
+        let event = Event::KeyReceived { log: LogId([1; 16]), epoch: 2, from: DeviceKey([3; 32]) };
         assert!(rmp_serde::to_vec_named(&event).is_ok());
     }
 }

@@ -54,8 +54,7 @@ impl Device {
         let secret = Secret::of(&code, pin).await?;
         let before = self.shared.read(store::recovery::find).await?;
         let old_seed = before.and_then(|before| before.old_seed);
-        let kept = secret.keep(relay.clone(), old_seed);
-        self.store_vault(&kept).await?;
+        self.store_vault(secret.keep(relay.clone(), old_seed)).await?;
         Ok(code)
     }
 
@@ -75,7 +74,7 @@ impl Device {
         kept.salt = random::<SALT_BYTES>()?.to_vec();
         kept.cost = Cost::USUAL;
         kept.key = stretched(&kept, new, &kept.salt.clone()).await?;
-        self.store_vault(&kept).await
+        self.store_vault(kept).await
     }
 
     /// Whether this device has a recovery vault, and of which format.
@@ -105,7 +104,7 @@ impl Device {
         if kept.uploaded == Some(digest) {
             return Ok(false);
         }
-        self.store_vault(&kept).await?;
+        self.store_vault(kept).await?;
         Ok(true)
     }
 
@@ -179,9 +178,14 @@ impl Device {
         .await
     }
 
-    /// Seals what this device has now, and stores it. What it is sealed with is kept before it is
-    /// stored: nothing is lost if the answer is.
-    async fn store_vault(&self, kept: &Kept) -> Result<(), Error> {
+    /// Seals what this device has now, stores it, and keeps what it is sealed with: all of it, even
+    /// if nobody waits for it any more.
+    async fn store_vault(&self, kept: Kept) -> Result<(), Error> {
+        let device = self.clone();
+        self.shared.whole(async move { device.store(&kept).await }).await
+    }
+
+    async fn store(&self, kept: &Kept) -> Result<(), Error> {
         let (contents, digest) = self.contents(kept.format).await?;
         let vault = match kept.format {
             Format::Totals => {

@@ -30,11 +30,17 @@ pub const NAME_BYTES_MAX: usize = 256;
 
 impl Device {
     /// Makes a `totals` group. Its id is the relay's to choose, so the relay must be in reach: this
-    /// makes a short connection of its own, beside any other.
+    /// makes a short connection of its own, beside any other. Once begun it is done whole, even if
+    /// nobody waits for it any more.
     ///
     /// # Errors
     /// [`Error::Wire`] if the relay was not reached or refuses, [`Error::RelayKeyChanged`].
     pub async fn create_totals_group(&self, relay: &RelayUrl) -> Result<LogId, Error> {
+        let (device, relay) = (self.clone(), relay.clone());
+        self.shared.whole(async move { device.create_totals(&relay).await }).await
+    }
+
+    async fn create_totals(&self, relay: &RelayUrl) -> Result<LogId, Error> {
         let key = EpochKey::generate()?;
         let pinned = self.relay_key(relay).await?;
         let options = wire::Options { relay: pinned, ..wire::Options::default() };

@@ -165,7 +165,10 @@ impl Log {
             return Ok(());
         }
         if !had {
-            call.tell(self.id, &Event::KeyReceived { log: self.log, epoch: name.epoch })?;
+            call.tell(
+                self.id,
+                &Event::KeyReceived { log: self.log, epoch: name.epoch, from: sender },
+            )?;
         }
         self.ask_at = None;
         self.ask_pause = ASK_PAUSE_MIN;

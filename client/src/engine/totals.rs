@@ -124,7 +124,7 @@ impl Log {
             }
             Change::Left(device) => {
                 self.forget_member(device);
-                requests::remove(call.db, self.id, device)?;
+                requests::forget(call.db, self.id, device)?;
                 if device == me {
                     return self.removed_here(call, seq, false);
                 }
@@ -253,7 +253,8 @@ impl Log {
             Offer::Take => {
                 keys::insert(call.db, self.id, GROUP_KEY, &key, None)?;
                 requests::forget_asked(call.db, self.id)?;
-                let event = Event::KeyReceived { log: self.log, epoch: GROUP_KEY.epoch };
+                let event =
+                    Event::KeyReceived { log: self.log, epoch: GROUP_KEY.epoch, from: sender };
                 call.tell(self.id, &event)?;
                 self.introduce(call)?;
                 self.retry_totals(call)

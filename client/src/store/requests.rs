@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use super::{StoreError, from_sql, to_sql};
 use crate::seal::EpochKey;
 
-/// Most members of one group whose requests are kept: as many as there can be.
+/// Most members of one group whose requests or offers are kept: as many as there can be.
 const REQUESTS_MAX: i64 = sealwire_protocol::limits::TOTALS_MEMBERS_MAX as i64;
 
 /// A member of a `totals` group who asks to be let in.
@@ -38,6 +38,14 @@ pub(crate) fn insert(db: &Connection, log: i64, request: &JoinRequest) -> Result
         )?
         .execute((log, &request.device.0[..], &request.name, to_sql(request.asked_at)?))?;
     Ok(changed == 1)
+}
+
+/// A device is gone: it asks for nothing and offers nothing any more.
+pub(crate) fn forget(db: &Connection, log: i64, device: DeviceKey) -> Result<(), StoreError> {
+    remove(db, log, device)?;
+    db.prepare_cached("delete from offers where log = ?1 and sender = ?2")?
+        .execute((log, &device.0[..]))?;
+    Ok(())
 }
 
 /// A device asks no more.
@@ -96,6 +104,12 @@ pub(crate) fn offer(
     sender: DeviceKey,
     key: &EpochKey,
 ) -> Result<(), StoreError> {
+    let others: i64 = db
+        .prepare_cached("select count(*) from offers where log = ?1 and sender <> ?2")?
+        .query_row((log, &sender.0[..]), |row| row.get(0))?;
+    if others >= REQUESTS_MAX {
+        return Ok(());
+    }
     db.prepare_cached("insert or replace into offers (log, sender, key) values (?1, ?2, ?3)")?
         .execute((log, &sender.0[..], &key.bytes()[..]))?;
     Ok(())

@@ -1,10 +1,11 @@
 //! `group`: making, joining and leaving groups, and letting others in.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
 use sealwire_client::address::RelayUrl;
-use sealwire_client::device::{Device, JoinRequest};
+use sealwire_client::device::{Device, Events, JoinRequest};
 use sealwire_client::error::Error;
 use sealwire_client::event::Event;
 use sealwire_client::identity::fingerprint;
@@ -17,6 +18,9 @@ use crate::args::{Args, GroupCommand};
 use crate::commands::{connect, explain, keep_recovery, settle};
 use crate::output::{Output, clean, remark, short};
 use crate::place::{group, member};
+
+/// How long it may take to be told what has happened.
+const AT_ONCE: Duration = Duration::from_millis(500);
 
 pub(crate) async fn run(
     args: &Args,
@@ -130,15 +134,31 @@ async fn join(args: &Args, out: Output, device: &Device, text: &str) -> Result<(
                        is, while `listen` or `chat` runs";
         (log, invite.relay, missing)
     };
+    let mut events = device.events().await?;
     let connection = connect(args, device, &relay).await?;
     match device.wait_ready(log, args.deadline()).await {
-        Ok(()) => {}
+        Ok(()) => say_who(&mut events, log).await?,
         Err(Error::Timeout) => remark(missing),
         Err(error) => bail!(error),
     }
     keep_recovery(device).await;
     connection.stop().await;
     print_group(out, log)
+}
+
+/// Says who has given the key of a Totals group: the relay could have put in another device.
+async fn say_who(events: &mut Events, log: LogId) -> Result<()> {
+    // What has happened is told at once; nothing is waited for.
+    while let Ok(event) = timeout(AT_ONCE, events.next()).await {
+        if let Event::KeyReceived { log: of, from, .. } = event?
+            && of == log
+        {
+            let print = fingerprint(from);
+            remark(&format!("the key came from the device with the fingerprint {print}"));
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Reads a group to its end, and prints who asks to be let in.
