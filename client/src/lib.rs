@@ -63,10 +63,10 @@
 //! | [`entry`], [`chain`], [`membership`], [`holders`], [`numbering`] | the rules, as plain values without a socket or a file |
 //! | [`content`], [`padding`], [`seal`], [`keybox`] | what is inside, and how it is closed |
 //! | [`vault`] | vaults: devices, changesets, snapshots, over one connection |
+//! | [`sync`] | an app's own database, the same on all devices of a vault |
 //! | [`limits`] | the bounds of a connection |
 //!
-//! Vaults are here as values over a [`wire`]; the durable device does not keep them yet. `totals`
-//! groups, recovery and doorbells are not here yet.
+//! `totals` groups, recovery and doorbells are not here yet.
 
 pub mod address;
 pub mod backoff;
@@ -88,6 +88,7 @@ pub mod padding;
 pub mod seal;
 pub mod session;
 mod store;
+pub mod sync;
 pub mod vault;
 #[cfg(test)]
 mod vectors;

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use crate::vault::VaultCommand;
+
 /// A Sealwire device: sealed groups from the command line.
 #[derive(Parser)]
 #[command(version, about)]
@@ -101,4 +103,7 @@ pub(crate) enum Command {
         /// The relay's new key, as the error message and the relay's operator say.
         key: String,
     },
+    /// Share tables of an app's own database with your devices, or with a household.
+    #[command(subcommand)]
+    Vault(VaultCommand),
 }

@@ -17,6 +17,7 @@ use crate::args::{Args, Command};
 use crate::chat;
 use crate::output::{Output, remark, short};
 use crate::place::{directory, group, member, open, passphrase};
+use crate::vault;
 
 pub(crate) async fn run(args: Args) -> Result<()> {
     let out = Output { json: args.json };
@@ -40,6 +41,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         }
         Command::Logs => logs(out, &open(&args).await?).await,
         Command::Trust { key } => trust(&args, &open(&args).await?, key).await,
+        Command::Vault(command) => vault::run(&args, out, command).await,
     }
 }
 

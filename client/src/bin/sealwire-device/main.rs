@@ -17,6 +17,7 @@ mod chat;
 mod commands;
 mod output;
 mod place;
+mod vault;
 
 use std::process::ExitCode;
 
