@@ -55,6 +55,7 @@ mod capture;
 pub mod changeset;
 pub mod clock;
 mod code;
+mod coverage;
 mod drain;
 mod engine;
 mod error;
@@ -67,6 +68,7 @@ mod record;
 mod replay;
 mod report;
 mod schema;
+mod sending;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -313,6 +313,22 @@ impl Writer<'_> {
         self.keep_clock(clock)
     }
 
+    /// The values of a row that stand in the app's table, by their registers.
+    fn shown_values(
+        &self,
+        table: NameId,
+        key: &[Value],
+        record: &Record,
+    ) -> Result<HashMap<(NameId, KeyScope), Value>, SyncError> {
+        let Some(table) = self.tables.0.get(&table).filter(|_| record.shown) else {
+            return Ok(HashMap::new());
+        };
+        let values = self.current_values(table, key)?;
+        let columns = table.columns.iter().zip(&table.shape.columns);
+        let names = columns.map(|(number, column)| (*number, column.scope));
+        Ok(names.zip(values.unwrap_or_default()).collect())
+    }
+
     pub(crate) fn column_numbers(&mut self, names: &[String]) -> Result<Vec<NameId>, SyncError> {
         names.iter().map(|name| self.names.column(self.db, name)).collect()
     }
