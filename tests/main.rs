@@ -51,6 +51,10 @@ mod totals_groups;
 mod totals_payloads;
 // A phone that listens is given what waits, then what comes, and hears when its groups change.
 mod totals_streams;
+// Devices that sleep are woken, and whoever wakes them learns nothing.
+mod doorbells;
+// What ringing two thousand of them costs those who append: a measurement.
+mod doorbells_measured;
 // Two hundred phones start at once, and every request is answered.
 mod totals_start;
 // Phones and devices with a session are members of one group, at once and alike.

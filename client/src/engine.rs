@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sealwire_protocol::codec::Envelope;
-use sealwire_protocol::frame;
+use sealwire_protocol::frame::{self, SetPushToken};
 use sealwire_protocol::{ClientFrame, Failure, LogId, RelayFrame};
 
 use self::desk::{Asked, Call, Desk};
@@ -127,6 +127,12 @@ impl Engine {
         })
     }
 
+    /// Says where the device's doorbell is.
+    pub(crate) fn doorbell(&mut self, place: SetPushToken, now: Now) -> Result<Said> {
+        self.desk.doorbell = Some((place, Some(now.at)));
+        self.wake(now)
+    }
+
     /// Sends a sign of life.
     pub(crate) fn ping(&mut self, now: Now) -> Result<Said> {
         self.call(now, |_, call| {
@@ -141,7 +147,8 @@ impl Engine {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let unanswered =
             self.desk.requests.values().map(|(_, asked_at)| *asked_at + ANSWER_DEADLINE).min();
-        self.logs.values().filter_map(Log::deadline).chain(unanswered).min()
+        let doorbell = self.desk.doorbell.as_ref().and_then(|(_, due)| *due);
+        self.logs.values().filter_map(Log::deadline).chain(unanswered).chain(doorbell).min()
     }
 
     /// One transaction: first the logs as they are stored, then `work`, then whatever follows from
@@ -163,6 +170,7 @@ impl Engine {
                     log.subscribe_if_due(&mut call);
                     log.run_timers(&mut call)?;
                 }
+                call.say_doorbell();
                 self.turn = pump(logs, &mut call, self.turn)?;
             }
             for log in logs.values_mut() {
@@ -308,6 +316,10 @@ fn on_error(
             log.subscription = Subscription::Off;
             Ok(())
         }),
+        Some(Asked::Doorbell) => {
+            call.doorbell_refused(&failure);
+            Ok(())
+        }
         Some(Asked::Ping) => Ok(()),
         // What is answered to an ack, or said of a subscription that held, names its log.
         None => {

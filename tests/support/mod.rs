@@ -5,6 +5,7 @@ pub(crate) mod cluster;
 pub(crate) mod crowd;
 pub(crate) mod databases;
 pub(crate) mod device;
+pub(crate) mod fcm;
 pub(crate) mod history;
 pub(crate) mod household;
 pub(crate) mod http;

@@ -194,7 +194,7 @@ impl Vault {
         contents: &[(Scope, &[u8])],
     ) -> Result<Signed, VaultError> {
         let sender = self.device.key();
-        let outline = self.outline_after(after, Kind::Quiet, &[]);
+        let outline = self.outline_after(after, Kind::Ring, &[]);
         let aad = outline.aad(sender);
         let place = Place { log: self.log, sender, aad: &aad };
         let mut boxes = Vec::with_capacity(contents.len());
@@ -232,7 +232,7 @@ impl Vault {
         let mut bytes = 0;
         let mut own = self.own;
         while let Some((payload, others)) = rest.split_first() {
-            let outline = self.outline_after(own, Kind::Quiet, &[]);
+            let outline = self.outline_after(own, Kind::Ring, &[]);
             let aad = outline.aad(sender);
             let place = Place { log: self.log, sender, aad: &aad };
             let body = seal::seal(key, name, &place, payload).map_err(|_| VaultError::TooLong)?;

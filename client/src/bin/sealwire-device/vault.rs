@@ -314,6 +314,10 @@ fn print_report(out: Output, report: &Report) -> Result<()> {
     for (is, what) in [
         (report.waits_for_key, "enrolled, but no device has given the key yet"),
         (report.history_changed, "the relay had lost history; nothing was deleted here"),
+        (
+            report.confirmed,
+            "compared a snapshot of another device with what is here, and confirmed it",
+        ),
         (report.refused_snapshot, "a snapshot lacks something that is here; it was not confirmed"),
         (report.damaged > 0, "some entries are damaged; they are kept sealed"),
         (report.rejected > 0, "some entries are not believed"),
