@@ -19,6 +19,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::Uri;
 use sealwire_actors::limits::VaultLimits;
 use tracing_subscriber::filter::Targets;
 use zeroize::Zeroizing;
@@ -27,6 +28,7 @@ pub use database::Database;
 pub use settings::{ConfigError, Settings, Source};
 
 use crate::client_address::TrustedProxies;
+use crate::fcm::is_private;
 use crate::secrets::Secret;
 
 /// Shortest secret of the operator, in bytes: 128 random bits, however they are written.
@@ -69,6 +71,8 @@ pub struct Config {
     pub unauthenticated: UnauthenticatedLimits,
     /// How much may be asked from one address.
     pub address_requests: AddressRequests,
+    /// How sleeping devices are woken; none to wake nobody.
+    pub push: Option<PushSettings>,
     /// How long stopping may take.
     pub shutdown_deadline: Duration,
     /// What is written to the log, and how.
@@ -99,6 +103,15 @@ pub struct AddressRequests {
     pub rate: NonZeroU32,
     /// At once, after a quiet time.
     pub burst: NonZeroU32,
+}
+
+/// How sleeping devices are woken.
+#[derive(Clone, Debug)]
+pub struct PushSettings {
+    /// The file of a Google service account.
+    pub credentials: PathBuf,
+    /// Where doorbells are rung.
+    pub base: Uri,
 }
 
 /// What is written to the log, and how.
@@ -173,6 +186,7 @@ impl Config {
                 rate: settings.whole(&knobs::REQUESTS_PER_ADDRESS_PER_SECOND)?,
                 burst: settings.whole(&knobs::REQUESTS_PER_ADDRESS_BURST)?,
             },
+            push: push(settings)?,
             shutdown_deadline: Duration::from_secs(
                 settings.whole(&knobs::SHUTDOWN_DEADLINE_SECONDS)?,
             ),
@@ -193,6 +207,15 @@ fn secret(settings: &Settings, knob: &knobs::Knob) -> Result<Option<Secret>, Con
     let long_enough =
         |text: &str| (text.len() >= SECRET_BYTES_MIN).then(|| Secret::new(text.to_owned()));
     settings.parse(knob, long_enough).map(Some)
+}
+
+fn push(settings: &Settings) -> Result<Option<PushSettings>, ConfigError> {
+    let base = settings.parse(&knobs::FCM_BASE_URL, |text| {
+        let uri: Uri = text.trim().parse().ok()?;
+        (is_private(&uri) && uri.query().is_none()).then_some(uri)
+    })?;
+    let credentials = settings.text(&knobs::GOOGLE_APPLICATION_CREDENTIALS).map(PathBuf::from);
+    Ok(credentials.map(|credentials| PushSettings { credentials, base }))
 }
 
 fn seed(text: &str) -> Option<Zeroizing<[u8; 32]>> {

@@ -9,8 +9,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use axum::Router;
 use sealwire_actors::ports::{Clock, StoreError};
+use sealwire_actors::push::TestRing;
 use sealwire_actors::recovery::{Recovery, RecoveryKeys};
 use sealwire_actors::{Options, StartError, System};
+use sealwire_protocol::DeviceKey;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -250,6 +252,10 @@ impl Observed for View {
 
     fn metrics(&self) -> String {
         self.metrics.render()
+    }
+
+    async fn ring(&self, device: DeviceKey) -> Option<TestRing> {
+        self.system.get()?.ring_for_test(device).await.ok()
     }
 }
 

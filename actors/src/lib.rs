@@ -1,4 +1,4 @@
-//! What a Sealwire relay decides: sessions, registry, logs, persistence, retention.
+//! What a Sealwire relay decides: sessions, registry, logs, persistence, retention, doorbells.
 //!
 //! Nothing here opens a socket, speaks SQL or knows HTTP: the actors ask the world through the
 //! traits of [`ports`], which the relay crate implements and tests replace.
@@ -19,11 +19,13 @@ pub mod limits;
 mod listener;
 mod log;
 mod mailbox;
+mod meters;
 pub mod metrics;
 pub mod outbox;
 mod pace;
 pub mod passes;
 pub mod ports;
+pub mod push;
 mod push_token;
 pub mod recovery;
 pub mod registry;

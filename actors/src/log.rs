@@ -22,6 +22,7 @@
 //! - parts are finished in the order in which they were submitted;
 //! - every request is answered, if only by the drop of its [`Reply`].
 
+mod bells;
 mod ending;
 mod loading;
 mod policy;
@@ -372,6 +373,7 @@ impl LogActor {
         let AckRequest { device, incarnation, acked, losses: _ } = request;
         state.ack(*device, *incarnation, acked, committed, Outcome::Delivered);
         self.last_work = Instant::now();
+        self.stop_ringing(*device);
     }
 
     fn flush(&mut self, done: Option<oneshot::Sender<()>>) {
@@ -425,7 +427,9 @@ impl LogActor {
                         return;
                     }
                 };
-                match state.flush_acks() {
+                let decided = state.flush_acks();
+                self.stop_ringing(device);
+                match decided {
                     Some(decided) => return self.submit_totals(decided, None, reply, known),
                     // It was acked before; that may still be under way.
                     None => return self.answer_after_all(reply, known),
@@ -575,10 +579,13 @@ impl LogActor {
         // Whoever goes hears of the entry that did it first.
         for change in &part.changes {
             if change.state != MembershipState::Joined {
-                registry.member_gone(change.device, self.key, change.state, change.seq);
+                let shared = &self.shared;
+                shared.registry.member_gone(change.device, self.key, change.state, change.seq);
+                shared.doorstep.gone(self.key, change.device);
             }
         }
         if !part.changes.is_empty() && place.id.is_totals() {
+            let registry = &self.shared.registry;
             let by: Vec<DeviceKey> = part.changes.iter().map(|change| change.device).collect();
             let devices = state.members().map(|(device, _)| device).chain(by.iter().copied());
             registry.groups_changed(devices, &by);
@@ -595,6 +602,7 @@ impl LogActor {
         for done in part.flushes {
             let _ = done.send(());
         }
+        self.ring(&part.published);
         if part.ends_log {
             counter!(GROUPS_ENDED).increment(1);
             self.ended = true;

@@ -235,6 +235,15 @@ impl Registry {
         gauge!(SESSIONS).decrement(1.0);
     }
 
+    /// Whether a device has an outbox: a session, or a stream of payloads.
+    pub(crate) fn is_here(&self, device: DeviceKey) -> bool {
+        let streams = |listeners: &Vec<Arc<Listener>>| {
+            listeners.iter().any(|listener| listener.scope != Scope::Changes)
+        };
+        self.sessions.get(&device).is_some_and(|sessions| !sessions.is_empty())
+            || self.listeners.get(&device).is_some_and(|listeners| streams(&listeners))
+    }
+
     fn sessions_of(&self, device: DeviceKey) -> Vec<Arc<Outbox>> {
         self.sessions.get(&device).map(|sessions| sessions.clone()).unwrap_or_default()
     }

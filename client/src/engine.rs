@@ -14,11 +14,14 @@ mod answers;
 mod desk;
 mod giving;
 mod keys;
+mod ledger;
 mod log;
 mod opening;
 mod reading;
+mod restored;
 mod sending;
 mod taking;
+mod totals;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -26,7 +29,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sealwire_protocol::codec::Envelope;
-use sealwire_protocol::frame;
+use sealwire_protocol::frame::{self, SetPushToken};
 use sealwire_protocol::{ClientFrame, Failure, LogId, RelayFrame};
 
 use self::desk::{Asked, Call, Desk};
@@ -37,6 +40,8 @@ use crate::identity::Identity;
 use crate::store::{Store, StoreError, logs};
 
 pub(crate) use self::desk::Now;
+pub(crate) use self::ledger::history;
+pub(crate) use self::totals::GROUP_KEY;
 
 type Result<T> = std::result::Result<T, StoreError>;
 
@@ -127,6 +132,12 @@ impl Engine {
         })
     }
 
+    /// Says where the device's doorbell is.
+    pub(crate) fn doorbell(&mut self, place: SetPushToken, now: Now) -> Result<Said> {
+        self.desk.doorbell = Some((place, Some(now.at)));
+        self.wake(now)
+    }
+
     /// Sends a sign of life.
     pub(crate) fn ping(&mut self, now: Now) -> Result<Said> {
         self.call(now, |_, call| {
@@ -141,7 +152,8 @@ impl Engine {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let unanswered =
             self.desk.requests.values().map(|(_, asked_at)| *asked_at + ANSWER_DEADLINE).min();
-        self.logs.values().filter_map(Log::deadline).chain(unanswered).min()
+        let doorbell = self.desk.doorbell.as_ref().and_then(|(_, due)| *due);
+        self.logs.values().filter_map(Log::deadline).chain(unanswered).chain(doorbell).min()
     }
 
     /// One transaction: first the logs as they are stored, then `work`, then whatever follows from
@@ -162,7 +174,9 @@ impl Engine {
                 for log in logs.values_mut() {
                     log.subscribe_if_due(&mut call);
                     log.run_timers(&mut call)?;
+                    log.settle_restored(&mut call)?;
                 }
+                call.say_doorbell();
                 self.turn = pump(logs, &mut call, self.turn)?;
             }
             for log in logs.values_mut() {
@@ -246,11 +260,18 @@ fn on_frame(
             with(logs, call, log, |log, call| log.on_appended(call, count, &appended))
         }
         RelayFrame::Done(_) => {
+            if let Some(Asked::Leave(log, id)) = asked {
+                return with(logs, call, log, |log, call| log.on_totals_left(call, id));
+            }
             let Some(Asked::Unsubscribe(log)) = asked else { return Ok(()) };
             with(logs, call, log, |log, _| {
                 log.subscription = Subscription::Off;
                 Ok(())
             })
+        }
+        RelayFrame::Joined(joined) => {
+            let Some(Asked::Join(log, id)) = asked else { return Ok(()) };
+            with(logs, call, log, |log, call| log.on_totals_joined(call, id, joined.head.seq))
         }
         RelayFrame::Error(error) => on_error(logs, call, envelope.request, asked, &error),
         RelayFrame::Heartbeat(heartbeat) => {
@@ -281,11 +302,13 @@ fn on_frame(
         | RelayFrame::Welcome(_)
         | RelayFrame::Members(_)
         | RelayFrame::Logs(_)
-        | RelayFrame::Joined(_)
         | RelayFrame::Token(_)
         | RelayFrame::Snapshots(_)
-        | RelayFrame::SnapshotChunk(_)
-        | RelayFrame::RecoveryFetched(_) => Ok(()),
+        | RelayFrame::SnapshotChunk(_) => Ok(()),
+        RelayFrame::RecoveryFetched(fetched) => {
+            call.desk.live.push(Event::RecoveryFetched { at: fetched.at });
+            Ok(())
+        }
     }
 }
 
@@ -308,6 +331,16 @@ fn on_error(
             log.subscription = Subscription::Off;
             Ok(())
         }),
+        Some(Asked::Doorbell) => {
+            call.doorbell_refused(&failure);
+            Ok(())
+        }
+        Some(Asked::Join(log, id)) => {
+            with(logs, call, log, |log, call| log.on_totals_not_joined(call, id, &failure))
+        }
+        Some(Asked::Leave(log, id)) => {
+            with(logs, call, log, |log, call| log.on_totals_not_left(call, id, &failure))
+        }
         Some(Asked::Ping) => Ok(()),
         // What is answered to an ack, or said of a subscription that held, names its log.
         None => {

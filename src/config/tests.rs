@@ -133,6 +133,9 @@ fn a_value_that_cannot_be_used_is_refused_with_its_name_and_source() {
         ("TRUSTED_PROXY_IPS", "10.0.0.1/33"),
         ("ENABLE_DEBUG", "perhaps"),
         ("RUST_LOG", "sealwire=loud"),
+        ("FCM_BASE_URL", "http://fcm.googleapis.com"),
+        ("FCM_BASE_URL", "fcm.googleapis.com"),
+        ("FCM_BASE_URL", "https://fcm.googleapis.com/?x=y"),
     ] {
         let refusal = given().variable(variable, value).refusal();
         assert!(
@@ -142,6 +145,16 @@ fn a_value_that_cannot_be_used_is_refused_with_its_name_and_source() {
     }
     let refusal = given().flag("listen", "here").refusal();
     assert!(refusal.starts_with("listen = \"here\" (flag --listen): must be an IP"), "{refusal}");
+}
+
+#[test]
+fn nobody_is_rung_unless_there_are_credentials() {
+    assert!(given().variable("FCM_BASE_URL", "http://127.0.0.1:9").config().push.is_none());
+    let push =
+        given().variable("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere/key.json").config().push;
+    let push = push.unwrap();
+    assert_eq!(push.credentials.display().to_string(), "/nowhere/key.json");
+    assert_eq!(push.base, "https://fcm.googleapis.com");
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! What the promises are kept with: databases, relays, devices, and the judge of their histories.
 
 pub(crate) mod backup;
+pub(crate) mod cli;
 pub(crate) mod cluster;
 pub(crate) mod crowd;
 pub(crate) mod databases;
 pub(crate) mod device;
+pub(crate) mod fcm;
 pub(crate) mod history;
 pub(crate) mod household;
 pub(crate) mod http;

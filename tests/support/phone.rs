@@ -96,10 +96,12 @@ impl Phone {
     }
 
     pub(crate) fn with_key(relay: SocketAddr, signing: SigningKey) -> Self {
-        // As patient with a connection that rests as the app is.
+        // Less patient than the app with a connection that rests: this client may keep one on which it
+        // has never asked anything, which no app does, and the relay closes such a one after five
+        // seconds, perhaps when it is asked for the first time.
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(15))
+            .pool_idle_timeout(Duration::from_secs(4))
             .build_http();
         Self { signing, base: relay, client, token: Mutex::new(None) }
     }
@@ -321,6 +323,14 @@ impl Phone {
     /// The blobs of a page.
     pub(crate) async fn blobs(&self, group: &str) -> Vec<String> {
         self.pending(group).await.iter().map(|payload| text(&payload["encryptedBlob"])).collect()
+    }
+
+    /// Says where its doorbell is.
+    pub(crate) async fn register(&self, token: Option<&str>) {
+        let platform = token.map(|_| "fcm");
+        let body = json!({ "pushToken": token, "pushPlatform": platform });
+        let answer = self.call("PUT", "/groups/push-registration", Some(body)).await;
+        answer.expect("an answer").ok();
     }
 
     /// Acks one payload.

@@ -43,6 +43,10 @@ impl LogActor {
                 self.committed = Some(position);
                 self.shared.registry.publish_loaded(self.key, &self.presence, position);
                 self.reconcile(position);
+                if self.next_part > 1 {
+                    // What was under way may have been committed, and nobody was told.
+                    self.shared.doorstep.missed(0);
+                }
                 for message in waiting {
                     self.receive(message);
                 }

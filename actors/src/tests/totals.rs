@@ -165,10 +165,11 @@ async fn a_stream_that_is_behind_reads_on_from_the_store() {
         }
     };
     let healing = async {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        world.store.read_failed().await;
         world.store.fail_reads(false);
     };
-    tokio::join!(reading, healing);
+    // In this order: who waits for the failure has to be there before it happens.
+    tokio::join!(healing, reading);
     let expected: Vec<Vec<u8>> = (0..320_u16).map(|number| number.to_be_bytes().to_vec()).collect();
     assert_eq!(bodies, expected);
 }
