@@ -74,6 +74,7 @@ mod vaults;
 // The same for clients that ask over HTTP now and then.
 mod vaults_http;
 // What a new device of an old vault has to do: a measurement.
+mod vault_streams;
 mod vault_year;
 // What every store promises: the same tests against memory, SQLite and PostgreSQL.
 mod store_contract;

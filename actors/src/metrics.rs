@@ -4,11 +4,7 @@
 //! the only arguments that the functions take. The recorder belongs to the process, so two relays
 //! in one process (in tests) add up.
 
-use std::time::Duration;
-
-use metrics::{
-    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
-};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 
 /// Defines metric names with their help texts, and a function that describes them all.
 macro_rules! metrics_table {
@@ -68,7 +64,8 @@ metrics_table! {
     /// Connections that were refused or failed before they were sessions, by `reason`.
     counter CONNECTIONS_REFUSED = "sealwire_connections_refused_total", Count;
     /// Requests over HTTP that met an empty bucket, by `what`: `address`, `proofs` (signatures),
-    /// `codes` (recovery codes), `calls`, `payloads`, `sent_once` or `acks` of one device.
+    /// `codes` (recovery codes), `calls`, `payloads`, `sent_once` or `acks` of one device; or whose long
+    /// answer found no room (`long_answers`).
     counter REQUESTS_LIMITED = "sealwire_requests_limited_total", Count;
     /// Bytes of frames waiting in all outboxes now.
     gauge OUTBOX_BYTES = "sealwire_outbox_bytes", Bytes;
@@ -97,6 +94,9 @@ metrics_table! {
     counter COMMITS_FAILED = "sealwire_commits_failed_total", Count;
     /// Logs loaded from the store.
     counter LOGS_LOADED = "sealwire_logs_loaded_total", Count;
+    /// Time that a step of SQLite's checkpoints took, by `step`: `passive` (pages are moved while
+    /// commits go on), `flush` (so is what was moved to the disk) or `alone` (no commit runs).
+    histogram CHECKPOINT_TIME = "sealwire_checkpoint_seconds", Seconds;
     /// Log actors that were passivated.
     counter LOGS_PASSIVATED = "sealwire_logs_passivated_total", Count;
     /// Rows that retention swept: reservations, devices, challenges and counters of recovery vaults
@@ -151,6 +151,9 @@ pub enum ActorKind {
 }
 
 impl ActorKind {
+    /// How many kinds there are.
+    pub(crate) const COUNT: usize = Self::Supervisor as usize + 1;
+
     /// The value of the `actor` label.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -234,10 +237,4 @@ impl Drop for Alive {
     fn drop(&mut self) {
         gauge!(ACTORS_LIVE, "actor" => self.0.name()).decrement(1.0);
     }
-}
-
-pub(crate) fn handled(kind: ActorKind, waited: Duration, took: Duration) {
-    counter!(MESSAGES_HANDLED, "actor" => kind.name()).increment(1);
-    histogram!(MESSAGE_AGE, "actor" => kind.name()).record(waited.as_secs_f64());
-    histogram!(HANDLING_TIME, "actor" => kind.name()).record(took.as_secs_f64());
 }

@@ -17,6 +17,7 @@ pub(crate) mod place;
 pub(crate) mod process;
 pub(crate) mod random;
 pub(crate) mod raw;
+pub(crate) mod vault_client;
 pub(crate) mod view;
 pub(crate) mod world;
 
