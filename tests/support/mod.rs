@@ -1,6 +1,7 @@
 //! What the promises are kept with: databases, relays, devices, and the judge of their histories.
 
 pub(crate) mod backup;
+pub(crate) mod cli;
 pub(crate) mod cluster;
 pub(crate) mod crowd;
 pub(crate) mod databases;
