@@ -7,6 +7,7 @@ mod append;
 mod catch_up;
 mod ceiling;
 mod crowd;
+mod doorbells;
 mod frame;
 mod group;
 mod hear;
@@ -61,6 +62,8 @@ enum Command {
     CatchUp(Box<Framed<catch_up::Arguments>>),
     /// Phones that speak HTTP and listen to event streams.
     Phones(Box<Framed<phones::Arguments>>),
+    /// A burst to devices that sleep, and how soon they are rung.
+    Doorbells(Box<Framed<doorbells::Arguments>>),
     /// What the machine does at best: the disk, WebSockets and the relay's store alone.
     Ceiling(ceiling::Arguments),
     /// The same load on other systems, side by side.
@@ -97,6 +100,7 @@ async fn run(command: &Command) -> Result<()> {
         Command::Append(framed) => frame::run(framed).await,
         Command::CatchUp(framed) => frame::run(framed).await,
         Command::Phones(framed) => frame::run(framed).await,
+        Command::Doorbells(framed) => frame::run(framed).await,
         Command::Ceiling(arguments) => Box::pin(ceiling::run(arguments)).await,
         #[cfg(any(feature = "nats", feature = "mosquitto"))]
         Command::Peers(arguments) => Box::pin(peers::run(arguments)).await,

@@ -4,7 +4,7 @@
 //! Latency counts from when a payload was due. HTTP has no chain: a payload carries its number in its
 //! group, so that what is lost, doubled or out of order is counted all the same.
 
-mod http;
+pub(crate) mod http;
 mod measured;
 mod start;
 

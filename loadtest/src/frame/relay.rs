@@ -103,6 +103,8 @@ struct Started {
     directory: TempDir,
     ports: [u16; 2],
     version: String,
+    /// What it is told in its environment, beside what this program was.
+    variables: Vec<(&'static str, String)>,
     child: Child,
 }
 
@@ -134,9 +136,10 @@ impl Relay {
             .with_context(|| format!("a directory in {}", parent.display()))?;
         let ports = free_ports()?;
         let database = target.database.clone();
-        let child = spawn(&program, &directory, ports, database.as_deref())?;
+        let child = spawn(&program, &directory, ports, database.as_deref(), &[])?;
         let pid = child.id().context("the relay has ended at once")?;
-        let started = Started { program, database, directory, ports, version, child };
+        let variables = Vec::new();
+        let started = Started { program, database, directory, ports, version, variables, child };
         let disk = match &target.disk {
             Some(disk) => Disk::of(disk)?,
             None if started.is_sqlite() => Disk::of(started.directory.path())?,
@@ -198,11 +201,21 @@ impl Relay {
     /// Starts it again, with what it had. Comes back once it is ready.
     pub(crate) async fn start_again(&mut self) -> Result<()> {
         let started = self.own()?;
-        let Started { program, database, directory, ports, .. } = &*started;
-        started.child = spawn(program, directory, *ports, database.as_deref())?;
+        let Started { program, database, directory, ports, variables, .. } = &*started;
+        started.child = spawn(program, directory, *ports, database.as_deref(), variables)?;
         let pid = started.child.id().context("the relay has ended at once")?;
         self.pid.store(pid, Ordering::Relaxed);
         self.wait_until_ready().await
+    }
+
+    /// Stops it in order, and starts it again on what it had, told this as well.
+    pub(crate) async fn start_anew(
+        &mut self,
+        variables: Vec<(&'static str, String)>,
+    ) -> Result<()> {
+        self.end().await?;
+        self.own()?.variables = variables;
+        self.start_again().await
     }
 
     /// Stops it in order, if it was started here.
@@ -278,6 +291,7 @@ fn spawn(
     directory: &TempDir,
     ports: [u16; 2],
     database: Option<&str>,
+    variables: &[(&'static str, String)],
 ) -> Result<Child> {
     let log = File::options()
         .create(true)
@@ -291,6 +305,7 @@ fn spawn(
         .args(["--listen", &format!("127.0.0.1:{}", ports[0])])
         .args(["--operator-listen", &format!("127.0.0.1:{}", ports[1])])
         .env_remove("DATABASE_URL")
+        .envs(variables.iter().map(|(name, value)| (name, value)))
         .stdin(std::process::Stdio::null())
         .stderr(log.try_clone()?)
         .stdout(log)

@@ -24,7 +24,7 @@ const RETRY_AFTER_MAX: u64 = 60;
 
 /// A phone: a key and a token, and where the relay is.
 #[derive(Clone)]
-pub(super) struct Phone {
+pub(crate) struct Phone {
     key: SigningKey,
     number: u64,
     relay: SocketAddr,
@@ -32,13 +32,13 @@ pub(super) struct Phone {
 }
 
 /// A connection for requests.
-pub(super) struct Calls {
+pub(crate) struct Calls {
     phone: Phone,
     sender: SendRequest<Full<Bytes>>,
 }
 
 /// What a call was answered by.
-pub(super) enum Answer {
+pub(crate) enum Answer {
     Done(Value),
     /// The relay asks to wait so long.
     Later(Duration),
@@ -46,7 +46,7 @@ pub(super) enum Answer {
 
 impl Phone {
     /// A new key, proved, and a connection for its requests.
-    pub(super) async fn enter(relay: SocketAddr, number: u64) -> Result<Calls> {
+    pub(crate) async fn enter(relay: SocketAddr, number: u64) -> Result<Calls> {
         let key = SigningKey::from_bytes(&crate::group::random()?);
         Self { key, number, relay, token: String::new() }.beside(&mut |_| {}).await
     }
@@ -100,7 +100,7 @@ impl Phone {
     }
 
     /// Begins to listen to a stream.
-    pub(super) async fn listen(&self, path: &str) -> Result<Incoming> {
+    pub(crate) async fn listen(&self, path: &str) -> Result<Incoming> {
         let mut sender = self.connect().await?;
         for _ in 0..ATTEMPTS_MAX {
             sender.ready().await?;
@@ -120,12 +120,12 @@ impl Phone {
 }
 
 impl Calls {
-    pub(super) fn phone(&self) -> &Phone {
+    pub(crate) fn phone(&self) -> &Phone {
         &self.phone
     }
 
     /// One call.
-    pub(super) async fn call(
+    pub(crate) async fn call(
         &mut self,
         method: Method,
         path: &str,
@@ -153,7 +153,7 @@ impl Calls {
     }
 
     /// The same, as often as the relay says that waiting helps.
-    pub(super) async fn insist(
+    pub(crate) async fn insist(
         &mut self,
         method: Method,
         path: &str,

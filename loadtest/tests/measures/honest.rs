@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::{World, assert_no_faults, document, load_test, number};
 
 /// The relay as a program: `examples/relay.rs`, which cargo builds with the tests.
-fn relay() -> PathBuf {
+pub(super) fn relay() -> PathBuf {
     let relay = PathBuf::from(env!("CARGO_BIN_EXE_sealwire-loadtest"))
         .with_file_name("examples")
         .join("relay");

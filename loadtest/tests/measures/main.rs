@@ -203,6 +203,23 @@ async fn phones_that_start_at_once_are_timed_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sleeping_devices_are_rung_although_the_push_service_fails_now_and_then() {
+    let directory = TempDir::new().expect("a directory");
+    let json = directory.path().join("figures.json");
+    let load =
+        "run doorbells --groups 6 --sleepers 2 --payloads 5 --limited-every 4 --dead-every 6";
+    let relay = honest::relay();
+    let arguments = format!("{load} --relay {} --json {}", relay.display(), json.display());
+    assert!(load_test(arguments).await.success());
+    let figures = figures(&json);
+    assert_eq!((number(&figures, "devices"), number(&figures, "never_rung")), (12.0, 0.0));
+    assert_eq!(figures["commit_to_doorbell"]["count"], 12);
+    assert_eq!(figures["answer_with"]["count"], 30);
+    let (calls, limited) = (number(&figures, "calls"), number(&figures, "limited"));
+    assert!(limited >= 1.0 && calls - limited == 12.0, "one for each device: {figures}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_run_is_shown_as_a_page_and_can_be_compared() {
     let world = World::start().await;
     let directory = world.directory.path();
