@@ -120,7 +120,7 @@ impl Vault {
         let mut bytes = 0;
         let mut own = self.own;
         while let Some((payload, others)) = rest.split_first() {
-            let outline = self.outline_after(own, Kind::Quiet, &[]);
+            let outline = self.outline_after(own, Kind::Ring, &[]);
             let aad = outline.aad(sender);
             let place = Place { log: self.log, sender, aad: &aad };
             let body = seal::seal(key, name, &place, payload).map_err(|_| VaultError::TooLong)?;
