@@ -117,6 +117,11 @@ impl Device {
         self.shared.identity.key()
     }
 
+    /// The key pair, for the parts of this crate that sign and open.
+    pub(crate) fn identity(&self) -> Arc<Identity> {
+        self.shared.identity.clone()
+    }
+
     /// Stays connected to a relay for as long as the value lives. Must be called within a Tokio
     /// runtime.
     #[must_use]

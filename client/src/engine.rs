@@ -331,15 +331,15 @@ fn on_error(
             log.subscription = Subscription::Off;
             Ok(())
         }),
+        Some(Asked::Doorbell) => {
+            call.doorbell_refused(&failure);
+            Ok(())
+        }
         Some(Asked::Join(log, id)) => {
             with(logs, call, log, |log, call| log.on_totals_not_joined(call, id, &failure))
         }
         Some(Asked::Leave(log, id)) => {
             with(logs, call, log, |log, call| log.on_totals_not_left(call, id, &failure))
-        }
-        Some(Asked::Doorbell) => {
-            call.doorbell_refused(&failure);
-            Ok(())
         }
         Some(Asked::Ping) => Ok(()),
         // What is answered to an ack, or said of a subscription that held, names its log.

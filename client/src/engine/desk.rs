@@ -47,6 +47,7 @@ impl Now {
 pub(super) enum Asked {
     Subscribe(LogId),
     Unsubscribe(LogId),
+    Doorbell,
     Append {
         log: LogId,
         count: u64,
@@ -56,7 +57,6 @@ pub(super) enum Asked {
     Join(LogId, DraftId),
     /// To be a member of a `totals` group no more, by this draft.
     Leave(LogId, DraftId),
-    Doorbell,
     Ping,
 }
 
