@@ -4,6 +4,8 @@ use sealwire_client::device::{JoinRequest, Outgoing, Phase};
 use sealwire_client::error::Error;
 use sealwire_client::event::Event;
 use sealwire_client::identity::Identity;
+use sealwire_client::ledger::NewExpense;
+use sealwire_client::ledger::money::{Currency, Money};
 use sealwire_client::totals::payload::Payload;
 use sealwire_client::totals::seal::{self, GroupKey, PairKey};
 use sealwire_protocol::{DeviceKey, LogId};
@@ -20,6 +22,7 @@ on_both_databases!(
     a_phone_lets_a_device_in_and_both_read_each_other,
     a_key_is_taken_from_who_may_give_it_and_never_replaced_unasked,
     who_leaves_says_goodbye_and_may_ask_again,
+    a_phone_and_a_device_owe_each_other_the_same,
     what_native_groups_can_do_is_refused_with_a_reason,
 );
 
@@ -298,6 +301,97 @@ async fn who_leaves_says_goodbye_and_may_ask_again(database: Database) {
     alice.device.join_totals(&world.url(), missing).await.expect("she tries");
     let refused = alice.device.wait_ready(missing, DEADLINE).await;
     assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
+}
+
+async fn a_phone_and_a_device_owe_each_other_the_same(database: Database) {
+    let world = World::start(database).await;
+    let mut alice = Person::new().await;
+    alice.connect(&world.url()).await;
+    alice.device.set_name("Alice").await.expect("a name");
+    let log = alice.device.create_totals_group(&world.url()).await.expect("made");
+    let bob = App::new(&world, 2);
+    let (him, her) = (bob.key(), alice.key());
+    bob.phone.join(&log.to_uuid_text()).await.ok();
+    bob.tell(log, her, "join_request", &bob.join_request("Bob")).await;
+    alice.until("bob asks", |alice| requested(alice, him)).await;
+    alice.device.name_group(log, "Trip").await.expect("named");
+    alice.device.approve(log, him, None).await.expect("in the outbox");
+    let (_, exchange) = bob.hears(log, "key_exchange", None).await;
+    assert_eq!(exchange["groupName"], "Trip");
+    let key = GroupKey::from_hex(exchange["groupKey"].as_str().expect("text")).expect("a key");
+    let (_, snapshot) = bob.hears(log, "group_snapshot", Some(&key)).await;
+    assert_eq!((&snapshot["part"], &snapshot["groupName"]), (&json!("meta"), &json!("Trip")));
+
+    // What the device writes is what the app writes.
+    let etb = Currency::parse("ETB").expect("a currency");
+    let new = NewExpense {
+        amount: Money::parse("30", &etb).expect("an amount"),
+        reason: "Lunch".to_owned(),
+        paid_by: None,
+        split_among: Vec::new(),
+        at: Some(1_767_225_600_000),
+    };
+    let written = alice.device.add_expense(log, new).await.expect("written");
+    let (_, lunch) = bob.hears(log, "expense", Some(&key)).await;
+    let mut both = [her.to_hex(), him.to_hex()];
+    both.sort();
+    for (name, value) in [
+        ("id", json!(written.expense)),
+        ("amount", json!(30.0)),
+        ("paidBy", json!(her.to_hex())),
+        ("splitAmong", json!(both)),
+        ("timestamp", json!(1_767_225_600_000_u64)),
+        ("kind", json!("expense")),
+    ] {
+        assert_eq!(lunch[name], value, "{name}");
+    }
+    assert_eq!(lunch["activity"]["kind"], "expense_created");
+
+    // And the other way round: a coffee that the phone paid, an edit, a settlement.
+    let owed = async |minor: Option<i64>| {
+        eventually(&format!("bob owes {minor:?}"), async || {
+            let plan = alice.device.ledger(log).await.expect("a ledger").pairwise();
+            let bobs = plan.iter().find(|it| it.from.device() == Some(him));
+            bobs.map(|it| it.amount.minor) == minor && plan.len() == usize::from(minor.is_some())
+        })
+        .await;
+    };
+    owed(Some(1500)).await;
+    let mut coffee = expense("coffee", him);
+    coffee["splitAmong"] = json!(both);
+    coffee["amount"] = json!(12);
+    bob.say(log, &key, "expense", &coffee).await;
+    owed(Some(900)).await;
+    coffee["amount"] = json!(10.5);
+    coffee["revisedAt"] = json!(1_767_225_600_001_u64);
+    bob.say(log, &key, "expense", &coffee).await;
+    owed(Some(975)).await;
+    let currency = alice.device.nudge(log, &etb).await.expect("he owes");
+    assert_eq!(currency.0.len(), 1);
+    let (_, nudge) = bob.hears(log, "nudge", Some(&key)).await;
+    assert_eq!(nudge["amountByDebtorPk"][him.to_hex()], json!(9.75));
+    let mut paid = expense("paid", him);
+    paid["amount"] = json!(9.75);
+    paid["splitAmong"] = json!([her.to_hex()]);
+    paid["kind"] = json!("settlement");
+    bob.say(log, &key, "expense", &paid).await;
+    owed(None).await;
+
+    // The phone has lost everything: the device gives the history back.
+    let lost = json!({
+        "type": "snapshot_request", "publicKey": him.to_hex(), "timestamp": 1_767_225_700_000_u64,
+    });
+    bob.say(log, &key, "snapshot_request", &lost).await;
+    let mut ids = Vec::new();
+    while ids.is_empty() {
+        let (_, part) = bob.hears(log, "group_snapshot", Some(&key)).await;
+        let expenses = part["expenses"].as_array().cloned().unwrap_or_default();
+        ids.extend(expenses.iter().map(|it| it["id"].as_str().expect("an id").to_owned()));
+    }
+    ids.sort();
+    let mut expected = [written.expense, "coffee".to_owned(), "paid".to_owned()];
+    expected.sort();
+    assert_eq!(ids, expected);
 }
 
 async fn what_native_groups_can_do_is_refused_with_a_reason(database: Database) {
