@@ -14,28 +14,40 @@ use crate::identity::Identity;
 use crate::keybox::{self, Grant};
 use crate::seal::{EpochKey, KeyName, Place};
 
-/// By epoch.
+/// Most keys of other scopes that are kept.
+const OTHERS_MAX: usize = 4096;
+
+/// The keys of the first scope by epoch, and those of others, which are only handed on.
 #[derive(Default)]
-pub(super) struct Keys(BTreeMap<u32, EpochKey>);
+pub(super) struct Keys {
+    first: BTreeMap<u32, EpochKey>,
+    others: BTreeMap<(Scope, u32), EpochKey>,
+}
 
 impl Keys {
     /// The newest epoch that is held; 0 for none.
     pub(super) fn epoch(&self) -> u32 {
-        self.0.keys().next_back().copied().unwrap_or(0)
+        self.first.keys().next_back().copied().unwrap_or(0)
     }
 
     pub(super) fn get(&self, epoch: u32) -> Option<&EpochKey> {
-        self.0.get(&epoch)
+        self.first.get(&epoch)
     }
 
     /// Every epoch that is held.
     pub(super) fn all(&self) -> Vec<(u32, EpochKey)> {
-        self.0.iter().map(|(epoch, key)| (*epoch, key.clone())).collect()
+        self.first.iter().map(|(epoch, key)| (*epoch, key.clone())).collect()
+    }
+
+    /// Every key of another scope that this device was given.
+    pub(super) fn others(&self) -> Vec<(KeyName, EpochKey)> {
+        let name = |(scope, epoch): (Scope, u32)| KeyName { scope, epoch };
+        self.others.iter().map(|(of, key)| (name(*of), key.clone())).collect()
     }
 
     /// Keeps a key. The first one of an epoch stands: a later delivery cannot take its place.
     pub(super) fn keep(&mut self, epoch: u32, key: EpochKey) {
-        self.0.entry(epoch).or_insert(key);
+        self.first.entry(epoch).or_insert(key);
     }
 
     /// Takes the key out of a rotation or delivery, if there is one for this device.
@@ -56,7 +68,13 @@ impl Keys {
                 self.keep(body.epoch, grant.key);
                 true
             }
-            Ok(_) | Err(_) => false,
+            Ok(grant) => {
+                if self.others.len() < OTHERS_MAX {
+                    self.others.entry((body.scope, body.epoch)).or_insert(grant.key);
+                }
+                false
+            }
+            Err(_) => false,
         }
     }
 }

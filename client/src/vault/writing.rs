@@ -36,6 +36,38 @@ impl Vault {
         Ok(seq)
     }
 
+    /// Puts a device in the place of this one, which is lost: enrols it, if it is not, and gives it
+    /// every key that this device was given, those that are private to its person among them. Only for
+    /// another device of the same person. What this device has written and does not know any more, the
+    /// relay tells.
+    ///
+    /// # Errors
+    /// A [`VaultError`].
+    pub async fn hand_over(
+        &mut self,
+        wire: &mut Wire,
+        device: DeviceKey,
+        signature: Signature,
+    ) -> Result<(), VaultError> {
+        if !self.devices.has(device) {
+            let first = self.enrol(wire, device, signature).await;
+            let failure = first.as_ref().err().and_then(VaultError::refusal);
+            match failure.and_then(|failure| Some((failure.count?, failure.digest?))) {
+                Some((count, digest)) => {
+                    self.own = Mark { count, digest };
+                    self.enrol(wire, device, signature).await?;
+                }
+                None => {
+                    first?;
+                }
+            }
+        }
+        for (name, key) in self.keys.others() {
+            self.deliver_key(wire, device, name, &key).await?;
+        }
+        Ok(())
+    }
+
     /// Gives an enrolled device every content key that this device holds.
     ///
     /// # Errors
@@ -43,14 +75,25 @@ impl Vault {
     pub async fn deliver(&mut self, wire: &mut Wire, to: DeviceKey) -> Result<(), VaultError> {
         for (epoch, key) in self.keys.all() {
             let name = KeyName { scope: self.scope(), epoch };
-            let outline = self.outline(Kind::Key, &[to]);
-            let sender = self.device.key();
-            let aad = outline.aad(sender);
-            let place = Place { log: self.log, sender, aad: &aad };
-            let body = keys::seal(&key, name, &place, &[to])?;
-            let signed = self.sign_outline(outline, &body)?;
-            self.append(wire, vec![signed]).await?;
+            self.deliver_key(wire, to, name, &key).await?;
         }
+        Ok(())
+    }
+
+    async fn deliver_key(
+        &mut self,
+        wire: &mut Wire,
+        to: DeviceKey,
+        name: KeyName,
+        key: &EpochKey,
+    ) -> Result<(), VaultError> {
+        let outline = self.outline(Kind::Key, &[to]);
+        let sender = self.device.key();
+        let aad = outline.aad(sender);
+        let place = Place { log: self.log, sender, aad: &aad };
+        let body = keys::seal(key, name, &place, &[to])?;
+        let signed = self.sign_outline(outline, &body)?;
+        self.append(wire, vec![signed]).await?;
         Ok(())
     }
 
