@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 use clap::{Arg, ArgMatches, Command as Clap};
+use sealwire_protocol::DeviceKey;
 
 use crate::config::knobs::{self, Default, Knob};
 
@@ -18,6 +19,8 @@ pub enum Command {
     Migrate,
     /// Tell the database that it was restored from a backup, and end.
     Restored,
+    /// Have the running relay ring a device, and end.
+    PushTest(DeviceKey),
     /// Show all settings with their sources, and end.
     Config,
 }
@@ -46,6 +49,14 @@ pub fn parse(
                 "worker" => Command::Worker,
                 "migrate" => Command::Migrate,
                 "restored" => Command::Restored,
+                "push" => match matches.subcommand() {
+                    Some(("test", matches)) => {
+                        let device = matches.get_one::<DeviceKey>("device").copied();
+                        let command = Command::PushTest(device.unwrap_or(DeviceKey::ZERO));
+                        return Ok(Invocation { command, flags: flags(matches) });
+                    }
+                    Some(_) | None => Command::Serve,
+                },
                 "config" => Command::Config,
                 _ => Command::Serve,
             };
@@ -69,8 +80,31 @@ fn program() -> Clap {
             "Tell the database that it was restored from a backup or failed over, and end: devices \
              then compare what they have with what it has lost",
         ))
+        .subcommand(
+            Clap::new("push")
+                .about("About doorbells")
+                .subcommand_required(true)
+                .subcommand(
+                    Clap::new("test")
+                        .about(
+                            "Have the relay that runs on this machine ring a device once, and say what \
+                             its push service answers",
+                        )
+                        .arg(
+                            Arg::new("device")
+                                .required(true)
+                                .help("The device's public key: 64 hexadecimal digits")
+                                .value_parser(device),
+                        ),
+                ),
+        )
         .subcommand(Clap::new("config").about("Show all settings with their sources, and end"))
         .args(knobs::ALL.iter().filter_map(|knob| argument(knob)))
+}
+
+fn device(text: &str) -> Result<DeviceKey, &'static str> {
+    let bytes = hex::decode(text.trim()).unwrap_or_default();
+    DeviceKey::from_slice(&bytes).ok_or("must be 64 hexadecimal digits")
 }
 
 fn argument(knob: &'static Knob) -> Option<Arg> {
@@ -111,6 +145,10 @@ mod tests {
         assert_eq!(typed("sealwire migrate").command, Command::Migrate);
         assert_eq!(typed("sealwire restored").command, Command::Restored);
         assert_eq!(typed("sealwire config").command, Command::Config);
+        let line = format!("sealwire push test {} --operator-listen x", hex::encode([7; 32]));
+        let invocation = typed(&line);
+        assert_eq!(invocation.command, Command::PushTest(DeviceKey([7; 32])));
+        assert_eq!(invocation.flags["operator_listen"], "x");
     }
 
     #[test]
@@ -137,6 +175,9 @@ mod tests {
     #[test]
     fn what_is_not_known_is_refused() {
         assert!(parse(["sealwire", "frobnicate"]).is_err());
+        assert!(parse(["sealwire", "push"]).is_err());
+        assert!(parse(["sealwire", "push", "test"]).is_err());
+        assert!(parse(["sealwire", "push", "test", "abc"]).is_err());
         assert!(parse(["sealwire", "--listne", "x"]).is_err());
         program().debug_assert();
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use listenfd::ListenFd;
 use sealwire_actors::Options;
-use sealwire_actors::ports::{StoreError, SystemClock};
+use sealwire_actors::ports::{Push, StoreError, SystemClock};
 use sealwire_protocol::signing;
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,8 +16,10 @@ use tracing::{info, warn};
 
 use crate::cli::Command;
 use crate::config::{Config, Settings};
+use crate::fcm::{Fcm, FcmError};
 use crate::listener::{self, ListenError, Listeners};
 use crate::memory;
+use crate::operator::push_test;
 use crate::relay::{Relay, RelayError, RelayOptions};
 use crate::secrets::{self, SecretError, Secrets};
 use crate::store::{self, Lock, OpenError, StoreOptions};
@@ -50,6 +52,12 @@ pub enum CommandError {
     /// The store could not be closed in time.
     #[error("the store could not be closed in time; nothing that was answered is lost")]
     Close(#[source] StoreError),
+    /// The push service cannot be used.
+    #[error(transparent)]
+    Push(#[from] FcmError),
+    /// A device was not rung.
+    #[error("{0}")]
+    NotRung(String),
     /// There is no log or there are no metrics.
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
@@ -66,6 +74,11 @@ pub fn show(settings: &Settings) -> io::Result<()> {
     io::stdout().write_all(settings.to_toml().as_bytes())
 }
 
+/// Writes a line to standard output.
+pub(crate) fn say(line: &str) -> io::Result<()> {
+    writeln!(io::stdout(), "{line}")
+}
+
 /// Runs a command to its end. Serving and working end by SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -80,7 +93,9 @@ pub fn run(
     for variable in settings.unknown_variables() {
         warn!(variable, "this variable means nothing to the relay; is it misspelt?");
     }
-    secrets::create_directory(&config.data_dir)?;
+    if !matches!(command, Command::PushTest(_)) {
+        secrets::create_directory(&config.data_dir)?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         tokio::spawn(memory::keep_giving_back());
@@ -92,6 +107,7 @@ pub fn run(
             Command::Worker => work(config, inherited).await,
             Command::Migrate => migrate(&config).await,
             Command::Restored => restored(&config).await,
+            Command::PushTest(device) => push_test::ask(config.operator_listen, device).await,
             Command::Config => Ok(show(settings)?),
         }
     })
@@ -104,6 +120,7 @@ async fn serve(
 ) -> Result<(), CommandError> {
     let mut stop = pin!(stop_signal()?);
     let secrets = Secrets::open(&config)?;
+    let push = push_services(&config)?;
     let connections_max = listener::connections_allowed(config.connections_max)?;
     let listeners = Listeners::open(config.listen, config.operator_listen, inherited, names)?;
     info!(
@@ -120,6 +137,8 @@ async fn serve(
         actors: Options {
             groups_max: config.groups_max,
             body_lifetime: config.retention,
+            push,
+            vaults: config.vaults,
             ..Options::new(secrets.relay_key, secrets.token_keys)
         },
         recovery_keys: secrets.recovery_keys,
@@ -180,6 +199,15 @@ async fn restored(config: &Config) -> Result<(), CommandError> {
         "the database has a new incarnation: devices will compare what they have with it"
     );
     Ok(())
+}
+
+/// Whom the relay can ask to wake a device. Says once if it is nobody.
+fn push_services(config: &Config) -> Result<Vec<Arc<dyn Push>>, FcmError> {
+    let Some(push) = &config.push else {
+        info!("no push service: devices that sleep are not woken");
+        return Ok(Vec::new());
+    };
+    Ok(vec![Arc::new(Fcm::open(&push.credentials, &push.base)?)])
 }
 
 fn store_options(config: &Config, lock: Lock) -> StoreOptions {

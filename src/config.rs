@@ -19,6 +19,8 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::Uri;
+use sealwire_actors::limits::VaultLimits;
 use tracing_subscriber::filter::Targets;
 use zeroize::Zeroizing;
 
@@ -26,10 +28,14 @@ pub use database::Database;
 pub use settings::{ConfigError, Settings, Source};
 
 use crate::client_address::TrustedProxies;
+use crate::fcm::is_private;
 use crate::secrets::Secret;
 
 /// Shortest secret of the operator, in bytes: 128 random bits, however they are written.
 pub const SECRET_BYTES_MIN: usize = 32;
+
+/// A MiB, in bytes.
+const MIB: u64 = 1024 * 1024;
 
 /// Everything that the relay is told. It has no `Debug`, because its secrets have none.
 pub struct Config {
@@ -57,12 +63,16 @@ pub struct Config {
     pub groups_max: u32,
     /// How long a group keeps a body that nobody has acked.
     pub retention: Duration,
+    /// How much a vault may hold.
+    pub vaults: VaultLimits,
     /// Most connections, before the process's limit of open files is looked at.
     pub connections_max: usize,
     /// What holds back those who have not proved a key.
     pub unauthenticated: UnauthenticatedLimits,
     /// How much may be asked from one address.
     pub address_requests: AddressRequests,
+    /// How sleeping devices are woken; none to wake nobody.
+    pub push: Option<PushSettings>,
     /// How long stopping may take.
     pub shutdown_deadline: Duration,
     /// What is written to the log, and how.
@@ -93,6 +103,15 @@ pub struct AddressRequests {
     pub rate: NonZeroU32,
     /// At once, after a quiet time.
     pub burst: NonZeroU32,
+}
+
+/// How sleeping devices are woken.
+#[derive(Clone, Debug)]
+pub struct PushSettings {
+    /// The file of a Google service account.
+    pub credentials: PathBuf,
+    /// Where doorbells are rung.
+    pub base: Uri,
 }
 
 /// What is written to the log, and how.
@@ -147,6 +166,13 @@ impl Config {
             retention: Duration::from_secs(
                 settings.whole::<u64>(&knobs::RETENTION_DAYS)? * 24 * 3600,
             ),
+            vaults: VaultLimits {
+                entries_max: settings.whole(&knobs::vaults::ENTRIES_MAX)?,
+                bytes_max: settings.whole::<u64>(&knobs::vaults::MIB_MAX)? * MIB,
+                snapshot_bytes_max: settings.whole::<u64>(&knobs::vaults::SNAPSHOTS_MIB_MAX)? * MIB,
+                devices_max: settings.whole(&knobs::vaults::DEVICES_MAX)?,
+                ..VaultLimits::default()
+            },
             connections_max: settings.whole(&knobs::CONNECTIONS_MAX)?,
             unauthenticated: UnauthenticatedLimits {
                 max: settings.whole(&knobs::UNAUTHENTICATED_MAX)?,
@@ -160,6 +186,7 @@ impl Config {
                 rate: settings.whole(&knobs::REQUESTS_PER_ADDRESS_PER_SECOND)?,
                 burst: settings.whole(&knobs::REQUESTS_PER_ADDRESS_BURST)?,
             },
+            push: push(settings)?,
             shutdown_deadline: Duration::from_secs(
                 settings.whole(&knobs::SHUTDOWN_DEADLINE_SECONDS)?,
             ),
@@ -180,6 +207,15 @@ fn secret(settings: &Settings, knob: &knobs::Knob) -> Result<Option<Secret>, Con
     let long_enough =
         |text: &str| (text.len() >= SECRET_BYTES_MIN).then(|| Secret::new(text.to_owned()));
     settings.parse(knob, long_enough).map(Some)
+}
+
+fn push(settings: &Settings) -> Result<Option<PushSettings>, ConfigError> {
+    let base = settings.parse(&knobs::FCM_BASE_URL, |text| {
+        let uri: Uri = text.trim().parse().ok()?;
+        (is_private(&uri) && uri.query().is_none()).then_some(uri)
+    })?;
+    let credentials = settings.text(&knobs::GOOGLE_APPLICATION_CREDENTIALS).map(PathBuf::from);
+    Ok(credentials.map(|credentials| PushSettings { credentials, base }))
 }
 
 fn seed(text: &str) -> Option<Zeroizing<[u8; 32]>> {

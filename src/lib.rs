@@ -5,6 +5,7 @@ pub mod client_address;
 pub mod commands;
 pub mod config;
 mod drained;
+pub mod fcm;
 pub mod gateway;
 pub mod http;
 pub mod listener;

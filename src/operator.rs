@@ -8,6 +8,7 @@
 
 pub mod answer;
 pub mod connection;
+pub mod push_test;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,9 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
+use sealwire_actors::push::TestRing;
+use sealwire_protocol::DeviceKey;
 use serde::Serialize;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
@@ -57,6 +60,11 @@ pub trait Observed: Send + Sync + 'static {
 
     /// Everything that is counted, in Prometheus' text format.
     fn metrics(&self) -> String;
+
+    /// Rings a device once; none if the store does not answer. Only a relay has anybody to ask.
+    async fn ring(&self, _device: DeviceKey) -> Option<TestRing> {
+        Some(TestRing::Off)
+    }
 }
 
 /// Sums that tell nothing about anybody.
@@ -102,7 +110,10 @@ impl Operator {
 
     /// The operator's whole router: metrics too, and JSON for what is not there.
     pub fn operator_routes(&self) -> Router {
-        let metrics = Router::new().route("/metrics", get(metrics)).with_state(self.clone());
+        let metrics = Router::new()
+            .route("/metrics", get(metrics))
+            .route(push_test::PATH, post(push_test::ring))
+            .with_state(self.clone());
         answer::with_json_fallbacks(self.public_routes().merge(metrics))
     }
 }

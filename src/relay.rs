@@ -9,8 +9,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use axum::Router;
 use sealwire_actors::ports::{Clock, StoreError};
+use sealwire_actors::push::TestRing;
 use sealwire_actors::recovery::{Recovery, RecoveryKeys};
 use sealwire_actors::{Options, StartError, System};
+use sealwire_protocol::DeviceKey;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -21,6 +23,7 @@ use crate::client_address::{AddressLimits, TrustedProxies};
 use crate::config::{AddressRequests, UnauthenticatedLimits};
 use crate::gateway::{self, Gateway};
 use crate::http::limits::RequestLimits;
+use crate::http::long::Room;
 use crate::http::{self, Api};
 use crate::listener::{Slots, accept_until};
 use crate::operator::answer::with_json_fallbacks;
@@ -113,6 +116,7 @@ impl Relay {
         let api = Arc::new(Api {
             system: system.clone(),
             limits: requests,
+            room: Room::default(),
             recovery,
             draining: drain.clone(),
         });
@@ -248,6 +252,10 @@ impl Observed for View {
 
     fn metrics(&self) -> String {
         self.metrics.render()
+    }
+
+    async fn ring(&self, device: DeviceKey) -> Option<TestRing> {
+        self.system.get()?.ring_for_test(device).await.ok()
     }
 }
 

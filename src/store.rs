@@ -30,6 +30,7 @@ mod load;
 mod pages;
 mod pending;
 mod postgres;
+mod push;
 mod reads;
 mod recovery;
 mod resting;

@@ -14,6 +14,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use sealwire_actors::metrics::DOORBELL_AGE;
 use thiserror::Error;
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::SetGlobalDefaultError;
@@ -38,6 +39,11 @@ const SECONDS_BUCKETS: &[f64] = &[
 /// Bounds of the buckets of everything else that has a size: entries in a commit, for example.
 const COUNT_BUCKETS: &[f64] =
     &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0, 16_384.0];
+
+/// Bounds of the buckets of the age of doorbells, in seconds: from a sleeping device, which is rung at
+/// once, over one that has ten seconds to ack, to an outage of the push service.
+const AGE_BUCKETS: &[f64] =
+    &[0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 12.5, 30.0, 60.0, 300.0, 3600.0, 86_400.0];
 
 /// How often samples that nobody has asked for are folded into their buckets: between two of them,
 /// they take memory.
@@ -80,6 +86,10 @@ fn install_recorder() -> Option<Metrics> {
         .and_then(|builder| {
             let durations = Matcher::Suffix("_seconds".to_owned());
             builder.set_buckets_for_metric(durations, SECONDS_BUCKETS)
+        })
+        .and_then(|builder| {
+            let age = Matcher::Full(DOORBELL_AGE.to_owned());
+            builder.set_buckets_for_metric(age, AGE_BUCKETS)
         })
         .ok()?
         .build_recorder();

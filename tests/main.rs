@@ -53,6 +53,10 @@ mod totals_groups;
 mod totals_payloads;
 // A phone that listens is given what waits, then what comes, and hears when its groups change.
 mod totals_streams;
+// Devices that sleep are woken, and whoever wakes them learns nothing.
+mod doorbells;
+// What ringing two thousand of them costs those who append: a measurement.
+mod doorbells_measured;
 // Two hundred phones start at once, and every request is answered.
 mod totals_start;
 // Phones and devices with a session are members of one group, at once and alike.
@@ -75,7 +79,12 @@ mod documents;
 mod vaults;
 // The same for clients that ask over HTTP now and then.
 mod vaults_http;
+// An app's own database is the same on all devices, and what is private to one person is that person's.
+mod sync;
+// How long a database of 50,000 rows takes to a second device: a measurement.
+mod sync_measured;
 // What a new device of an old vault has to do: a measurement.
+mod vault_streams;
 mod vault_year;
 // What every store promises: the same tests against memory, SQLite and PostgreSQL.
 mod store_contract;

@@ -10,6 +10,7 @@ mod members;
 mod opening;
 mod outages;
 mod pages;
+mod push;
 mod recovery;
 mod resting;
 mod retention;

@@ -9,10 +9,10 @@ use sealwire_protocol::DeviceKey;
 use serde_json::{Value, json};
 
 use crate::support::cli::{Terminal, Typing};
-use crate::support::on_both_databases;
 use crate::support::phone::Phone;
 use crate::support::place::Database;
 use crate::support::world::World;
+use crate::support::{eventually, on_both_databases};
 
 on_both_databases!(
     the_tour_of_the_readme_does_what_it_says,
@@ -59,6 +59,14 @@ async fn the_tour_of_the_readme_does_what_it_says(database: Database) {
                     talk(&mut chats).await;
                 }
                 shown = terminal.ok(arguments).await;
+                if arguments.contains(&"balances") {
+                    // What the other has written may be on its way.
+                    eventually("both see that Bob owes nine", async || {
+                        shown = terminal.ok(arguments).await;
+                        shown.contains("9.00 ETB") && shown.contains("-9.00 ETB")
+                    })
+                    .await;
+                }
                 let printed = |value: &str| Some(value.to_owned());
                 let name = match arguments {
                     [.., "create"] => Some(("group", printed(&shown))),

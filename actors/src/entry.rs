@@ -18,9 +18,11 @@ use sealwire_protocol::limits::{NAME_BYTES_MAX, RECIPIENTS_MAX, SEQ_MAX};
 use sealwire_protocol::signing::{admissible, enrol_message, entry_message, verify};
 use sealwire_protocol::{
     Audience, Body, Control, DeviceKey, Digest, EntryIn, ErrorCode, Failure, Header, Kind, LogId,
+    LogType,
 };
 
-use crate::ports::StoredEntry;
+use crate::ports::{StoredEntry, Urgency};
+use crate::totals::kinds::{DEFAULT_KIND, rule_of};
 use crate::totals::payload::Payload;
 
 /// What an entry asks of the relay.
@@ -162,6 +164,18 @@ fn read_content(
     }
 }
 
+/// Whether a doorbell is rung for an entry of this kind, and how soon its devices should wake.
+/// docs/PROTOCOL.md shows this; of Totals' kinds there is a table.
+pub(crate) fn rings(log_type: LogType, kind: Kind, totals_kind: Option<&str>) -> Option<Urgency> {
+    match (kind, log_type) {
+        (Kind::Ring, LogType::Group) => Some(Urgency::High),
+        // A changeset of one's own other device: nobody looks at it at once.
+        (Kind::Ring, LogType::Vault) => Some(Urgency::Normal),
+        (Kind::Totals, _) => rule_of(totals_kind.unwrap_or(DEFAULT_KIND)).rings,
+        (Kind::Control | Kind::Key | Kind::Quiet | Kind::Bulk, _) => None,
+    }
+}
+
 /// For whom an entry is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Addressed {
@@ -180,6 +194,8 @@ pub(crate) struct Published {
     pub(crate) sender: DeviceKey,
     pub(crate) addressed: Addressed,
     pub(crate) frame: Bytes,
+    /// Whether a doorbell is rung for it.
+    pub(crate) rings: Option<Urgency>,
     /// What a phone sees of it: none but of what is sent to `totals` groups.
     pub(crate) payload: Option<Arc<Payload>>,
 }

@@ -9,6 +9,7 @@
 //! Holds always: a failed, refused or held commit has changed nothing.
 
 mod log;
+mod push;
 mod recovery;
 mod state;
 mod vaults;
@@ -23,6 +24,7 @@ use sealwire_protocol::frame::Member;
 use sealwire_protocol::{DeviceKey, Digest, LogId};
 use tokio::sync::watch;
 
+pub use self::push::FakePush;
 use self::state::State;
 use crate::ports::{
     Clock, CommitResult, Doorbell, DueLog, FoundResult, GroupRecord, LogBrief, LogCommit, LogKey,
@@ -79,6 +81,7 @@ pub struct MemoryStore {
     held: watch::Sender<bool>,
     waiting: watch::Sender<usize>,
     commits: AtomicU64,
+    reads_failed: watch::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -114,6 +117,7 @@ impl MemoryStore {
             held: watch::Sender::new(false),
             waiting: watch::Sender::new(0),
             commits: AtomicU64::new(0),
+            reads_failed: watch::Sender::new(0),
         }
     }
 
@@ -135,6 +139,13 @@ impl MemoryStore {
     /// While on, every read is answered [`StoreError::Unavailable`].
     pub fn fail_reads(&self, on: bool) {
         self.hooks.lock().unreadable = on;
+    }
+
+    /// Waits until a read has been answered [`StoreError::Unavailable`] since this was asked.
+    pub async fn read_failed(&self) {
+        let mut failed = self.reads_failed.subscribe();
+        // The sender lives in self, so the wait ends only by the condition.
+        let _ = failed.changed().await;
     }
 
     /// While on, another process holds the lock for retention.
@@ -194,6 +205,7 @@ impl MemoryStore {
 
     fn read<T>(&self, read: impl FnOnce(&State) -> T) -> Result<T, StoreError> {
         if self.hooks.lock().unreadable {
+            self.reads_failed.send_modify(|failed| *failed += 1);
             return Err(StoreError::Unavailable);
         }
         Ok(read(&self.state.lock()))

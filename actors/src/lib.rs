@@ -1,4 +1,4 @@
-//! What a Sealwire relay decides: sessions, registry, logs, persistence, retention.
+//! What a Sealwire relay decides: sessions, registry, logs, persistence, retention, doorbells.
 //!
 //! Nothing here opens a socket, speaks SQL or knows HTTP: the actors ask the world through the
 //! traits of [`ports`], which the relay crate implements and tests replace.
@@ -16,13 +16,16 @@ mod entry;
 pub mod fakes;
 mod heartbeat;
 pub mod limits;
+mod listener;
 mod log;
 mod mailbox;
+mod meters;
 pub mod metrics;
 pub mod outbox;
 mod pace;
 pub mod passes;
 pub mod ports;
+pub mod push;
 mod push_token;
 pub mod recovery;
 pub mod registry;
@@ -36,6 +39,7 @@ pub mod system;
 mod tests;
 pub mod totals;
 mod turns;
+mod unheard;
 pub mod vaults;
 pub mod worker;
 

@@ -35,7 +35,7 @@ pub const PAGE_BYTES_MAX: usize = 256 * 1024;
 pub const PAGE_READS_MAX: usize = 4;
 
 /// Devices whose logs are looked up at the same time, when their sessions begin. With the kinds below
-/// and the pages these are four times the connections for reading that SQLite has: enough to keep
+/// and all pages these are seven times the connections for reading that SQLite has: enough to keep
 /// them busy, few enough that none waits past the store's own deadline for a connection.
 pub const ARRIVAL_READS_MAX: usize = 4;
 
@@ -47,6 +47,10 @@ pub const RESEND_READS_MAX: usize = 2;
 
 /// Other questions of sessions that the store is asked at the same time.
 pub const QUESTION_READS_MAX: usize = 2;
+
+/// What is asked at the same time for those who have no session, such as phones: as much as for
+/// sessions that arrive, and never in their place.
+pub const REQUEST_READS_MAX: usize = 4;
 
 /// Small writes (founding, reserving) at the same time, where the store takes more than one: half of
 /// PostgreSQL's connections for everything but commits.
@@ -216,6 +220,83 @@ pub const ORPHAN_TRIES: u32 = 240;
 /// Most push tokens that are noted in one transaction.
 pub const DOORBELLS_BATCH_MAX: usize = 128;
 
+/// How long a device that is here may take to ack what it was offered before it is rung: its socket may
+/// be half open.
+pub const DOORBELL_GRACE: Duration = Duration::from_secs(10);
+
+/// Shortest time between two doorbells of a device that has acked something since the first.
+pub const DOORBELL_PAUSE: Duration = Duration::from_secs(2);
+
+/// How long a device that was rung and has acked nothing since is not rung again; doubled with each
+/// doorbell that is not answered.
+pub const DOORBELL_WINDOW: Duration = Duration::from_secs(60);
+
+/// The longest of these windows: what lies in wait at a push service is one doorbell all the same.
+pub const DOORBELL_WINDOW_MAX: Duration = Duration::from_secs(20 * 60);
+
+/// Logs of one device in which something waits for it and that are told apart. A device that is rung
+/// for one of so many looks at them all.
+pub const DOORBELL_LOGS_MAX: usize = 32;
+
+/// Most devices whose doorbells wait or are remembered: about 40 MiB. Beyond it the ones that were
+/// rung are forgotten first.
+pub const DOORBELL_DEVICES_MAX: usize = 131_072;
+
+/// After how long a log tells again of a device that it has told of: shorter than any window.
+pub const DOORBELL_TOLD: Duration = Duration::from_secs(30);
+
+/// How far back entries are re-read at the start, for devices that were not rung for them.
+pub const DOORBELL_LOOKBACK: Duration = Duration::from_secs(15 * 60);
+
+/// How long after the start that is done: by then the devices that were here are here again.
+pub const DOORBELL_SETTLE: Duration = Duration::from_secs(10);
+
+/// Shortest time between two such readings.
+pub const DOORBELL_REREAD_PAUSE: Duration = Duration::from_secs(60);
+
+/// Logs that one step of it looks at.
+pub const DOORBELL_LOGS_PAGE: usize = 256;
+
+/// Entries that one step of it reads of one log.
+pub const DOORBELL_ENTRIES_PAGE: usize = 256;
+
+/// Messages that wait for the actor of doorbells.
+pub const PUSH_MAILBOX_MAX: usize = 16_384;
+
+/// Devices that these messages name: 3 MiB. What does not fit is re-read.
+pub const PUSH_TOLD_MAX: usize = 65_536;
+
+/// Devices of which it is remembered that they have no doorbell: about 6 MiB.
+pub const DEAF_DEVICES_MAX: usize = 131_072;
+
+/// Doorbells that are being rung at the same time: with 50 ms each, 1,280 in a second.
+pub const PUSH_CALLS_MAX: usize = 64;
+
+/// Doorbells whose tokens are looked up at least together, while more of them wait than can be rung: a
+/// quarter of those that are rung at the same time.
+pub const PUSH_BATCH: usize = 16;
+
+/// How long a push service may take.
+pub const PUSH_CALL_DEADLINE: Duration = Duration::from_secs(15);
+
+/// Shortest pause before a doorbell that failed is tried again; doubled with each failure.
+pub const PUSH_RETRY_MIN: Duration = Duration::from_secs(1);
+
+/// Longest such pause, unless the push service asks for a longer one.
+pub const PUSH_RETRY_MAX: Duration = Duration::from_secs(10 * 60);
+
+/// Longest pause that a push service may ask for.
+pub const PUSH_RETRY_ASKED_MAX: Duration = Duration::from_secs(3600);
+
+/// Failures in a row after which a push service is left alone for a while.
+pub const PUSH_FAILURES_MAX: u32 = 16;
+
+/// For how long at first; doubled each time that it fails again.
+pub const PUSH_REST_MIN: Duration = Duration::from_secs(1);
+
+/// For how long at most.
+pub const PUSH_REST_MAX: Duration = Duration::from_secs(5 * 60);
+
 /// Longest push token that is kept, in bytes: FCM's are about 200, and an index must hold it.
 pub const PUSH_TOKEN_STORED_BYTES_MAX: usize = 2048;
 
@@ -309,7 +390,7 @@ pub const SWEPT_CHUNKS_MAX: usize = 64;
 /// Signatures that a session verifies before it lets others go on: less than a millisecond.
 pub const VERIFIED_AT_ONCE: usize = 16;
 
-/// How much a vault may hold. An operator's, so that tests can have small ones.
+/// How much a vault may hold: what an operator decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VaultLimits {
     /// See [`VAULT_ENTRIES_MAX`].
@@ -354,4 +435,6 @@ const _: () = {
     assert!(LOG_CONTROL_BURST as usize >= NATIVE_MEMBERS_MAX);
     assert!(RESTING.as_secs() < RETENTION_OVERDUE.as_secs());
     assert!(LOG_IDLE.as_secs() < RESTING.as_secs());
+    assert!(DOORBELL_TOLD.as_secs() < DOORBELL_WINDOW.as_secs());
+    assert!(RECONNECT_AFTER_MS_MAX < DOORBELL_SETTLE.as_secs() * 1000);
 };

@@ -22,6 +22,7 @@
 //! - parts are finished in the order in which they were submitted;
 //! - every request is answered, if only by the drop of its [`Reply`].
 
+mod bells;
 mod ending;
 mod loading;
 mod policy;
@@ -354,6 +355,7 @@ impl LogActor {
         if due && let Memory::Ready(state) = &self.memory {
             self.quota_marked = Some(Instant::now());
             self.presence.tell_all(&frame::QuotaReached { log: state.id }.into());
+            self.presence.tell_streams_full();
         }
     }
 
@@ -371,6 +373,7 @@ impl LogActor {
         let AckRequest { device, incarnation, acked, losses: _ } = request;
         state.ack(*device, *incarnation, acked, committed, Outcome::Delivered);
         self.last_work = Instant::now();
+        self.stop_ringing(*device);
     }
 
     fn flush(&mut self, done: Option<oneshot::Sender<()>>) {
@@ -424,7 +427,9 @@ impl LogActor {
                         return;
                     }
                 };
-                match state.flush_acks() {
+                let decided = state.flush_acks();
+                self.stop_ringing(device);
+                match decided {
                     Some(decided) => return self.submit_totals(decided, None, reply, known),
                     // It was acked before; that may still be under way.
                     None => return self.answer_after_all(reply, known),
@@ -437,6 +442,9 @@ impl LogActor {
                 let (seq, at) = entry.map_or((0, 0), |entry| (entry.seq, entry.at));
                 let head = state.head_of(decided.head);
                 let ends = decided.ended;
+                if kind == Kind::Control {
+                    self.shared.paces.controlled(self.key, device);
+                }
                 self.submit_totals(decided, Some(kind), reply, TotalsDone { seq, at, head });
                 if ends {
                     // The last member is leaving: the group goes as soon as that is durable.
@@ -571,12 +579,16 @@ impl LogActor {
         // Whoever goes hears of the entry that did it first.
         for change in &part.changes {
             if change.state != MembershipState::Joined {
-                registry.member_gone(change.device, self.key, change.state, change.seq);
+                let shared = &self.shared;
+                shared.registry.member_gone(change.device, self.key, change.state, change.seq);
+                shared.doorstep.gone(self.key, change.device);
             }
         }
         if !part.changes.is_empty() && place.id.is_totals() {
-            let gone = part.changes.iter().map(|change| change.device);
-            registry.groups_changed(state.members().map(|(device, _)| device).chain(gone));
+            let registry = &self.shared.registry;
+            let by: Vec<DeviceKey> = part.changes.iter().map(|change| change.device).collect();
+            let devices = state.members().map(|(device, _)| device).chain(by.iter().copied());
+            registry.groups_changed(devices, &by);
         }
         if let Some(sent) = part.sent {
             for (reply, duplicate) in part.replies {
@@ -590,6 +602,7 @@ impl LogActor {
         for done in part.flushes {
             let _ = done.send(());
         }
+        self.ring(&part.published);
         if part.ends_log {
             counter!(GROUPS_ENDED).increment(1);
             self.ended = true;

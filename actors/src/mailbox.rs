@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use metrics::{counter, gauge};
+use metrics::counter;
 use ractor::{ActorCell, ActorRef, MessagingErr};
 
-use crate::metrics::{ActorKind, MAILBOX_DEPTH, MAILBOX_REFUSALS, handled};
+use crate::meters;
+use crate::metrics::{ActorKind, MAILBOX_REFUSALS};
 
 /// A message on its way, with its place in the count.
 pub(crate) struct Posted<M> {
@@ -30,7 +31,7 @@ pub(crate) struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.depth.fetch_sub(1, Ordering::Relaxed);
-        gauge!(MAILBOX_DEPTH, "actor" => self.kind.name()).decrement(1.0);
+        meters::actor(self.kind).depth.decrement(1.0);
     }
 }
 
@@ -84,7 +85,7 @@ impl<M: Send + 'static> Mailbox<M> {
     /// not held back by the bound.
     pub(crate) fn post(&self, message: M) -> Result<(), Refused<M>> {
         self.depth.fetch_add(1, Ordering::Relaxed);
-        gauge!(MAILBOX_DEPTH, "actor" => self.kind.name()).increment(1.0);
+        meters::actor(self.kind).depth.increment(1.0);
         let place = Place { kind: self.kind, depth: self.depth.clone() };
         let posted = Posted { message, posted_at: Instant::now(), place };
         self.actor.send_message(posted).map_err(|error| match error {
@@ -134,6 +135,6 @@ pub(crate) struct Handling {
 
 impl Drop for Handling {
     fn drop(&mut self) {
-        handled(self.kind, self.waited, self.started.elapsed());
+        meters::actor(self.kind).handled(self.waited, self.started.elapsed());
     }
 }

@@ -4,11 +4,7 @@
 //! the only arguments that the functions take. The recorder belongs to the process, so two relays
 //! in one process (in tests) add up.
 
-use std::time::Duration;
-
-use metrics::{
-    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
-};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 
 /// Defines metric names with their help texts, and a function that describes them all.
 macro_rules! metrics_table {
@@ -68,7 +64,8 @@ metrics_table! {
     /// Connections that were refused or failed before they were sessions, by `reason`.
     counter CONNECTIONS_REFUSED = "sealwire_connections_refused_total", Count;
     /// Requests over HTTP that met an empty bucket, by `what`: `address`, `proofs` (signatures),
-    /// `codes` (recovery codes), `calls`, `payloads`, `sent_once` or `acks` of one device.
+    /// `codes` (recovery codes), `calls`, `payloads`, `sent_once` or `acks` of one device; or whose long
+    /// answer found no room (`long_answers`).
     counter REQUESTS_LIMITED = "sealwire_requests_limited_total", Count;
     /// Bytes of frames waiting in all outboxes now.
     gauge OUTBOX_BYTES = "sealwire_outbox_bytes", Bytes;
@@ -97,6 +94,9 @@ metrics_table! {
     counter COMMITS_FAILED = "sealwire_commits_failed_total", Count;
     /// Logs loaded from the store.
     counter LOGS_LOADED = "sealwire_logs_loaded_total", Count;
+    /// Time that a step of SQLite's checkpoints took, by `step`: `passive` (pages are moved while
+    /// commits go on), `flush` (so is what was moved to the disk) or `alone` (no commit runs).
+    histogram CHECKPOINT_TIME = "sealwire_checkpoint_seconds", Seconds;
     /// Log actors that were passivated.
     counter LOGS_PASSIVATED = "sealwire_logs_passivated_total", Count;
     /// Rows that retention swept: reservations, devices, challenges and counters of recovery vaults
@@ -106,6 +106,29 @@ metrics_table! {
     /// device), `fetched`, `failure_reported`, `locked`, `unknown` (no vault under this code) or
     /// `deleted`. Many `unknown` are somebody who guesses codes.
     counter RECOVERY = "sealwire_recovery_total", Count;
+    /// Doorbells that were asked for: a device and a log in which something new waits for it.
+    counter DOORBELLS_QUEUED = "sealwire_doorbells_queued_total", Count;
+    /// Entries for a device that was to be rung anyway, or was told of already.
+    counter DOORBELLS_COALESCED = "sealwire_doorbells_coalesced_total", Count;
+    /// Doorbells that became needless before they were rung, by `reason`: `acked`, or `here` (a device
+    /// of a vault has a session).
+    counter DOORBELLS_SUPPRESSED = "sealwire_doorbells_suppressed_total", Count;
+    /// Doorbells that a push service has taken.
+    counter DOORBELLS_SENT = "sealwire_doorbells_sent_total", Count;
+    /// Calls to a push service that failed, by `reason`: `limited`, `unavailable`, `unreachable`,
+    /// `unauthorised` (all of these are tried again) or `refused`.
+    counter DOORBELLS_FAILED = "sealwire_doorbells_failed_total", Count;
+    /// Devices of which the actor of doorbells could not be told; what they miss is re-read.
+    counter DOORBELLS_DROPPED = "sealwire_doorbells_dropped_total", Count;
+    /// Devices that are to be rung now, the ones that are being rung among them.
+    gauge DOORBELLS_WAITING = "sealwire_doorbells_waiting", Count;
+    /// Time from the moment an entry became visible to the moment a push service took the doorbell for
+    /// it. A device that is here has ten seconds of it to ack.
+    histogram DOORBELL_AGE = "sealwire_doorbell_age_seconds", Seconds;
+    /// Push services that are left alone now because they fail.
+    gauge PUSH_RESTING = "sealwire_push_services_resting", Count;
+    /// Push tokens forgotten because their push service did not know them any more.
+    counter TOKENS_FORGOTTEN = "sealwire_push_tokens_forgotten_total", Count;
     /// Groups that ended: the last member left, or there was no entry for a year.
     counter GROUPS_ENDED = "sealwire_groups_ended_total", Count;
 }
@@ -121,11 +144,16 @@ pub enum ActorKind {
     Committer,
     /// Retention.
     Retention,
+    /// Doorbells.
+    Push,
     /// The supervisors.
     Supervisor,
 }
 
 impl ActorKind {
+    /// How many kinds there are.
+    pub(crate) const COUNT: usize = Self::Supervisor as usize + 1;
+
     /// The value of the `actor` label.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -134,6 +162,7 @@ impl ActorKind {
             Self::Log => "log",
             Self::Committer => "committer",
             Self::Retention => "retention",
+            Self::Push => "push",
             Self::Supervisor => "supervisor",
         }
     }
@@ -208,10 +237,4 @@ impl Drop for Alive {
     fn drop(&mut self) {
         gauge!(ACTORS_LIVE, "actor" => self.0.name()).decrement(1.0);
     }
-}
-
-pub(crate) fn handled(kind: ActorKind, waited: Duration, took: Duration) {
-    counter!(MESSAGES_HANDLED, "actor" => kind.name()).increment(1);
-    histogram!(MESSAGE_AGE, "actor" => kind.name()).record(waited.as_secs_f64());
-    histogram!(HANDLING_TIME, "actor" => kind.name()).record(took.as_secs_f64());
 }

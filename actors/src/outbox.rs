@@ -35,7 +35,8 @@ use tokio::sync::Notify;
 use crate::catch_up::FloorMark;
 use crate::entry::{Published, Read};
 use crate::limits::{ANSWER_BYTES_MAX, OUTBOX_BYTES_LOW};
-use crate::metrics::{COPIES_OFFERED, ERRORS_SENT};
+use crate::meters;
+use crate::metrics::ERRORS_SENT;
 use crate::ports::{LogKey, LogPlace, Position};
 use crate::reply::InFlight;
 
@@ -425,7 +426,7 @@ impl Outbox {
             inner.fall_behind(index);
         }
         drop(inner);
-        counter!(COPIES_OFFERED).increment(offered);
+        meters::copies_offered().increment(offered);
         self.wake.notify_one();
     }
 
@@ -570,7 +571,7 @@ impl Outbox {
         }
         inner.arrive(index, self.incarnation);
         drop(inner);
-        counter!(COPIES_OFFERED).increment(copies);
+        meters::copies_offered().increment(copies);
         self.wake.notify_one();
     }
 

@@ -1,10 +1,11 @@
-//! All that the actors ask of the world: a [`Store`] and a [`Clock`].
+//! All that the actors ask of the world: a [`Store`], a [`Clock`] and a [`Push`] service.
 //!
 //! The store is the judge. Whatever an actor holds in memory is a hint; a commit names the head that
 //! it extends, and a store that holds another one refuses that log's part of the batch and nobody
 //! else's. What every store must do is written down as tests (`tests/store_contract.rs` of the relay
 //! crate), which SQLite, PostgreSQL and the in-memory store of the unit tests all pass.
 
+mod push;
 mod recovery;
 mod resting;
 mod vaults;
@@ -17,6 +18,7 @@ use sealwire_protocol::ids::Signature;
 use sealwire_protocol::{AckSet, Body, DeviceKey, Digest, LogId, LogType};
 use thiserror::Error;
 
+pub use push::{Push, PushStore, Rang, RecentEntry, RecentLog, Ring, Trouble, Urgency};
 pub use recovery::{
     Counted, NewRecovery, RecoveryId, RecoveryIds, RecoveryPut, RecoveryRecord, RecoveryStore,
 };
@@ -458,7 +460,7 @@ pub struct StoreStats {
 /// outcome of a dropped write is unknown. Times are milliseconds since the epoch and come from the
 /// caller's [`Clock`], never from the store's machine.
 #[async_trait]
-pub trait Store: RecoveryStore + VaultStore {
+pub trait Store: PushStore + RecoveryStore + VaultStore {
     /// One random number per store; another one means that history may have been lost.
     fn incarnation(&self) -> u64;
 

@@ -51,6 +51,8 @@ impl Shared {
         }
         let kept = ask(self.store.push_token(device)).await.map_err(|_| unavailable())?;
         if kept == place {
+            // It may have been given up on meanwhile.
+            self.doorstep.registered(device);
             return Ok(());
         }
         let (answer, noted) = oneshot::channel();
@@ -63,7 +65,11 @@ impl Shared {
             return Err(unavailable());
         }
         let noted = ask(async { noted.await.unwrap_or(Err(StoreError::Unavailable)) });
-        noted.await.map_err(|error| match error {
+        let noted = noted.await;
+        if noted.is_ok() {
+            self.doorstep.registered(device);
+        }
+        noted.map_err(|error| match error {
             StoreError::Refused => Failure::new(ErrorCode::Malformed),
             StoreError::Unavailable | StoreError::Corrupt => unavailable(),
         })

@@ -1,6 +1,6 @@
 //! Who is restarted, and why.
 //!
-//! The root owns the committers and retention and replaces one that fails; `Logs` owns the log
+//! The root owns the committers, retention and doorbells and replaces one that fails; `Logs` owns the log
 //! actors and has the registry replace one that fails. Neither has any other state or duty, so that
 //! a storm in one does not delay the other.
 //!
@@ -14,6 +14,7 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr, Supervisi
 
 use crate::committer::CommitterRef;
 use crate::metrics::{ACTOR_RESTARTS, ActorKind, Alive};
+use crate::push::PushRef;
 use crate::retention::RetentionRef;
 use crate::system::Shared;
 
@@ -28,6 +29,7 @@ struct Root;
 struct RootState {
     shared: Arc<Shared>,
     retention: RetentionRef,
+    push: Option<PushRef>,
     _ended: Ended,
     _alive: Alive,
 }
@@ -59,8 +61,12 @@ impl Actor for Root {
         let (logs, _) = Actor::spawn_linked(None, Logs, shared.clone(), myself.get_cell()).await?;
         *shared.logs_supervisor.write() = Some(logs.get_cell());
         let retention = RetentionRef::spawn(shared.clone(), myself.get_cell()).await?;
+        let push = match shared.doorstep.is_on() {
+            true => Some(PushRef::spawn(shared.clone(), myself.get_cell()).await?),
+            false => None,
+        };
         let (ended, alive) = (Ended(shared.clone()), Alive::new(ActorKind::Supervisor));
-        Ok(RootState { shared, retention, _ended: ended, _alive: alive })
+        Ok(RootState { shared, retention, push, _ended: ended, _alive: alive })
     }
 
     async fn handle_supervisor_evt(
@@ -91,6 +97,10 @@ impl Actor for Root {
             counter!(ACTOR_RESTARTS, "actor" => ActorKind::Retention.name()).increment(1);
             tracing::error!("retention failed and is replaced");
             state.retention = RetentionRef::spawn(state.shared.clone(), myself.get_cell()).await?;
+        } else if state.push.as_ref().is_some_and(|push| push.cell().get_id() == failed.get_id()) {
+            counter!(ACTOR_RESTARTS, "actor" => ActorKind::Push.name()).increment(1);
+            tracing::error!("the actor of doorbells failed and is replaced");
+            state.push = Some(PushRef::spawn(state.shared.clone(), myself.get_cell()).await?);
         } else {
             // Without `Logs` no log can start: better to end, and be restarted as a process.
             tracing::error!("the supervisor of logs failed");

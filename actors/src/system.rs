@@ -3,6 +3,7 @@
 //! ```text
 //! Supervisor ─┬─ Committer × n     replaced when one fails; its logs load anew
 //!             ├─ Retention         replaced when it fails
+//!             ├─ Push              replaced when it fails; absent without a push service
 //!             └─ Logs ── Log × n   replaced when one fails with work or subscribers
 //! Sessions    (socket tasks, each watched through a guard)
 //! ```
@@ -29,13 +30,14 @@ use crate::committer::CommitterRef;
 use crate::entry::CheckedEntry;
 use crate::heartbeat;
 use crate::limits::{
-    PENDING_READS_MAX, RECONNECT_AFTER_MS_MAX, RECONNECT_AFTER_MS_MIN, RETENTION_PAUSE,
-    SEEN_DEVICES_MAX, SNAPSHOT_STANDS, STREAM_READS_MAX, VaultLimits,
+    DOORBELL_SETTLE, PENDING_READS_MAX, RECONNECT_AFTER_MS_MAX, RECONNECT_AFTER_MS_MIN,
+    RETENTION_PAUSE, SEEN_DEVICES_MAX, SNAPSHOT_STANDS, STREAM_READS_MAX, VaultLimits,
 };
 use crate::log::{self, AppendRequest, LogMessage, LogRef};
 use crate::pace::Paces;
 use crate::passes::WaitingClaims;
-use crate::ports::{Clock, LogKey, Position, Store, StoreError};
+use crate::ports::{Clock, LogKey, Position, Push, Store, StoreError};
+use crate::push::doorstep::Doorstep;
 use crate::push_token::WaitingDoorbells;
 use crate::registry::{Registry, StartLog};
 use crate::reply::{Budget, Reply, jitter};
@@ -57,6 +59,10 @@ pub struct Options {
     pub vaults: VaultLimits,
     /// How long a snapshot stands before it counts as confirmed in a vault of one device.
     pub snapshot_stands: Duration,
+    /// The push services that can ring doorbells; none to ring nobody.
+    pub push: Vec<Arc<dyn Push>>,
+    /// How long after the start it is looked who was not rung before it.
+    pub doorbell_settle: Duration,
     /// The relay's key, which devices pin.
     pub relay_key: SigningKey,
     /// The first makes tokens; all check them.
@@ -73,6 +79,8 @@ impl Options {
             retention_pause: RETENTION_PAUSE,
             vaults: VaultLimits::default(),
             snapshot_stands: SNAPSHOT_STANDS,
+            push: Vec::new(),
+            doorbell_settle: DOORBELL_SETTLE,
             relay_key,
             token_keys,
         }
@@ -101,6 +109,8 @@ pub(crate) struct Shared {
     pub(crate) claims: WaitingClaims,
     /// Push tokens that wait to be noted.
     pub(crate) doorbells: WaitingDoorbells,
+    /// Where logs leave word for whom something waits.
+    pub(crate) doorstep: Doorstep,
     pub(crate) started_logs: DashMap<ActorId, (LogKey, LogRef)>,
     pub(crate) committers: RwLock<Vec<CommitterRef>>,
     pub(crate) logs_supervisor: RwLock<Option<ActorCell>>,
@@ -110,6 +120,8 @@ pub(crate) struct Shared {
     /// Becomes true when the supervision tree has ended.
     pub(crate) ended: watch::Sender<bool>,
     started: Instant,
+    /// When the relay started, in milliseconds since the epoch.
+    pub(crate) started_ms: u64,
     me: Weak<Self>,
 }
 
@@ -256,7 +268,8 @@ impl System {
         if options.token_keys.is_empty() {
             return Err(StartError);
         }
-        let incarnation = store.incarnation();
+        let (incarnation, started_ms) = (store.incarnation(), clock.now_ms());
+        let doorstep = Doorstep::new(!options.push.is_empty());
         let shared = Arc::new_cyclic(|me| Shared {
             store,
             clock,
@@ -272,6 +285,7 @@ impl System {
             vault_turns: PushTurns::default(),
             claims: Mutex::default(),
             doorbells: Mutex::default(),
+            doorstep,
             started_logs: DashMap::new(),
             committers: RwLock::new(Vec::new()),
             logs_supervisor: RwLock::new(None),
@@ -279,6 +293,7 @@ impl System {
             stopping: AtomicBool::new(false),
             ended: watch::Sender::new(false),
             started: Instant::now(),
+            started_ms,
             me: me.clone(),
         });
         let root = supervisor::start(shared.clone()).await.map_err(|_| StartError)?;

@@ -1,6 +1,7 @@
 //! Promises of the actors, kept over a store in memory: no socket, no database, no waiting for time.
 
 mod device;
+mod doorbells;
 mod recovery;
 mod retention;
 mod totals;

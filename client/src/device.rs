@@ -21,7 +21,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rusqlite::Connection as Db;
+use sealwire_protocol::bounded::BoundedText;
 use sealwire_protocol::digest::native_log_id;
+use sealwire_protocol::frame::SetPushToken;
 use sealwire_protocol::{Control, DeviceKey, LogId, LogType};
 use shared::Shared;
 use zeroize::Zeroizing;
@@ -114,6 +116,11 @@ impl Device {
     #[must_use]
     pub fn key(&self) -> DeviceKey {
         self.shared.identity.key()
+    }
+
+    /// The key pair, for the parts of this crate that sign and open.
+    pub(crate) fn identity(&self) -> Arc<Identity> {
+        self.shared.identity.clone()
     }
 
     /// Stays connected to a relay for as long as the value lives. Must be called within a Tokio
@@ -220,6 +227,19 @@ impl Device {
                 Ok(invite.log)
             })
             .await
+    }
+
+    /// Says where this device is rung while it sleeps: its token at a push service such as `fcm`, or
+    /// none to be rung no more. Every relay that it is connected to is told, now and at each connection
+    /// for as long as this process lives: an app says it at its start and when its token changes.
+    ///
+    /// # Errors
+    /// [`Error::TooLong`].
+    pub fn set_push_token(&self, platform: &str, token: Option<&str>) -> Result<(), Error> {
+        let token = token.map(|token| BoundedText::new(token).ok_or(Error::TooLong)).transpose()?;
+        let platform = BoundedText::new(platform).ok_or(Error::TooLong)?;
+        self.shared.doorbell.send_replace(Some(SetPushToken { platform, token }));
+        Ok(())
     }
 
     /// The key that belongs to a relay's address; none if it was never met.

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sealwire_protocol::codec::Envelope;
-use sealwire_protocol::frame;
+use sealwire_protocol::frame::{self, SetPushToken};
 use sealwire_protocol::{ClientFrame, Failure, LogId, RelayFrame};
 
 use self::desk::{Asked, Call, Desk};
@@ -132,6 +132,12 @@ impl Engine {
         })
     }
 
+    /// Says where the device's doorbell is.
+    pub(crate) fn doorbell(&mut self, place: SetPushToken, now: Now) -> Result<Said> {
+        self.desk.doorbell = Some((place, Some(now.at)));
+        self.wake(now)
+    }
+
     /// Sends a sign of life.
     pub(crate) fn ping(&mut self, now: Now) -> Result<Said> {
         self.call(now, |_, call| {
@@ -146,7 +152,8 @@ impl Engine {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let unanswered =
             self.desk.requests.values().map(|(_, asked_at)| *asked_at + ANSWER_DEADLINE).min();
-        self.logs.values().filter_map(Log::deadline).chain(unanswered).min()
+        let doorbell = self.desk.doorbell.as_ref().and_then(|(_, due)| *due);
+        self.logs.values().filter_map(Log::deadline).chain(unanswered).chain(doorbell).min()
     }
 
     /// One transaction: first the logs as they are stored, then `work`, then whatever follows from
@@ -169,6 +176,7 @@ impl Engine {
                     log.run_timers(&mut call)?;
                     log.settle_restored(&mut call)?;
                 }
+                call.say_doorbell();
                 self.turn = pump(logs, &mut call, self.turn)?;
             }
             for log in logs.values_mut() {
@@ -323,6 +331,10 @@ fn on_error(
             log.subscription = Subscription::Off;
             Ok(())
         }),
+        Some(Asked::Doorbell) => {
+            call.doorbell_refused(&failure);
+            Ok(())
+        }
         Some(Asked::Join(log, id)) => {
             with(logs, call, log, |log, call| log.on_totals_not_joined(call, id, &failure))
         }

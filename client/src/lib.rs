@@ -66,10 +66,8 @@
 //! | [`recovery`], [`stretch`] | a way back after losing a device |
 //! | [`totals`] | what the Totals app seals, and how |
 //! | [`vault`] | vaults: devices, changesets, snapshots, over one connection |
+//! | [`sync`] | an app's own database, the same on all devices of a vault |
 //! | [`limits`] | the bounds of a connection |
-//!
-//! Vaults are here as values over a [`wire`]; the durable device does not keep them yet. Doorbells are
-//! not here yet.
 //!
 //! # Two formats of groups
 //!
@@ -108,6 +106,7 @@ pub mod seal;
 pub mod session;
 mod store;
 pub mod stretch;
+pub mod sync;
 pub mod totals;
 pub mod vault;
 #[cfg(test)]

@@ -20,6 +20,7 @@ use futures_util::FutureExt;
 use sealwire_protocol::RelayFrame;
 use sealwire_protocol::codec::Envelope;
 use sealwire_protocol::digest::sha256;
+use sealwire_protocol::frame::SetPushToken;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, sleep_until, timeout};
@@ -255,6 +256,9 @@ impl Keeper {
         let mut heard = Instant::now();
         let mut ping_at = heard + interval;
         let mut outgoing = self.shared.outgoing.subscribe();
+        let mut doorbell = self.shared.doorbell.subscribe();
+        // A new session says it anew.
+        doorbell.mark_changed();
         let mut seen_others = None;
         let mut step = Step::Wake;
         loop {
@@ -300,6 +304,10 @@ impl Keeper {
                 },
                 // The sender lives in what this task holds.
                 _ = outgoing.changed() => Step::Wake,
+                _ = doorbell.changed() => match doorbell.borrow_and_update().clone() {
+                    Some(place) => Step::Doorbell(place),
+                    None => Step::Wake,
+                },
                 () = sleep_until(silent_at.into()) => {
                     return After::Again(WireError::Silent, Duration::ZERO);
                 }
@@ -327,6 +335,7 @@ impl Keeper {
 enum Step {
     Wake,
     Ping,
+    Doorbell(SetPushToken),
     Frames(Vec<Envelope<RelayFrame>>),
 }
 
@@ -339,6 +348,7 @@ async fn on_thread(mut engine: Engine, step: Step) -> Result<Done, Error> {
         let said = match step {
             Step::Wake => engine.wake(now),
             Step::Ping => engine.ping(now),
+            Step::Doorbell(place) => engine.doorbell(place, now),
             Step::Frames(frames) => engine.receive(frames, now),
         };
         (engine, said)

@@ -2,8 +2,8 @@
 //!
 //! A [`Vault`] is what one device knows of one vault: how far it has read, who is enrolled, the
 //! content keys, and where its own entries stand. It has no file and no socket; it is told to do
-//! things over a [`Wire`], one after the other, and gives what it has read. An app keeps it in memory
-//! for as long as it runs and begins anew from a snapshot, or from the first entry.
+//! things over a [`Wire`], one after the other, and gives what it has read. What must outlive the
+//! process it gives as bytes ([`Vault::save`]). [`crate::sync`] keeps a whole database on it.
 //!
 //! What the relay says is checked: every entry is signed by a device that was enrolled when it was
 //! ordered, its count and digest follow its author's before, and the chain is computed, never
@@ -30,10 +30,12 @@
 mod devices;
 mod keys;
 mod reading;
+mod saved;
+mod scopes;
 mod snapshot;
 mod writing;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use sealwire_protocol::digest::native_log_id;
@@ -43,8 +45,11 @@ use sealwire_protocol::{Control, DeviceKey, Failure, Head, LogId, LogType, Relay
 use thiserror::Error;
 
 pub use devices::{Devices, Refusal};
+pub(crate) use reading::{Arrived, Reading};
 pub use reading::{Changeset, Pulled};
+pub(crate) use snapshot::{Packer, Unpacked, unpacking};
 pub use snapshot::{STATE_BYTES_MAX, SnapshotError};
+pub(crate) use writing::Journal;
 
 use crate::chain::Track;
 use crate::entry::Outline;
@@ -53,6 +58,7 @@ use crate::numbering::Mark;
 use crate::wire::{Wire, WireError};
 use keys::Keys;
 use reading::Waiting;
+use scopes::Scopes;
 
 /// Why something could not be done. Unless it says otherwise, nothing has changed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -80,6 +86,9 @@ pub enum VaultError {
     /// A snapshot could not be made or opened.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// What was to be sent could not be kept before.
+    #[error("what is to be sent cannot be kept")]
+    Store,
     /// See [`NoRandomness`].
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
@@ -108,9 +117,16 @@ pub struct Vault {
     devices: Devices,
     /// The newest entry of each device that was read.
     senders: BTreeMap<DeviceKey, Mark>,
+    /// Those of them whose newest known entry lies below a floor: the next one may skip some.
+    loose: BTreeSet<DeviceKey>,
     /// The newest entry of this device that was appended.
     own: Mark,
     keys: Keys,
+    scopes: Scopes,
+    /// Changesets as they came, for whoever opens them itself; none if this vault does.
+    arrived: Option<Vec<Arrived>>,
+    /// Told of entries before they are sent, so that they can be sent again.
+    journal: Option<Journal>,
     /// Changesets whose key has not come yet: that of a new device stands behind all that it opens.
     waiting: Waiting,
 }
@@ -140,8 +156,12 @@ impl Vault {
             track: Track::new(log),
             devices: Devices::new(),
             senders: BTreeMap::new(),
+            loose: BTreeSet::new(),
             own: Mark::NONE,
             keys: Keys::default(),
+            scopes: Scopes::default(),
+            arrived: None,
+            journal: None,
             waiting: Waiting::default(),
         }
     }
@@ -173,7 +193,7 @@ impl Vault {
     /// The newest generation of the content key that this device holds; 0 for none.
     #[must_use]
     pub fn epoch(&self) -> u32 {
-        self.keys.epoch()
+        self.keys.epoch(self.scope())
     }
 
     /// Goes back to what was read up to `head`: as a device that was restored does.
@@ -181,7 +201,7 @@ impl Vault {
         self.track = head.map_or_else(|| Track::new(self.log), Track::at);
     }
 
-    fn scope(&self) -> Scope {
+    pub(crate) fn scope(&self) -> Scope {
         self.devices.scope().unwrap_or(Scope::ZERO)
     }
 

@@ -3,6 +3,8 @@
 //! Everything that names a setting is made from this table: flags and `--help`, the keys of the file,
 //! `sealwire config`, and the table in docs/OPERATING.md (a test compares them).
 
+pub mod vaults;
+
 use sealwire_protocol::limits::SUBSCRIPTIONS_MAX;
 
 /// One setting.
@@ -311,6 +313,27 @@ pub const REQUESTS_PER_ADDRESS_BURST: Knob = Knob {
           hundreds of phones behind one address start when the network returns.",
 };
 
+/// `GOOGLE_APPLICATION_CREDENTIALS`
+pub const GOOGLE_APPLICATION_CREDENTIALS: Knob = Knob {
+    key: "google_application_credentials",
+    variable: "GOOGLE_APPLICATION_CREDENTIALS",
+    default: Default::Words("none: nobody is rung"),
+    shape: Shape::Text("the path of a service account's JSON file"),
+    kind: Kind::Plain,
+    why: "Who you are to Firebase Cloud Messaging, which wakes phones that sleep. The file is a secret; \
+          its path is not. Its `token_uri` is where access tokens are fetched.",
+};
+
+/// `FCM_BASE_URL`
+pub const FCM_BASE_URL: Knob = Knob {
+    key: "fcm_base_url",
+    variable: "FCM_BASE_URL",
+    default: Default::Is("https://fcm.googleapis.com"),
+    shape: Shape::Text("an https URL, or an http URL of this very machine"),
+    kind: Kind::Plain,
+    why: "Where doorbells are rung: Google's, or a stand-in of yours for tests.",
+};
+
 /// `SEALWIRE_SHUTDOWN_DEADLINE_SECONDS`
 pub const SHUTDOWN_DEADLINE_SECONDS: Knob = Knob {
     key: "shutdown_deadline_seconds",
@@ -372,6 +395,10 @@ pub const ALL: &[&Knob] = &[
     &TRUSTED_PROXY_IPS,
     &MAX_GROUPS_PER_DEVICE,
     &RETENTION_DAYS,
+    &vaults::ENTRIES_MAX,
+    &vaults::MIB_MAX,
+    &vaults::SNAPSHOTS_MIB_MAX,
+    &vaults::DEVICES_MAX,
     &CONNECTIONS_MAX,
     &UNAUTHENTICATED_MAX,
     &UNAUTHENTICATED_PER_ADDRESS_MAX,
@@ -381,6 +408,8 @@ pub const ALL: &[&Knob] = &[
     &CONNECTS_PER_ADDRESS_BURST,
     &REQUESTS_PER_ADDRESS_PER_SECOND,
     &REQUESTS_PER_ADDRESS_BURST,
+    &GOOGLE_APPLICATION_CREDENTIALS,
+    &FCM_BASE_URL,
     &SHUTDOWN_DEADLINE_SECONDS,
     &LOG_FORMAT,
     &LOG_FILTER,

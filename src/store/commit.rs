@@ -75,10 +75,7 @@ pub(super) async fn write<D: Dialect>(
 where
     for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
 {
-    for tables in changes(parts)? {
-        lease.all(tables).await?;
-    }
-    Ok(())
+    lease.all(changes(parts)?.into()).await.map(|_| ())
 }
 
 /// What no log can hold, whatever it holds now.

@@ -105,8 +105,13 @@ impl Step {
     /// The text for up to [`ROWS_MAX`] rows. Rows beyond `rows` are nulls, which is what a parameter
     /// is that nobody binds.
     pub(super) fn sqlite_text(&self, rows: usize) -> SqlStr {
+        AssertSqlSafe(Arc::clone(self.sqlite_text_of(rows))).into_sql_str()
+    }
+
+    /// [`Step::sqlite_text`], to be joined with others.
+    pub(super) fn sqlite_text_of(&self, rows: usize) -> &Arc<str> {
         let size = rows.next_power_of_two().trailing_zeros() as usize;
-        let text = self.sqlite_texts[size].get_or_init(|| {
+        self.sqlite_texts[size].get_or_init(|| {
             let names = self.names();
             let row = format!("({})", vec!["?"; self.columns.len()].join(", "));
             let padded = vec![row; 1 << size].join(", ");
@@ -118,8 +123,7 @@ impl Step {
                  given as (select * from padded where {first} is not null) {before}{after}"
             )
             .into()
-        });
-        AssertSqlSafe(Arc::clone(text)).into_sql_str()
+        })
     }
 
     /// The text for any number of rows, as one array for each column, the first of which is parameter
@@ -170,6 +174,11 @@ impl<'a> Table<'a> {
         self.step.columns.len()
     }
 
+    /// How many rows it has.
+    pub(super) fn rows(&self) -> usize {
+        self.cells.len() / self.width()
+    }
+
     /// The cells, row after row.
     pub(super) fn cells(&self) -> &[Value<'a>] {
         &self.cells
@@ -205,9 +214,13 @@ pub(super) trait Dialect: Database<Row: Columns> {
     /// Binds parameters.
     fn bind(values: &[Value<'_>]) -> Result<Self::Arguments, StoreError>;
 
-    /// Binds rows for steps that do not depend on each other: as many statements as are needed. Their
-    /// rows are wanted of a step that is alone.
-    fn bind_rows(tables: &[Table<'_>]) -> Result<Vec<Bound<Self>>, StoreError>;
+    /// Whether several statements can be sent as one text, to be run one after the other.
+    const TEXTS_JOIN: bool;
+
+    /// Binds rows for steps, those of one group after those of the group before it; within a group they
+    /// do not depend on each other. As many statements as are needed. Their rows are wanted of a step
+    /// that is alone.
+    fn bind_rows(groups: &[Vec<Table<'_>>]) -> Result<Vec<Bound<Self>>, StoreError>;
 
     /// Runs a statement and gives all of its rows.
     fn fetch(

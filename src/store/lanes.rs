@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use sealwire_actors::ports::StoreError;
+use sqlx::database::HasStatementCache;
 use sqlx::pool::{PoolConnection, PoolOptions};
-use sqlx::{Connection, Executor, Pool, SqlSafeStr};
+use sqlx::{AssertSqlSafe, Connection, Executor, Pool, SqlSafeStr};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -139,6 +140,7 @@ impl<D: Dialect> Lanes<D> {
             connection: Some(connection),
             well: true,
             open: false,
+            beginning: None,
             home,
             judge: self.judge.clone(),
         }
@@ -168,6 +170,8 @@ pub(super) struct Lease<D: Dialect> {
     well: bool,
     /// Whether a transaction is open.
     open: bool,
+    /// What begins a transaction, to be sent with its first statement.
+    beginning: Option<&'static str>,
     home: Option<Home<D>>,
     judge: Judge,
 }
@@ -188,18 +192,22 @@ where
 
     /// Runs a statement over rows, if there are any, and gives all of its rows.
     pub(super) async fn each(&mut self, table: Table<'_>) -> Result<Vec<D::Row>, StoreError> {
-        self.all(vec![table]).await
+        self.all(vec![vec![table]]).await
     }
 
-    /// Runs statements over rows, those that have any. They must not depend on each other: they may
-    /// run as one.
+    /// Runs statements over rows, those that have any, group after group. Those of one group must not
+    /// depend on each other: they may run as one.
     pub(super) async fn all(
         &mut self,
-        mut tables: Vec<Table<'_>>,
+        mut groups: Vec<Vec<Table<'_>>>,
     ) -> Result<Vec<D::Row>, StoreError> {
-        tables.retain(|table| !table.is_empty());
+        groups.iter_mut().for_each(|group| group.retain(|table| !table.is_empty()));
+        groups.retain(|group| !group.is_empty());
         let mut rows = Vec::new();
-        for bound in D::bind_rows(&tables)? {
+        if groups.is_empty() {
+            return Ok(rows);
+        }
+        for bound in D::bind_rows(&groups)? {
             rows.append(&mut self.fetch(bound).await?);
         }
         Ok(rows)
@@ -211,7 +219,12 @@ where
         };
         // Stays so if this future is dropped.
         self.well = false;
-        match timeout(D::DEADLINE, D::fetch(connection, bound)).await {
+        let (mut sql, arguments) = bound;
+        if let Some(begin) = self.beginning.take() {
+            self.open = true;
+            sql = AssertSqlSafe(format!("{begin}; {}", sql.as_str())).into_sql_str();
+        }
+        match timeout(D::DEADLINE, D::fetch(connection, (sql, arguments))).await {
             Ok(Ok(rows)) => {
                 self.well = true;
                 Ok(rows)
@@ -225,8 +238,31 @@ where
         }
     }
 
-    /// Begins a transaction.
+    /// Gives back what is kept prepared: statements over long lists are large.
+    pub(super) async fn forget_statements(&mut self) -> Result<(), StoreError>
+    where
+        D: HasStatementCache,
+    {
+        let Some(connection) = self.connection.as_mut() else {
+            return Err(StoreError::Unavailable);
+        };
+        self.well = false;
+        match timeout(D::DEADLINE, connection.clear_cached_statements()).await {
+            Ok(Ok(())) => {
+                self.well = true;
+                Ok(())
+            }
+            Ok(Err(failure)) => Err(self.judge.of(&failure)),
+            Err(_) => Err(self.judge.late()),
+        }
+    }
+
+    /// Begins a transaction; where that is possible, together with its first statement.
     pub(super) async fn begin(&mut self, sql: &'static str) -> Result<(), StoreError> {
+        if D::TEXTS_JOIN {
+            self.beginning = Some(sql);
+            return Ok(());
+        }
         self.open = true;
         self.rows(sql, &[]).await.map(|_| ())
     }
@@ -238,9 +274,11 @@ where
     ) -> Result<T, StoreError> {
         match outcome {
             Ok(Verdict::Keep(value)) => {
-                // Whatever goes wrong with a commit, its outcome is unknown.
-                self.rows("commit", &[]).await.map_err(|_| StoreError::Unavailable)?;
-                self.open = false;
+                if self.open {
+                    // Whatever goes wrong with a commit, its outcome is unknown.
+                    self.rows("commit", &[]).await.map_err(|_| StoreError::Unavailable)?;
+                    self.open = false;
+                }
                 Ok(value)
             }
             Ok(Verdict::Undo(value)) => self.undo().await.map(|()| value),
@@ -255,8 +293,10 @@ where
     }
 
     async fn undo(&mut self) -> Result<(), StoreError> {
-        self.rows("rollback", &[]).await?;
-        self.open = false;
+        if self.open {
+            self.rows("rollback", &[]).await?;
+            self.open = false;
+        }
         Ok(())
     }
 }

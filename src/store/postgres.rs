@@ -74,6 +74,7 @@ impl Dialect for Postgres {
     const ONE_WRITER: bool = false;
     const RETENTION_HELD: Option<&'static str> = Some(advisory::IS_HELD);
     const ROWS_ARE_DEAR: bool = false;
+    const TEXTS_JOIN: bool = false;
 
     fn bind(values: &[Value<'_>]) -> Result<PgArguments, StoreError> {
         let mut arguments = PgArguments::default();
@@ -90,26 +91,8 @@ impl Dialect for Postgres {
         Ok(arguments)
     }
 
-    fn bind_rows(tables: &[Table<'_>]) -> Result<Vec<Bound<Self>>, StoreError> {
-        let mut arguments = PgArguments::default();
-        let mut texts = Vec::with_capacity(tables.len());
-        let mut next = 1;
-        for table in tables {
-            texts.push(table.step.postgres_text(next));
-            next += table.width();
-            add_columns(&mut arguments, table)?;
-        }
-        let text = match texts.len() {
-            0 => return Ok(Vec::new()),
-            1 => texts.remove(0),
-            // One statement for all of them: what is not sent is not waited for.
-            _ => {
-                let steps =
-                    texts.iter().zip(1..).map(|(text, place)| format!("s{place} as ({text})"));
-                format!("with {} select 1", steps.collect::<Vec<_>>().join(", "))
-            }
-        };
-        Ok(vec![(AssertSqlSafe(text).into_sql_str(), arguments)])
+    fn bind_rows(groups: &[Vec<Table<'_>>]) -> Result<Vec<Bound<Self>>, StoreError> {
+        groups.iter().map(|group| bind_group(group)).collect()
     }
 
     async fn fetch(
@@ -118,6 +101,25 @@ impl Dialect for Postgres {
     ) -> Result<Vec<PgRow>, sqlx::Error> {
         sqlx::query_with::<Postgres, _>(sql, arguments).fetch_all(connection).await
     }
+}
+
+/// One statement for all of a group: what is not sent is not waited for.
+fn bind_group(tables: &[Table<'_>]) -> Result<Bound<Postgres>, StoreError> {
+    let mut arguments = PgArguments::default();
+    let mut texts = Vec::with_capacity(tables.len());
+    let mut next = 1;
+    for table in tables {
+        texts.push(table.step.postgres_text(next));
+        next += table.width();
+        add_columns(&mut arguments, table)?;
+    }
+    let text = if texts.len() == 1 {
+        texts.remove(0)
+    } else {
+        let steps = texts.iter().zip(1..).map(|(text, place)| format!("s{place} as ({text})"));
+        format!("with {} select 1", steps.collect::<Vec<_>>().join(", "))
+    };
+    Ok((AssertSqlSafe(text).into_sql_str(), arguments))
 }
 
 /// Adds each column of `table` as an array.

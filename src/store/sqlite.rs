@@ -16,11 +16,16 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use metrics::histogram;
+use sealwire_actors::metrics::CHECKPOINT_TIME;
 use sealwire_actors::ports::{StoreError, StoreStats};
 use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous,
 };
-use sqlx::{Arguments, ConnectOptions, Connection, Row, Sqlite, SqliteConnection, SqlitePool};
+use sqlx::{
+    Arguments, AssertSqlSafe, ConnectOptions, Connection, Row, SqlSafeStr, Sqlite,
+    SqliteConnection, SqlitePool,
+};
 use tokio::time::{sleep, timeout};
 
 use super::dialect::{Bound, Columns, Dialect, ROWS_MAX, Table, Value};
@@ -39,6 +44,10 @@ const READERS: u32 = 4;
 /// Statements kept prepared for each connection: about a dozen over row lists in ten sizes each, and
 /// some fifty others.
 const STATEMENTS_MAX: usize = 256;
+
+/// Most rows of a step that is sent together with others. In larger batches waking the connection's
+/// thread for each step is a small part of the whole, and the prepared statements are large.
+const ROWS_JOINED_MAX: usize = 64;
 
 /// Rows that a connection's thread may be ahead of their reader: as many as most loads have, so that
 /// the thread never waits in the middle of a read and holds its snapshot.
@@ -62,6 +71,10 @@ const CHECKPOINT_PAUSE_MAX: Duration = Duration::from_secs(8);
 /// steady commits the log would otherwise never start again from its beginning.
 const WAL_FRAMES_MAX: i64 = 16 * 1024;
 
+/// Above this length the log's file is cut when it starts again from its beginning, in bytes: not at
+/// every turn, since a file that grows anew makes its commits wait for the file system.
+const WAL_BYTES_KEPT: i64 = 4 * WAL_FRAMES_MAX * 4096;
+
 /// How often the log is truncated: what was deleted is then gone from it as well.
 const TRUNCATE_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -83,25 +96,25 @@ impl Dialect for Sqlite {
     const ONE_WRITER: bool = true;
     const RETENTION_HELD: Option<&'static str> = None;
     const ROWS_ARE_DEAR: bool = true;
+    const TEXTS_JOIN: bool = true;
 
     fn bind(values: &[Value<'_>]) -> Result<SqliteArguments, StoreError> {
         let mut arguments = SqliteArguments::default();
         arguments.reserve(values.len(), 0);
         for value in values {
-            match value {
-                Value::Null => arguments.add(None::<i64>),
-                Value::Int(number) => arguments.add(*number),
-                Value::Bytes(bytes) => arguments.add(&bytes[..]),
-                Value::Text(text) => arguments.add(*text),
-            }
-            .map_err(|_| StoreError::Refused)?;
+            add(&mut arguments, value)?;
         }
         Ok(arguments)
     }
 
-    fn bind_rows(tables: &[Table<'_>]) -> Result<Vec<Bound<Self>>, StoreError> {
-        let mut bounds = Vec::with_capacity(tables.len());
-        for table in tables {
+    fn bind_rows(groups: &[Vec<Table<'_>>]) -> Result<Vec<Bound<Self>>, StoreError> {
+        let tables = || groups.iter().flatten();
+        let rows_most = tables().map(Table::rows).max().unwrap_or_default();
+        if rows_most <= ROWS_JOINED_MAX {
+            return Ok(vec![bind_joined(tables(), rows_most)?]);
+        }
+        let mut bounds = Vec::new();
+        for table in tables() {
             let width = table.width();
             for cells in table.cells().chunks(width * ROWS_MAX) {
                 let text = table.step.sqlite_text(cells.len() / width);
@@ -117,6 +130,41 @@ impl Dialect for Sqlite {
     ) -> Result<Vec<SqliteRow>, sqlx::Error> {
         sqlx::query_with::<Sqlite, _>(sql, arguments).fetch_all(connection).await
     }
+}
+
+/// One text for several steps: their connection's thread is woken once for all. They are made for the
+/// same number of rows, whatever each has, so that there are few texts to be kept prepared.
+fn bind_joined<'a>(
+    tables: impl Iterator<Item = &'a Table<'a>>,
+    rows: usize,
+) -> Result<Bound<Sqlite>, StoreError> {
+    let padded = rows.next_power_of_two();
+    let mut text = String::new();
+    let mut arguments = SqliteArguments::default();
+    for table in tables {
+        if !text.is_empty() {
+            text.push_str("; ");
+        }
+        text.push_str(table.step.sqlite_text_of(padded));
+        for value in table.cells() {
+            add(&mut arguments, value)?;
+        }
+        // The next step takes what follows.
+        for _ in table.cells().len()..padded * table.width() {
+            add(&mut arguments, &Value::Null)?;
+        }
+    }
+    Ok((AssertSqlSafe(text).into_sql_str(), arguments))
+}
+
+fn add(arguments: &mut SqliteArguments, value: &Value<'_>) -> Result<(), StoreError> {
+    match value {
+        Value::Null => arguments.add(None::<i64>),
+        Value::Int(number) => arguments.add(*number),
+        Value::Bytes(bytes) => arguments.add(&bytes[..]),
+        Value::Text(text) => arguments.add(*text),
+    }
+    .map_err(|_| StoreError::Refused)
 }
 
 #[async_trait]
@@ -151,7 +199,7 @@ pub(super) fn options(url: &str) -> Result<SqliteConnectOptions, OpenError> {
         .busy_timeout(BUSY_DEADLINE)
         .pragma("secure_delete", "fast")
         .pragma("wal_autocheckpoint", "0")
-        .pragma("journal_size_limit", (WAL_FRAMES_MAX * 4096).to_string())
+        .pragma("journal_size_limit", WAL_BYTES_KEPT.to_string())
         .pragma("cache_size", (-CACHE_KIB).to_string())
         .pragma("temp_store", "memory")
         .statement_cache_capacity(STATEMENTS_MAX)
@@ -218,6 +266,9 @@ pub(super) fn lanes(options: &SqliteConnectOptions, judge: &Judge) -> Lanes<Sqli
 /// Moves committed pages from the log into the database, beside the commits.
 pub(super) struct Checkpointer {
     connection: SqliteConnection,
+    /// The database's file, to be flushed. It is never closed: that would take every lock of this
+    /// process on the file, SQLite's among them.
+    database: &'static File,
     judge: Judge,
     truncated: Instant,
     _lock: FileLock,
@@ -238,7 +289,9 @@ impl Checkpointer {
     ) -> Result<Self, OpenError> {
         let options = options.clone().pragma("cache_size", (-READER_CACHE_KIB).to_string());
         let connection = options.connect().await.map_err(|failure| judge.of(&failure))?;
-        Ok(Self { connection, judge, truncated: Instant::now(), _lock: lock })
+        let file = File::open(options.get_filename()).map_err(|_| StoreError::Unavailable)?;
+        let database = Box::leak(Box::new(file));
+        Ok(Self { connection, database, judge, truncated: Instant::now(), _lock: lock })
     }
 
     async fn passive(&mut self) -> Result<Progress, StoreError> {
@@ -262,27 +315,55 @@ impl Checkpointer {
     /// One checkpoint, and one more without commits if the log has grown too long or its day is
     /// over.
     async fn step(&mut self, store: &SqlStore<Sqlite>) -> Result<Progress, StoreError> {
-        let progress = self.passive().await?;
+        let progress = timed("passive", self.passive()).await?;
+        if progress.moved > 0 {
+            // While commits go on, and little at a time: SQLite would flush all of it in the time in
+            // which nobody commits.
+            timed("flush", self.flush()).await?;
+        }
         if self.truncated.elapsed() >= TRUNCATE_INTERVAL {
             let _nobody_commits = store.lanes.commit().await?;
             return self.truncate().await;
         }
         if progress.frames > WAL_FRAMES_MAX {
+            // What commits have added meanwhile: only the last little is left for the time in which
+            // nobody commits.
+            self.passive().await?;
             let _nobody_commits = store.lanes.commit().await?;
-            return self.passive().await;
+            return timed("alone", self.passive()).await;
         }
         Ok(progress)
     }
 
-    /// Gives the page caches back: after a rush they would stay full for ever.
+    /// Has the disk write what was moved into the database.
+    async fn flush(&self) -> Result<(), StoreError> {
+        let database = self.database;
+        let flushed = tokio::task::spawn_blocking(|| database.sync_data());
+        match timeout(CHECKPOINT_DEADLINE, flushed).await {
+            // Whatever came of it: the checkpoint flushes as well, and fails if the disk does.
+            Ok(_) => Ok(()),
+            Err(_) => Err(self.judge.late()),
+        }
+    }
+
+    /// Gives the page caches and the prepared statements back: after a rush they would stay for ever.
     async fn shrink(store: &SqlStore<Sqlite>) -> Result<(), StoreError> {
-        const SHRINK: &str = "pragma shrink_memory";
-        store.lanes.commit().await?.rows(SHRINK, &[]).await?;
-        for mut reader in store.lanes.resting_readers() {
-            reader.rows(SHRINK, &[]).await?;
+        let mut resting = store.lanes.resting_readers();
+        resting.push(store.lanes.commit().await?);
+        for lease in &mut resting {
+            lease.forget_statements().await?;
+            lease.rows("pragma shrink_memory", &[]).await?;
         }
         Ok(())
     }
+}
+
+/// Counts how long a step took.
+async fn timed<T>(step: &'static str, work: impl Future<Output = T>) -> T {
+    let began = Instant::now();
+    let done = work.await;
+    histogram!(CHECKPOINT_TIME, "step" => step).record(began.elapsed().as_secs_f64());
+    done
 }
 
 #[async_trait]
@@ -313,8 +394,6 @@ impl Aside<Sqlite> for Checkpointer {
 
 #[cfg(test)]
 mod tests {
-    use sqlx::AssertSqlSafe;
-
     use super::*;
 
     #[tokio::test]

@@ -68,6 +68,9 @@ struct Walker {
     /// Whom it revokes, once it is asked to.
     target: Option<DeviceKey>,
     revoked: bool,
+    /// The head that a refused rotation had not seen: made anew before that is read, it would be too
+    /// late again.
+    behind: u64,
     /// How often the rotation under way was too late, and the most of any.
     late: u32,
     late_max: u32,
@@ -193,6 +196,7 @@ impl Walker {
             rotates: false,
             target: None,
             revoked: false,
+            behind: 0,
             late: 0,
             late_max: 0,
             rotations: 0,
@@ -258,7 +262,8 @@ impl Walker {
     /// A rotation is conditional: it is made when nothing else is under way, and nothing is behind it
     /// that would have to be numbered anew.
     fn rotate_if_due(&mut self) {
-        if self.rotates && self.unanswered.is_empty() {
+        let has_read = self.track.position().seq >= self.behind;
+        if self.rotates && has_read && self.unanswered.is_empty() {
             self.rotates = false;
             self.rotate();
         }
@@ -484,6 +489,7 @@ impl Walker {
                 assert_eq!((last.kind, last.request), (Kind::Key, Some(request)));
                 let header = last.signed.entry.header.decode().expect("a header");
                 self.newest = Mark { count: header.count - 1, digest: header.prev };
+                self.behind = error.head.map_or(0, |head| head.seq);
                 self.late += 1;
                 self.late_max = self.late_max.max(self.late);
                 self.rotates = true;

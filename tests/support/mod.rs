@@ -6,6 +6,7 @@ pub(crate) mod cluster;
 pub(crate) mod crowd;
 pub(crate) mod databases;
 pub(crate) mod device;
+pub(crate) mod fcm;
 pub(crate) mod history;
 pub(crate) mod household;
 pub(crate) mod http;
@@ -17,6 +18,7 @@ pub(crate) mod place;
 pub(crate) mod process;
 pub(crate) mod random;
 pub(crate) mod raw;
+pub(crate) mod vault_client;
 pub(crate) mod view;
 pub(crate) mod world;
 

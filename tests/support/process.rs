@@ -98,6 +98,14 @@ impl RelayProcess {
         assert!(wait(&mut child, name).await.success(), "{name}");
     }
 
+    /// Runs a command to its end, and gives what it said and how it ended.
+    pub(crate) async fn say(&self, arguments: &[&str]) -> std::process::Output {
+        let mut program = self.program();
+        program.args(arguments);
+        let ended = tokio::task::spawn_blocking(move || program.output());
+        ended.await.expect("no panic").expect("the relay's binary runs")
+    }
+
     fn program(&self) -> Command {
         let binary = env!("CARGO_BIN_EXE_sealwire");
         let mut program = match self.file_bytes_max {

@@ -11,9 +11,9 @@ use sealwire::config::{AddressRequests, UnauthenticatedLimits};
 use sealwire::relay::{Relay, RelayOptions};
 use sealwire::store::{Lock, StoreOptions};
 use sealwire::telemetry;
-use sealwire_actors::Options;
 use sealwire_actors::ports::{LogRecord, Store, SystemClock};
 use sealwire_actors::recovery::{RecoveryKey, RecoveryKeys};
+use sealwire_actors::{Options, System};
 use sealwire_client::address::RelayUrl;
 use sealwire_protocol::LogId;
 use sealwire_protocol::token::TokenKey;
@@ -29,8 +29,11 @@ pub(crate) struct World {
     relay: Option<Relay>,
     /// Where it listens; kept over a restart, so that devices find it again.
     address: SocketAddr,
-    decide: fn(&mut Options),
+    decide: Decide,
 }
+
+/// What an operator decides.
+type Decide = Box<dyn Fn(&mut Options) + Send + Sync>;
 
 impl World {
     pub(crate) async fn start(database: Database) -> Self {
@@ -38,7 +41,11 @@ impl World {
     }
 
     /// A relay whose operator has decided something else than usual.
-    pub(crate) async fn start_with(database: Database, decide: fn(&mut Options)) -> Self {
+    pub(crate) async fn start_with(
+        database: Database,
+        decide: impl Fn(&mut Options) + Send + Sync + 'static,
+    ) -> Self {
+        let decide = Box::new(decide);
         let place = Place::new(database).await;
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut world = Self { place, relay: None, address: nowhere, decide };
@@ -98,7 +105,12 @@ impl World {
     }
 
     pub(crate) fn store(&self) -> &Arc<dyn Store> {
-        self.relay.as_ref().expect("the relay runs").system().store()
+        self.system().store()
+    }
+
+    /// Its actors.
+    pub(crate) fn system(&self) -> &System {
+        self.relay.as_ref().expect("the relay runs").system()
     }
 
     /// A connected device.

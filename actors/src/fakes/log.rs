@@ -42,7 +42,7 @@ impl KeptEntry {
     }
 
     /// Whether the body waits for somebody's ack.
-    fn lives(&self) -> bool {
+    pub(super) fn lives(&self) -> bool {
         !self.new.control && !self.freed
     }
 

@@ -43,6 +43,10 @@ impl LogActor {
                 self.committed = Some(position);
                 self.shared.registry.publish_loaded(self.key, &self.presence, position);
                 self.reconcile(position);
+                if self.next_part > 1 {
+                    // What was under way may have been committed, and nobody was told.
+                    self.shared.doorstep.missed(0);
+                }
                 for message in waiting {
                     self.receive(message);
                 }
@@ -93,7 +97,8 @@ impl LogActor {
         if state.id.is_totals() && self.next_part > 1 {
             // What was under way when the memory was dropped may have changed the group.
             let here = self.presence.devices().into_iter();
-            registry.groups_changed(state.members().map(|(device, _)| device).chain(here));
+            let devices = state.members().map(|(device, _)| device).chain(here);
+            registry.groups_changed(devices, &[]);
         }
         // The last member may have left, and the end that was to follow may not have come.
         self.go_on_ending();

@@ -25,6 +25,7 @@ struct Waiting {
     left: u32,
     bytes: u64,
     at: u64,
+    rings: bool,
 }
 
 impl Waiting {
@@ -58,6 +59,8 @@ pub(super) struct NewBody {
     /// Length of the body; what it costs beside that is added here.
     pub(super) bytes: usize,
     pub(super) at: u64,
+    /// Whether a doorbell is rung for it.
+    pub(super) rings: bool,
 }
 
 /// What a body counts for: itself, the names that it carries, and what every body costs.
@@ -74,6 +77,7 @@ impl Queue {
             bytes: cost(body.bytes, body.recipients.len()),
             recipients: body.recipients,
             at: body.at,
+            rings: body.rings,
         };
         for reader in readers {
             if reader.joined_seq < body.seq
@@ -159,6 +163,27 @@ impl Queue {
             .range(first..=last)
             .filter(move |(_, waiting)| waiting.is_for(device))
             .map(|(seq, _)| *seq)
+    }
+
+    /// The first entry at or after `from` that rings, was ordered at `since` or later and waits for a
+    /// reader: its seq, and when it was ordered.
+    pub(super) fn first_ringing(
+        &self,
+        reader: &Reader<'_>,
+        from: u64,
+        since: u64,
+    ) -> Option<(u64, u64)> {
+        let (_, last) = self.bodies.last_key_value().map(|(seq, _)| (0, *seq))?;
+        let from = from.max(reader.joined_seq + 1);
+        if from > last {
+            return None;
+        }
+        reader.acked.gaps_within(from, last).into_iter().find_map(|(first, last)| {
+            self.bodies
+                .range(first..=last)
+                .find(|(_, one)| one.rings && one.at >= since && one.is_for(reader.device))
+                .map(|(seq, one)| (*seq, one.at))
+        })
     }
 
     /// A member has left: it waits for nothing any more.
@@ -301,7 +326,7 @@ mod tests {
             let reserved = GROUP_UNDELIVERED_BODIES_MAX - GROUP_RESERVE_BODIES;
             assert_eq!(queue.has_room(1, cost(0, 0), false, 0), seq <= reserved as u64, "{seq}");
             let recipients = Box::default();
-            let body = NewBody { seq, sender: key(1), recipients, bytes: 0, at: 0 };
+            let body = NewBody { seq, sender: key(1), recipients, bytes: 0, at: 0, rings: true };
             let reader = Reader { device: key(2), joined_seq: 0, acked: &nobody };
             queue.add(body, std::iter::once(reader));
         }
@@ -337,6 +362,7 @@ mod tests {
                             recipients: named.iter().map(|device| key(*device)).collect(),
                             bytes: 10,
                             at: seq,
+                            rings: true,
                         };
                         let readers = members.iter().map(|(device, (joined_seq, acked))| Reader {
                             device: key(*device),

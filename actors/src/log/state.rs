@@ -18,9 +18,10 @@ use sealwire_protocol::{
     AckSet, Control, DeviceKey, Digest, ErrorCode, Failure, Head, LogId, LogType,
 };
 
+use super::bells::Bell;
 use super::policy::Policy;
 use super::queue::{NewBody, Reader};
-use crate::entry::{CheckedEntry, Content, EntryParts, Published, encode_entry};
+use crate::entry::{CheckedEntry, Content, EntryParts, Published, encode_entry, rings};
 use crate::limits::VaultLimits;
 use crate::metrics::{Outcome, Outcomes};
 use crate::ports::{
@@ -32,11 +33,13 @@ pub(crate) use totals::{NewPayload, relay_header};
 
 /// A member, and what it has acked.
 #[derive(Clone)]
-struct MemberState {
-    member: Member,
-    acked: AckSet,
+pub(super) struct MemberState {
+    pub(super) member: Member,
+    pub(super) acked: AckSet,
     /// Whether `acked` is newer than what the store has.
     dirty: bool,
+    /// What was said about its doorbell.
+    pub(super) bell: Bell,
 }
 
 /// What a log knows.
@@ -52,11 +55,11 @@ pub(super) struct State {
     join_key: Option<DeviceKey>,
     guard_seq: u64,
     last_entry_at: u64,
-    members: BTreeMap<DeviceKey, MemberState>,
+    pub(super) members: BTreeMap<DeviceKey, MemberState>,
     revoked: HashMap<DeviceKey, u64>,
     senders: HashMap<DeviceKey, SenderRecord>,
     next_slot: i32,
-    policy: Policy,
+    pub(super) policy: Policy,
     /// `totals` groups: who has just left, and when: they may still say goodbye.
     departed: HashMap<DeviceKey, u64>,
     /// Outcomes that the next commit makes true.
@@ -131,9 +134,9 @@ impl State {
                 .members
                 .into_iter()
                 .map(|record| {
-                    let member =
-                        MemberState { member: record.member, acked: record.acked, dirty: false };
-                    (record.member.device, member)
+                    let (member, acked) = (record.member, record.acked);
+                    let state = MemberState { member, acked, dirty: false, bell: Bell::Unknown };
+                    (record.member.device, state)
                 })
                 .collect(),
             revoked: record.revoked.into_iter().collect(),
@@ -152,6 +155,8 @@ impl State {
                 recipients: live.recipients.into(),
                 bytes: live.bytes as usize,
                 at: live.at,
+                // Its kind is not loaded; if it does not ring, somebody is rung once too often.
+                rings: true,
             };
             let readers = readers(&state.members);
             if let Some(queue) = state.policy.queue_mut() {
@@ -240,13 +245,16 @@ impl State {
                 }
                 Content::Plain => {}
             }
-            published.push(std::sync::Arc::new(self.publish(seq, at, &entry)));
+            let shown = self.publish(seq, at, &entry);
+            let rings = shown.rings.is_some();
+            published.push(std::sync::Arc::new(shown));
             let body = NewBody {
                 seq,
                 sender,
                 recipients: entry.recipients.clone().into(),
                 bytes: entry.body.len(),
                 at,
+                rings,
             };
             self.policy.add(&entry.content, body, readers(&self.members));
             commit.entries.push(NewEntry {
@@ -338,7 +346,8 @@ impl State {
         changes: &mut Vec<Change>,
     ) {
         let member = Member { device, joined_seq: seq, joined_at: at };
-        let state = MemberState { member, acked: AckSet::new(), dirty: false };
+        let acked = AckSet::new();
+        let state = MemberState { member, acked, dirty: false, bell: Bell::Silent };
         self.members.insert(device, state);
         commit.members.push(MemberChange::Joined { device, seq, at });
         changes.push(Change { device, state: MembershipState::Joined, seq });
@@ -499,7 +508,9 @@ impl State {
             let (body, kind) = (entry.body.clone(), entry.totals_kind.clone());
             std::sync::Arc::new(Payload::new(id, self.id, sender, body, kind, at))
         });
-        Published { seq, digest: entry.digest, sender, addressed, frame, payload }
+        let kind = entry.header.kind;
+        let rings = rings(self.log_type, kind, entry.totals_kind.as_deref());
+        Published { seq, digest: entry.digest, sender, addressed, frame, rings, payload }
     }
 
     fn take_acks(&mut self, commit: &mut LogCommit) {
@@ -515,7 +526,7 @@ fn readers(members: &BTreeMap<DeviceKey, MemberState>) -> impl Iterator<Item = R
     members.values().map(reader)
 }
 
-fn reader(member: &MemberState) -> Reader<'_> {
+pub(super) fn reader(member: &MemberState) -> Reader<'_> {
     Reader {
         device: member.member.device,
         joined_seq: member.member.joined_seq,

@@ -1,7 +1,7 @@
 //! What an outbox does under its lock.
 
 use bytes::Bytes;
-use metrics::{counter, gauge};
+use metrics::counter;
 use sealwire_protocol::Head;
 use sealwire_protocol::codec::encode_relay;
 use sealwire_protocol::frame;
@@ -9,7 +9,8 @@ use sealwire_protocol::frame;
 use super::subscription::State;
 use super::{Inner, Queued};
 use crate::limits::{OUTBOX_BYTES_MAX, OUTBOX_FRAMES_MAX};
-use crate::metrics::{BEHIND, OUTBOX_BYTES};
+use crate::meters;
+use crate::metrics::BEHIND;
 use crate::ports::LogKey;
 
 impl Inner {
@@ -35,7 +36,7 @@ impl Inner {
     }
 
     pub(super) fn enqueue(&mut self, queued: Queued) {
-        gauge!(OUTBOX_BYTES).increment(queued.frame.len() as f64);
+        meters::outbox_bytes().increment(queued.frame.len() as f64);
         self.queued_bytes += queued.frame.len();
         self.queue.push_back(queued);
     }
@@ -49,7 +50,7 @@ impl Inner {
     }
 
     pub(super) fn release(&mut self, bytes: usize) {
-        gauge!(OUTBOX_BYTES).decrement(bytes as f64);
+        meters::outbox_bytes().decrement(bytes as f64);
         self.queued_bytes -= bytes;
     }
 

@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use crate::fakes::{HandClock, MemoryStore};
 use crate::limits::VaultLimits;
 use crate::log::LogMessage;
-use crate::ports::{LogKey, Store};
+use crate::ports::{LogKey, Push, Store};
 use crate::session::{Greeter, Session, Step};
 use crate::system::{Options, System};
 
@@ -47,11 +47,24 @@ impl World {
     }
 
     pub(super) async fn with(store: Arc<MemoryStore>, vaults: VaultLimits) -> Self {
+        Self::start(store, vaults, Vec::new()).await
+    }
+
+    /// A world with a push service, where nobody is given time to come back after a start.
+    pub(super) async fn ringing(store: Arc<MemoryStore>, push: Arc<dyn Push>) -> Self {
+        Self::start(store, VaultLimits::default(), vec![push]).await
+    }
+
+    async fn start(store: Arc<MemoryStore>, vaults: VaultLimits, push: Vec<Arc<dyn Push>>) -> Self {
         let clock = Arc::new(HandClock::at(1_700_000_000_000));
         let mut options =
             Options::new(SigningKey::from_bytes(&[99; 32]), vec![TokenKey::derive(b"secret")]);
-        options.retention_pause = Duration::from_millis(20);
+        // Days pass in a moment where doorbells are rung; nothing expires there.
+        let ringing = !push.is_empty();
+        options.retention_pause = Duration::from_millis(if ringing { 3_600_000 } else { 20 });
         options.vaults = vaults;
+        options.push = push;
+        options.doorbell_settle = Duration::ZERO;
         let system =
             System::start(store.clone(), clock.clone(), options).await.expect("actors start");
         Self { store, clock, system }

@@ -41,7 +41,8 @@ pub struct PayloadId {
 impl PayloadId {
     /// The id of an entry. Numbers beyond 48 bits are not reached: a million entries a second would
     /// take nine years.
-    pub(crate) const fn new(key: LogKey, seq: u64, incarnation: u64) -> Self {
+    #[must_use]
+    pub const fn new(key: LogKey, seq: u64, incarnation: u64) -> Self {
         Self { key, seq, incarnation: incarnation & low(INCARNATION_BITS) }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rusqlite::Connection as Db;
 use sealwire_protocol::Instance;
+use sealwire_protocol::frame::SetPushToken;
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -25,6 +26,8 @@ pub(crate) struct Shared {
     pub(crate) directory: PathBuf,
     pub(crate) instance: Instance,
     pub(crate) options: Options,
+    /// Where the device is rung, once the app has said so in this process.
+    pub(crate) doorbell: watch::Sender<Option<SetPushToken>>,
     /// Raised when the app has something to send.
     pub(crate) outgoing: watch::Sender<u64>,
     /// Raised when the file has changed.
@@ -46,6 +49,7 @@ impl Shared {
             directory,
             instance: crate::wire::random_instance(),
             options,
+            doorbell: watch::Sender::new(None),
             outgoing: watch::Sender::new(0),
             stored: watch::Sender::new(0),
             live: broadcast::Sender::new(LIVE_EVENTS_MAX),

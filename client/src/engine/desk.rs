@@ -7,9 +7,9 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use rusqlite::Connection;
-use sealwire_protocol::frame::Ping;
+use sealwire_protocol::frame::{Ping, SetPushToken};
 use sealwire_protocol::limits::IN_FLIGHT_REQUESTS_MAX;
-use sealwire_protocol::{ClientFrame, LogId};
+use sealwire_protocol::{ClientFrame, Failure, LogId};
 
 use super::{End, Result, Return};
 use crate::event::Event;
@@ -47,6 +47,7 @@ impl Now {
 pub(super) enum Asked {
     Subscribe(LogId),
     Unsubscribe(LogId),
+    Doorbell,
     Append {
         log: LogId,
         count: u64,
@@ -70,6 +71,8 @@ pub(super) struct Desk {
     pub(super) last_request: u32,
     pub(super) bytes_in_flight: usize,
     pub(super) pinged_at: Option<Instant>,
+    /// Where the device's doorbell is, and when to say so; none once it was said.
+    pub(super) doorbell: Option<(SetPushToken, Option<Instant>)>,
 }
 
 /// A call: its transaction, its time, and where to say things.
@@ -100,6 +103,24 @@ impl Call<'_> {
         }
         self.desk.requests.insert(request, (asked, self.now.at));
         self.desk.frames.push((request, frame.into()));
+    }
+
+    /// Says where the device's doorbell is, if that is due.
+    pub(super) fn say_doorbell(&mut self) {
+        if let Some((frame, due)) = &mut self.desk.doorbell
+            && due.is_some_and(|due| due <= self.now.at)
+        {
+            *due = None;
+            let frame = frame.clone();
+            self.ask(Asked::Doorbell, frame);
+        }
+    }
+
+    /// The relay could not note where the device's doorbell is: it is said again later.
+    pub(super) fn doorbell_refused(&mut self, failure: &Failure) {
+        if let (Some((_, due)), Some(pause)) = (&mut self.desk.doorbell, failure.retry_after_ms) {
+            *due = Some(self.now.at + Duration::from_millis(pause));
+        }
     }
 
     /// Whether another request may be sent.
@@ -133,6 +154,7 @@ impl Desk {
             last_request: 16,
             bytes_in_flight: 0,
             pinged_at: None,
+            doorbell: None,
         }
     }
 

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use sealwire_protocol::ids::Scope;
 use sealwire_protocol::{Control, DeviceKey, Digest, Header, LogId, LogType, signing};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// Why a control entry changes nothing.
@@ -41,7 +42,7 @@ pub enum Refusal {
 }
 
 /// The devices of one vault, as of what was applied.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Devices {
     scope: Option<Scope>,
     /// Each since which seq.
@@ -99,16 +100,18 @@ impl Devices {
         self.removal >= self.rotation && self.removal > 0
     }
 
-    /// Checks a rotation at `seq`, and takes it.
+    /// Checks a rotation of a scope at `seq`, and takes it.
     ///
     /// # Errors
     /// [`Refusal::Stale`].
-    pub fn rotated(&mut self, seq: u64, header: &Header) -> Result<(), Refusal> {
+    pub fn rotated(&mut self, seq: u64, header: &Header, scope: Scope) -> Result<(), Refusal> {
         // What was read before is not judged by what came after.
         if seq > self.guard {
             self.check_conditional(header)?;
             self.guard = seq;
-            self.rotation = seq;
+            if Some(scope) == self.scope {
+                self.rotation = seq;
+            }
         }
         Ok(())
     }
@@ -261,8 +264,11 @@ mod tests {
         let again = devices.apply(LOG, 4, &header(&one, 0), &enrol(&one, &two));
         assert_eq!(again, Err(Refusal::Enrolment));
         assert_eq!(devices.revoked_at(two.key()), Some(3));
-        assert_eq!(devices.rotated(4, &header(&one, 2)), Err(Refusal::Stale));
-        assert_eq!(devices.rotated(4, &header(&one, 3)), Ok(()));
+        let first = devices.scope().expect("founded");
+        assert_eq!(devices.rotated(4, &header(&one, 2), first), Err(Refusal::Stale));
+        assert_eq!(devices.rotated(4, &header(&one, 3), Scope([9; 16])), Ok(()));
+        assert!(devices.wants_rotation(), "of the first scope");
+        assert_eq!(devices.rotated(5, &header(&one, 4), first), Ok(()));
         assert!(!devices.wants_rotation());
     }
 

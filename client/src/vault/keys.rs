@@ -1,82 +1,105 @@
-//! The content keys of one vault's first scope, as far as this device was given them.
+//! The content keys of one vault, as far as this device was given them.
 //!
-//! Epochs are additive: a key that was held stays, and opens what was sealed under it.
+//! Epochs are additive: a key that was held stays, and opens what was sealed under it. Each is kept
+//! beside the box in which it came, so that it can be stored without being opened: only this device's
+//! own key opens it again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sealwire_protocol::DeviceKey;
 use sealwire_protocol::bounded::Bounded;
 use sealwire_protocol::ids::Scope;
-use sealwire_protocol::keys::KeyBody;
+use sealwire_protocol::keys::{KeyBody, SealedKey};
+use serde::{Deserialize, Serialize};
 
 use super::VaultError;
 use crate::identity::Identity;
 use crate::keybox::{self, Grant};
 use crate::seal::{EpochKey, KeyName, Place};
 
-/// Most keys of other scopes that are kept.
-const OTHERS_MAX: usize = 4096;
-
-/// The keys of the first scope by epoch, and those of others, which are only handed on.
-#[derive(Default)]
-pub(super) struct Keys {
-    first: BTreeMap<u32, EpochKey>,
-    others: BTreeMap<(Scope, u32), EpochKey>,
+/// A key as it came, and all that is needed to open it again.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Boxed {
+    scope: Scope,
+    epoch: u32,
+    sender: DeviceKey,
+    #[serde(with = "serde_bytes")]
+    aad: Vec<u8>,
+    sealed: SealedKey,
 }
 
+/// By scope and epoch.
+#[derive(Clone, Default)]
+pub(super) struct Keys(BTreeMap<(Scope, u32), (EpochKey, Boxed)>);
+
 impl Keys {
-    /// The newest epoch that is held; 0 for none.
-    pub(super) fn epoch(&self) -> u32 {
-        self.first.keys().next_back().copied().unwrap_or(0)
+    /// The newest epoch of a scope that is held; 0 for none.
+    pub(super) fn epoch(&self, scope: Scope) -> u32 {
+        self.0.range((scope, 0)..=(scope, u32::MAX)).next_back().map_or(0, |((_, epoch), _)| *epoch)
     }
 
-    pub(super) fn get(&self, epoch: u32) -> Option<&EpochKey> {
-        self.first.get(&epoch)
+    pub(super) fn get(&self, scope: Scope, epoch: u32) -> Option<&EpochKey> {
+        self.0.get(&(scope, epoch)).map(|(key, _)| key)
     }
 
-    /// Every epoch that is held.
-    pub(super) fn all(&self) -> Vec<(u32, EpochKey)> {
-        self.first.iter().map(|(epoch, key)| (*epoch, key.clone())).collect()
+    /// Every epoch of a scope that is held.
+    pub(super) fn all(&self, scope: Scope) -> Vec<(u32, EpochKey)> {
+        let held = self.0.range((scope, 0)..=(scope, u32::MAX));
+        held.map(|((_, epoch), (key, _))| (*epoch, key.clone())).collect()
     }
 
-    /// Every key of another scope that this device was given.
-    pub(super) fn others(&self) -> Vec<(KeyName, EpochKey)> {
-        let name = |(scope, epoch): (Scope, u32)| KeyName { scope, epoch };
-        self.others.iter().map(|(of, key)| (name(*of), key.clone())).collect()
+    /// The scopes of which keys are held.
+    pub(super) fn scopes(&self) -> BTreeSet<Scope> {
+        self.0.keys().map(|(scope, _)| *scope).collect()
     }
 
-    /// Keeps a key. The first one of an epoch stands: a later delivery cannot take its place.
-    pub(super) fn keep(&mut self, epoch: u32, key: EpochKey) {
-        self.first.entry(epoch).or_insert(key);
+    /// How many are held.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
     }
 
-    /// Takes the key out of a rotation or delivery, if there is one for this device.
-    pub(super) fn take(
-        &mut self,
-        device: &Identity,
-        scope: Scope,
-        place: &Place<'_>,
-        body: &KeyBody,
-    ) -> bool {
+    /// Takes the key out of a rotation or delivery, if there is one for this device. The first one of
+    /// an epoch stands: a later delivery cannot take its place.
+    pub(super) fn take(&mut self, device: &Identity, place: &Place<'_>, body: &KeyBody) {
         let me = device.key();
-        let name = KeyName { scope: body.scope, epoch: body.epoch };
-        let Some(sealed) = body.keys.iter().find(|sealed| sealed.recipient == me) else {
-            return false;
+        let Some(sealed) = body.keys.iter().find(|sealed| sealed.recipient == me) else { return };
+        let boxed = Boxed {
+            scope: body.scope,
+            epoch: body.epoch,
+            sender: place.sender,
+            aad: place.aad.to_vec(),
+            sealed: sealed.clone(),
         };
-        match keybox::open(device, name, place, sealed) {
-            Ok(grant) if body.scope == scope => {
-                self.keep(body.epoch, grant.key);
-                true
-            }
-            Ok(grant) => {
-                if self.others.len() < OTHERS_MAX {
-                    self.others.entry((body.scope, body.epoch)).or_insert(grant.key);
-                }
-                false
-            }
-            Err(_) => false,
+        if !self.0.contains_key(&(body.scope, body.epoch))
+            && let Some(key) = open(device, place.log, &boxed)
+        {
+            self.0.insert((body.scope, body.epoch), (key, boxed));
         }
     }
+
+    /// The keys as they came.
+    pub(super) fn boxed(&self) -> Vec<Boxed> {
+        self.0.values().map(|(_, boxed)| boxed.clone()).collect()
+    }
+
+    /// Opens keys that were stored. What does not open any more is left out.
+    pub(super) fn unboxed(
+        device: &Identity,
+        log: sealwire_protocol::LogId,
+        boxed: Vec<Boxed>,
+    ) -> Self {
+        let open = |boxed: Boxed| {
+            let key = open(device, log, &boxed)?;
+            Some(((boxed.scope, boxed.epoch), (key, boxed)))
+        };
+        Self(boxed.into_iter().filter_map(open).collect())
+    }
+}
+
+fn open(device: &Identity, log: sealwire_protocol::LogId, boxed: &Boxed) -> Option<EpochKey> {
+    let place = Place { log, sender: boxed.sender, aad: &boxed.aad };
+    let name = KeyName { scope: boxed.scope, epoch: boxed.epoch };
+    keybox::open(device, name, &place, &boxed.sealed).ok().map(|grant| grant.key)
 }
 
 /// The body of a rotation or delivery.

@@ -1,18 +1,20 @@
 //! Pulling: what is new is read, verified and opened.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use sealwire_protocol::codec::Envelope;
-use sealwire_protocol::frame::{Entry, Subscribe, Unsubscribe};
+use sealwire_protocol::frame::{Entry, SnapshotSummary, Subscribe, Unsubscribe};
 use sealwire_protocol::keys::KeyBody;
-use sealwire_protocol::{ClientFrame, Control, DeviceKey, Head, Header, Kind, RelayFrame};
+use sealwire_protocol::{ClientFrame, Control, DeviceKey, Digest, Head, Header, Kind, RelayFrame};
+use tokio::time::timeout;
 
 use super::{Vault, VaultError};
 use crate::chain::Step;
-use crate::entry::{Rejection, digest_of, judge};
+use crate::entry::{Judged, Rejection, digest_of, judge};
 use crate::numbering::Mark;
 use crate::seal::{self, Place};
-use crate::wire::{Wire, WireError};
+use crate::wire::{Step as WireStep, Wire, WireError};
 
 /// A changeset of a device, opened.
 #[derive(Clone, PartialEq, Eq)]
@@ -41,6 +43,31 @@ pub struct Pulled {
     pub forgotten: usize,
     /// How many bytes of frames with entries were received.
     pub bytes: u64,
+}
+
+/// Longest pause between two frames while something is read: the relay sends them as fast as it can.
+const FRAME_DEADLINE: Duration = Duration::from_secs(30);
+
+/// A changeset that was checked and not opened.
+#[derive(Clone)]
+pub(crate) struct Arrived {
+    pub(crate) seq: u64,
+    pub(crate) author: DeviceKey,
+    pub(crate) count: u64,
+    pub(crate) digest: Digest,
+    /// The additional data of its boxes.
+    pub(crate) aad: Vec<u8>,
+    pub(crate) body: Vec<u8>,
+}
+
+/// A reading that is under way.
+pub(crate) struct Reading {
+    subscribing: u32,
+    leaving: Option<u32>,
+    /// The number of keys that were held at its beginning.
+    keys: usize,
+    /// What was read before lies below the floor: the snapshot has what is missing.
+    pub(crate) floor: Option<SnapshotSummary>,
 }
 
 /// Most bytes of changesets that wait for their key: a new device's tail after a snapshot.
@@ -81,41 +108,68 @@ impl Vault {
     }
 
     /// Subscribes as `frame` says, reads to the end, and unsubscribes.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "most frames are not about this reading")]
     pub(super) async fn read(
         &mut self,
         wire: &mut Wire,
         frame: ClientFrame,
     ) -> Result<Pulled, VaultError> {
         let mut pulled = Pulled::default();
-        let epoch = self.epoch();
-        let subscribing = wire.queue(&frame);
-        let mut leaving = None;
-        loop {
-            let Envelope { request, frame } = wire.receive().await?;
+        let mut reading = self.begin(wire, &frame);
+        while !self.read_some(wire, &mut reading, &mut pulled, usize::MAX).await? {}
+        Ok(pulled)
+    }
+
+    /// Subscribes as `frame` says.
+    pub(crate) fn begin(&self, wire: &mut Wire, frame: &ClientFrame) -> Reading {
+        Reading {
+            subscribing: wire.queue(frame),
+            leaving: None,
+            keys: self.keys.len(),
+            floor: None,
+        }
+    }
+
+    /// Reads until so many bytes of entries have come, or to the end: says which.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "most frames are not about this reading")]
+    pub(crate) async fn read_some(
+        &mut self,
+        wire: &mut Wire,
+        reading: &mut Reading,
+        pulled: &mut Pulled,
+        bytes: usize,
+    ) -> Result<bool, VaultError> {
+        let until = pulled.bytes.saturating_add(bytes as u64);
+        while pulled.bytes < until {
+            let received = timeout(FRAME_DEADLINE, wire.receive()).await;
+            let received = received.map_err(|_| WireError::Timeout(WireStep::Answer))?;
+            let Envelope { request, frame } = received?;
             match frame.map_err(WireError::Frame)? {
-                RelayFrame::Subscribed(subscribed) if request == subscribing => {
+                RelayFrame::Subscribed(subscribed) if request == reading.subscribing => {
                     self.track.accepted(subscribed.head.incarnation);
                 }
                 RelayFrame::Floor(floor) if floor.log == self.log => {
                     self.track.begin_floor(&floor.head);
+                    if self.track.has_floor() {
+                        reading.floor = floor.snapshot;
+                        self.loose.extend(self.senders.keys().copied());
+                    }
                 }
                 RelayFrame::Entry(entry) if entry.log == self.log => {
                     pulled.bytes += entry.body.len() as u64 + HEADERS_BYTES;
-                    self.take(&entry, &mut pulled)?;
+                    self.take(&entry, pulled)?;
                 }
                 RelayFrame::Drained(drained) if drained.log == self.log => {
                     self.track.drained(drained.head.seq);
                     self.check_head(&drained.head)?;
-                    leaving
-                        .get_or_insert_with(|| wire.queue(&Unsubscribe { log: self.log }.into()));
+                    let frame = Unsubscribe { log: self.log }.into();
+                    reading.leaving.get_or_insert_with(|| wire.queue(&frame));
                 }
-                RelayFrame::Done(_) if Some(request) == leaving => {
-                    self.open_waiting(epoch, &mut pulled);
-                    return Ok(pulled);
+                RelayFrame::Done(_) if Some(request) == reading.leaving => {
+                    self.open_waiting(reading.keys, pulled);
+                    return Ok(true);
                 }
                 RelayFrame::Error(error)
-                    if request == subscribing || error.log == Some(self.log) =>
+                    if request == reading.subscribing || error.log == Some(self.log) =>
                 {
                     return Err(WireError::Refused(Box::new(error.failure())).into());
                 }
@@ -123,6 +177,25 @@ impl Vault {
                 _ => {}
             }
         }
+        Ok(false)
+    }
+
+    /// From now on changesets are kept as they come, for [`Vault::take_arrived`].
+    pub(crate) fn keep_arrived(&mut self) {
+        self.arrived.get_or_insert_default();
+    }
+
+    /// What has arrived since the last time.
+    pub(crate) fn take_arrived(&mut self) -> Vec<Arrived> {
+        self.arrived.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Reads the vault anew from its beginning: the relay's history has changed. Keys stay.
+    pub(crate) fn start_over(&mut self) {
+        self.rewind(None);
+        self.senders.clear();
+        self.loose.clear();
+        self.devices = super::Devices::new();
     }
 
     /// Compares a head that the relay names with what was read.
@@ -173,11 +246,22 @@ impl Vault {
                 self.devices
                     .apply(self.log, entry.seq, header, &control)
                     .map_err(|_| Rejection::Control)?;
+                match control {
+                    Control::Leave => self.scopes.removed(header.sender),
+                    Control::Revoke { device, .. } => self.scopes.removed(device),
+                    Control::Found { .. }
+                    | Control::Enrol { .. }
+                    | Control::Snapshot { .. }
+                    | Control::SnapshotOpened { .. }
+                    | Control::Join { .. }
+                    | Control::JoinKey { .. }
+                    | Control::TotalsFound { .. }
+                    | Control::TotalsJoin { .. }
+                    | Control::TotalsLeave { .. } => {}
+                }
             }
             Kind::Key => self.take_keys(entry, header)?,
-            Kind::Ring | Kind::Quiet | Kind::Bulk => {
-                self.open_changeset(entry, header.sender, pulled);
-            }
+            Kind::Ring | Kind::Quiet | Kind::Bulk => self.take_changeset(entry, &judged, pulled),
             Kind::Totals => return Err(Rejection::Header),
         }
         let mark = Mark { count: header.count, digest: judged.digest };
@@ -185,6 +269,11 @@ impl Vault {
             self.own = mark;
         }
         self.senders.insert(header.sender, mark);
+        if below {
+            self.loose.insert(header.sender);
+        } else {
+            self.loose.remove(&header.sender);
+        }
         Ok(())
     }
 
@@ -194,28 +283,48 @@ impl Vault {
             return Ok(());
         };
         let follows = header.count == last.count + 1 && header.prev == last.digest;
-        // Between what is kept from below the floor, and at the floor, others are missing.
-        let may_skip = below || self.track.has_floor();
+        // Of a sender whose newest known entry lies below the floor, others are missing.
+        let may_skip = below || self.loose.contains(&header.sender);
         let later = may_skip && header.count > last.count;
         if follows || later { Ok(()) } else { Err(Rejection::OutOfOrder) }
     }
 
     fn take_keys(&mut self, entry: &Entry, header: &Header) -> Result<(), Rejection> {
         let body = KeyBody::decode(entry.body.as_ref()).map_err(|_| Rejection::Keys)?;
-        if entry.recipients.is_empty() {
-            self.devices.rotated(entry.seq, header).map_err(|_| Rejection::Stale)?;
+        let rotation = entry.recipients.is_empty();
+        if rotation {
+            self.devices.rotated(entry.seq, header, body.scope).map_err(|_| Rejection::Stale)?;
+        }
+        let first = body.scope == self.scope();
+        if !first && !self.scopes.given(entry.seq, header.sender, &body, rotation) {
+            return Err(Rejection::Keys);
         }
         let place = Place { log: self.log, sender: header.sender, aad: entry.header.aad() };
-        let (device, scope) = (self.device.clone(), self.scope());
-        self.keys.take(&device, scope, &place, &body);
+        let device = self.device.clone();
+        self.keys.take(&device, &place, &body);
         Ok(())
+    }
+
+    fn take_changeset(&mut self, entry: &Entry, judged: &Judged, pulled: &mut Pulled) {
+        let header = &judged.header;
+        let Some(arrived) = &mut self.arrived else {
+            return self.open_changeset(entry, header.sender, pulled);
+        };
+        arrived.push(Arrived {
+            seq: entry.seq,
+            author: header.sender,
+            count: header.count,
+            digest: judged.digest,
+            aad: entry.header.aad().to_vec(),
+            body: entry.body.as_ref().to_vec(),
+        });
     }
 
     fn open_changeset(&mut self, entry: &Entry, sender: DeviceKey, pulled: &mut Pulled) {
         let place = Place { log: self.log, sender, aad: entry.header.aad() };
         let name = seal::key_name(entry.body.as_ref()).ok();
         let epoch = name.map_or(0, |name| name.epoch);
-        let key = self.keys.get(epoch);
+        let key = name.and_then(|name| self.keys.get(name.scope, name.epoch));
         let opened = key.and_then(|key| seal::open(key, &place, entry.body.as_ref()).ok());
         if let Some(payload) = opened {
             let (seq, at, payload) = (entry.seq, entry.at, payload.to_vec());
@@ -227,8 +336,8 @@ impl Vault {
     }
 
     /// Tries again what waits, if a key has come.
-    fn open_waiting(&mut self, epoch_before: u32, pulled: &mut Pulled) {
-        if self.epoch() == epoch_before {
+    fn open_waiting(&mut self, keys_before: usize, pulled: &mut Pulled) {
+        if self.keys.len() == keys_before {
             return;
         }
         let waiting = self.waiting.take();

@@ -5,7 +5,7 @@
 //! gigabytes end at [`STATE_BYTES_MAX`]. The additional data names the vault, the author and the head,
 //! so that a snapshot cannot be shown as another one's, or as that of another head.
 
-use std::io::Read;
+use std::io::{self, Read, Write};
 
 use sealwire_protocol::bounded::BoundedBytes;
 use sealwire_protocol::digest::{Sha256Stream, sha256};
@@ -13,9 +13,11 @@ use sealwire_protocol::error::ErrorCode;
 use sealwire_protocol::frame::{
     GetSnapshotChunk, ListSnapshots, PutSnapshotChunk, SnapshotSummary, SubscribeFrom,
 };
+use sealwire_protocol::ids::Scope;
 use sealwire_protocol::limits::{SNAPSHOT_BYTES_MAX, SNAPSHOT_CHUNK_BYTES_MAX};
 use sealwire_protocol::{Control, DeviceKey, Digest, Head, Kind, LogId, RelayFrame};
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use super::{Pulled, Vault, VaultError};
 use crate::chain::Track;
@@ -30,6 +32,10 @@ const CHUNK_BYTES: usize = 256 * 1024;
 
 /// How hard is compressed: a snapshot is made seldom and kept for long.
 const LEVEL: i32 = 9;
+
+/// Most memory that decompressing takes for what was before, as a power of two: 32 MiB. Compressing at
+/// [`LEVEL`] looks back less far.
+const WINDOW_LOG_MAX: u32 = 25;
 
 /// Why a snapshot was not made or not opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -48,44 +54,73 @@ pub enum SnapshotError {
     Head,
 }
 
-/// Compresses and seals a state.
-fn close(vault: &Vault, head: &Head, state: &[u8]) -> Result<Vec<u8>, VaultError> {
-    let packed = zstd::bulk::compress(state, LEVEL).map_err(|_| SnapshotError::TooLong)?;
-    let epoch = vault.epoch();
-    let key = vault.keys.get(epoch).ok_or(VaultError::NoKey)?;
-    let sender = vault.device.key();
-    let aad = aad(vault.log, sender, head);
-    let place = Place { log: vault.log, sender, aad: &aad };
-    let name = KeyName { scope: vault.scope(), epoch };
-    let sealed = seal::seal_for(SNAPSHOT, key, name, &place, &packed);
-    Ok(sealed.map_err(|_| SnapshotError::TooLong)?)
-}
+/// Compresses what is written to it.
+pub(crate) struct Packer(zstd::stream::write::Encoder<'static, Vec<u8>>);
 
-/// Opens a snapshot of `author` at `head`.
-fn open(
-    vault: &Vault,
-    author: DeviceKey,
-    head: &Head,
-    sealed: &[u8],
-) -> Result<Vec<u8>, VaultError> {
-    let name = seal::key_name(sealed).map_err(|_| SnapshotError::Damaged)?;
-    let key = vault.keys.get(name.epoch).ok_or(VaultError::NoKey)?;
-    let aad = aad(vault.log, author, head);
-    let place = Place { log: vault.log, sender: author, aad: &aad };
-    let packed =
-        seal::open_for(SNAPSHOT, key, &place, sealed).map_err(|_| SnapshotError::Damaged)?;
-    Ok(unpack(&packed, STATE_BYTES_MAX)?)
-}
-
-/// Decompresses, up to so many bytes, whatever the frame says of its own size.
-fn unpack(packed: &[u8], bytes_max: u64) -> Result<Vec<u8>, SnapshotError> {
-    let reader = zstd::stream::read::Decoder::new(packed).map_err(|_| SnapshotError::Damaged)?;
-    let mut state = Vec::new();
-    let read = reader.take(bytes_max + 1).read_to_end(&mut state);
-    if state.len() as u64 > bytes_max {
-        return Err(SnapshotError::TooLong);
+impl Packer {
+    pub(crate) fn new() -> Result<Self, SnapshotError> {
+        zstd::stream::write::Encoder::new(Vec::new(), LEVEL)
+            .map(Self)
+            .map_err(|_| SnapshotError::TooLong)
     }
-    read.map_err(|_| SnapshotError::Damaged)?;
+
+    /// The compressed bytes.
+    pub(crate) fn finish(self) -> Result<Vec<u8>, SnapshotError> {
+        self.0.finish().map_err(|_| SnapshotError::TooLong)
+    }
+}
+
+impl Write for Packer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// Decompresses as it is read, up to so many bytes, whatever the frame says of its own size.
+pub(crate) struct Unpacked<'a> {
+    decoder: zstd::stream::read::Decoder<'a, io::BufReader<&'a [u8]>>,
+    left: u64,
+}
+
+impl<'a> Unpacked<'a> {
+    pub(crate) fn new(packed: &'a [u8], bytes_max: u64) -> Result<Self, SnapshotError> {
+        let mut decoder =
+            zstd::stream::read::Decoder::new(packed).map_err(|_| SnapshotError::Damaged)?;
+        decoder.window_log_max(WINDOW_LOG_MAX).map_err(|_| SnapshotError::Damaged)?;
+        Ok(Self { decoder, left: bytes_max })
+    }
+}
+
+impl Read for Unpacked<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        // One more than is left shows that there is more.
+        let wanted = out.len().min(usize::try_from(self.left).unwrap_or(usize::MAX).max(1));
+        let read = self.decoder.read(&mut out[..wanted])?;
+        self.left = self
+            .left
+            .checked_sub(read as u64)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::FileTooLarge))?;
+        Ok(read)
+    }
+}
+
+/// What an error of [`Unpacked`] means.
+pub(crate) fn unpacking(error: &io::Error) -> SnapshotError {
+    if error.kind() == io::ErrorKind::FileTooLarge {
+        SnapshotError::TooLong
+    } else {
+        SnapshotError::Damaged
+    }
+}
+
+/// Decompresses, up to so many bytes.
+fn unpack(packed: &[u8], bytes_max: u64) -> Result<Vec<u8>, SnapshotError> {
+    let mut state = Vec::new();
+    Unpacked::new(packed, bytes_max)?.read_to_end(&mut state).map_err(|it| unpacking(&it))?;
     Ok(state)
 }
 
@@ -95,6 +130,37 @@ fn aad(log: LogId, author: DeviceKey, head: &Head) -> Vec<u8> {
 }
 
 impl Vault {
+    /// Seals a compressed state under the newest key of a scope.
+    pub(crate) fn seal_state(
+        &self,
+        scope: Scope,
+        head: &Head,
+        packed: &[u8],
+    ) -> Result<Vec<u8>, VaultError> {
+        let name = KeyName { scope, epoch: self.keys.epoch(scope) };
+        let key = self.keys.get(scope, name.epoch).ok_or(VaultError::NoKey)?;
+        let sender = self.device.key();
+        let aad = aad(self.log, sender, head);
+        let place = Place { log: self.log, sender, aad: &aad };
+        let sealed = seal::seal_for(SNAPSHOT, key, name, &place, packed);
+        Ok(sealed.map_err(|_| SnapshotError::TooLong)?)
+    }
+
+    /// Opens a state of `author` at `head`; it is still compressed.
+    pub(crate) fn open_state(
+        &self,
+        author: DeviceKey,
+        head: &Head,
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, VaultError> {
+        let name = seal::key_name(sealed).map_err(|_| SnapshotError::Damaged)?;
+        let key = self.keys.get(name.scope, name.epoch).ok_or(VaultError::NoKey)?;
+        let aad = aad(self.log, author, head);
+        let place = Place { log: self.log, sender: author, aad: &aad };
+        let packed = seal::open_for(SNAPSHOT, key, &place, sealed);
+        Ok(packed.map_err(|_| SnapshotError::Damaged)?)
+    }
+
     /// Makes a snapshot of `state`, which must be what this device holds at its head, uploads it, and
     /// makes it real.
     ///
@@ -107,13 +173,26 @@ impl Vault {
         state: &[u8],
     ) -> Result<SnapshotSummary, VaultError> {
         let head = self.head().ok_or(VaultError::NoKey)?;
-        let sealed = close(self, &head, state)?;
+        let mut packer = Packer::new()?;
+        packer.write_all(state).map_err(|_| SnapshotError::TooLong)?;
+        let sealed = self.seal_state(self.scope(), &head, &packer.finish()?)?;
+        self.put_snapshot(wire, &sealed, head, &mut |_| {}).await
+    }
+
+    /// Uploads a sealed state at `head` and makes it real. `sent` is told of the bytes.
+    pub(crate) async fn put_snapshot(
+        &mut self,
+        wire: &mut Wire,
+        sealed: &[u8],
+        head: Head,
+        sent: &mut (dyn FnMut(u64) + Send),
+    ) -> Result<SnapshotSummary, VaultError> {
         let size = sealed.len() as u64;
         if size > SNAPSHOT_BYTES_MAX {
             return Err(SnapshotError::TooLong.into());
         }
-        let digest = sha256(&sealed);
-        self.upload(wire, digest, &sealed).await?;
+        let digest = sha256(sealed);
+        self.upload_with(wire, digest, sealed, sent).await?;
         let chunks = u32::try_from(sealed.len().div_ceil(CHUNK_BYTES)).unwrap_or(u32::MAX);
         self.make_real(wire, digest, size, chunks, head).await?;
         Ok(SnapshotSummary { head, digest, size, confirmed: false })
@@ -145,6 +224,16 @@ impl Vault {
         digest: Digest,
         sealed: &[u8],
     ) -> Result<(), VaultError> {
+        self.upload_with(wire, digest, sealed, &mut |_| {}).await
+    }
+
+    async fn upload_with(
+        &self,
+        wire: &mut Wire,
+        digest: Digest,
+        sealed: &[u8],
+        sent: &mut (dyn FnMut(u64) + Send),
+    ) -> Result<(), VaultError> {
         let mut offset = 0;
         while offset < sealed.len() {
             let end = sealed.len().min(offset + CHUNK_BYTES);
@@ -167,6 +256,7 @@ impl Vault {
                     _ => return Err(error),
                 },
             };
+            sent(offset as u64);
         }
         Ok(())
     }
@@ -190,6 +280,16 @@ impl Vault {
         wire: &mut Wire,
         snapshot: &SnapshotSummary,
     ) -> Result<Vec<u8>, VaultError> {
+        self.download_with(wire, snapshot, &mut |_| {}).await
+    }
+
+    /// The sealed bytes of a snapshot. `got` is told of them.
+    pub(crate) async fn download_with(
+        &self,
+        wire: &mut Wire,
+        snapshot: &SnapshotSummary,
+        got: &mut (dyn FnMut(u64) + Send),
+    ) -> Result<Vec<u8>, VaultError> {
         if snapshot.size > SNAPSHOT_BYTES_MAX {
             return Err(SnapshotError::TooLong.into());
         }
@@ -207,6 +307,7 @@ impl Vault {
             }
             hash.update(&chunk.bytes);
             sealed.extend_from_slice(&chunk.bytes);
+            got(sealed.len() as u64);
         }
         if hash.finish() != digest { Err(SnapshotError::Digest.into()) } else { Ok(sealed) }
     }
@@ -233,8 +334,8 @@ impl Vault {
         // Entries from below the head that are kept have been read: the keys are there, and who made
         // it is known by a signed entry, which lies above its head.
         let author = self.devices.author(snapshot.digest).ok_or(SnapshotError::Damaged)?;
-        let state = open(self, author, &snapshot.head, &sealed)?;
-        Ok((Some(state), pulled))
+        let packed = self.open_state(author, &snapshot.head, &sealed)?;
+        Ok((Some(unpack(&packed, STATE_BYTES_MAX)?), pulled))
     }
 
     /// Downloads and opens a snapshot of another device, to compare it with what this one holds.
@@ -248,7 +349,8 @@ impl Vault {
     ) -> Result<Vec<u8>, VaultError> {
         let author = self.devices.author(snapshot.digest).ok_or(SnapshotError::Damaged)?;
         let sealed = self.download(wire, snapshot).await?;
-        open(self, author, &snapshot.head, &sealed)
+        let packed = self.open_state(author, &snapshot.head, &sealed)?;
+        Ok(unpack(&packed, STATE_BYTES_MAX)?)
     }
 
     /// Says that this device has opened a snapshot of another one and found what it has itself. From

@@ -1,18 +1,26 @@
 //! Writing: changesets, devices, keys.
 
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
 use sealwire_protocol::bounded::Bounded;
 use sealwire_protocol::error::ErrorCode;
 use sealwire_protocol::frame::{Append, AppendBatch, Appended};
-use sealwire_protocol::ids::Signature;
+use sealwire_protocol::ids::{Scope, Signature};
 use sealwire_protocol::limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX};
 use sealwire_protocol::{Control, DeviceKey, Head, Kind, RelayFrame};
+use zeroize::Zeroizing;
 
 use super::keys;
 use super::{Vault, VaultError};
 use crate::entry::{Outline, Signed};
 use crate::numbering::Mark;
-use crate::seal::{self, EpochKey, KeyName, Place};
+use crate::seal::{self, EpochKey, KeyName, Place, SealError};
 use crate::wire::Wire;
+
+/// Keeps entries before they are sent.
+pub(crate) type Journal =
+    Arc<dyn Fn(Vec<Signed>) -> BoxFuture<'static, Result<(), VaultError>> + Send + Sync>;
 
 /// How often a conditional entry is made anew because another one came before it.
 const REBASES_MAX: usize = 16;
@@ -62,8 +70,9 @@ impl Vault {
                 }
             }
         }
-        for (name, key) in self.keys.others() {
-            self.deliver_key(wire, device, name, &key).await?;
+        let first = self.scope();
+        for scope in self.keys.scopes().into_iter().filter(|scope| *scope != first) {
+            self.deliver_scope(wire, device, scope).await?;
         }
         Ok(())
     }
@@ -73,27 +82,26 @@ impl Vault {
     /// # Errors
     /// A [`VaultError`].
     pub async fn deliver(&mut self, wire: &mut Wire, to: DeviceKey) -> Result<(), VaultError> {
-        for (epoch, key) in self.keys.all() {
-            let name = KeyName { scope: self.scope(), epoch };
-            self.deliver_key(wire, to, name, &key).await?;
-        }
-        Ok(())
+        self.deliver_scope(wire, to, self.scope()).await
     }
 
-    async fn deliver_key(
+    /// Gives an enrolled device every key of a scope that this device holds.
+    pub(crate) async fn deliver_scope(
         &mut self,
         wire: &mut Wire,
         to: DeviceKey,
-        name: KeyName,
-        key: &EpochKey,
+        scope: Scope,
     ) -> Result<(), VaultError> {
-        let outline = self.outline(Kind::Key, &[to]);
-        let sender = self.device.key();
-        let aad = outline.aad(sender);
-        let place = Place { log: self.log, sender, aad: &aad };
-        let body = keys::seal(key, name, &place, &[to])?;
-        let signed = self.sign_outline(outline, &body)?;
-        self.append(wire, vec![signed]).await?;
+        for (epoch, key) in self.keys.all(scope) {
+            let name = KeyName { scope, epoch };
+            let outline = self.outline(Kind::Key, &[to]);
+            let sender = self.device.key();
+            let aad = outline.aad(sender);
+            let place = Place { log: self.log, sender, aad: &aad };
+            let body = keys::seal(&key, name, &place, &[to])?;
+            let signed = self.sign_outline(outline, &body)?;
+            self.append(wire, vec![signed]).await?;
+        }
         Ok(())
     }
 
@@ -116,16 +124,23 @@ impl Vault {
     /// # Errors
     /// A [`VaultError`].
     pub async fn rotate(&mut self, wire: &mut Wire) -> Result<u32, VaultError> {
+        self.rotate_scope(wire, self.scope()).await
+    }
+
+    /// Makes another key of a scope, or its first one, sealed to the devices that hold it.
+    pub(crate) async fn rotate_scope(
+        &mut self,
+        wire: &mut Wire,
+        scope: Scope,
+    ) -> Result<u32, VaultError> {
         let key = EpochKey::generate()?;
         let mut epoch = 0;
         let seal = |vault: &Self, outline: &Outline| {
-            epoch = vault.keys.epoch() + 1;
+            epoch = vault.keys.epoch(scope) + 1;
             let sender = vault.device.key();
             let aad = outline.aad(sender);
             let place = Place { log: vault.log, sender, aad: &aad };
-            let recipients: Vec<DeviceKey> =
-                vault.devices.enrolled().map(|(device, _)| device).collect();
-            keys::seal(&key, KeyName { scope: vault.scope(), epoch }, &place, &recipients)
+            keys::seal(&key, KeyName { scope, epoch }, &place, &vault.holders(scope))
         };
         self.write_conditional(wire, Kind::Key, seal).await?;
         self.pull(wire).await?;
@@ -154,16 +169,103 @@ impl Vault {
         last.ok_or(VaultError::TooLong)
     }
 
+    /// Tells `journal` of every entry before it is sent.
+    pub(crate) fn set_journal(&mut self, journal: Journal) {
+        self.journal = Some(journal);
+    }
+
+    /// The newest entry of this device that was appended.
+    pub(crate) fn own(&self) -> Mark {
+        self.own
+    }
+
+    /// An entry of this device was appended, with all before it.
+    pub(crate) fn set_own(&mut self, own: Mark) {
+        if own.count > self.own.count {
+            self.own = own;
+        }
+    }
+
+    /// Whether whoever writes under a scope rotates first.
+    pub(crate) fn scope_wants_rotation(&self, scope: Scope) -> bool {
+        if scope == self.scope() {
+            self.devices.wants_rotation()
+        } else {
+            self.scopes.wants_rotation(scope)
+        }
+    }
+
+    /// Whether this device holds a key of a scope.
+    pub(crate) fn holds_key(&self, scope: Scope) -> bool {
+        self.keys.epoch(scope) > 0
+    }
+
+    /// Whether this device holds this key.
+    pub(crate) fn holds_epoch(&self, scope: Scope, epoch: u32) -> bool {
+        self.keys.get(scope, epoch).is_some()
+    }
+
+    /// Whether a device holds a scope.
+    pub(crate) fn is_holder(&self, scope: Scope, device: DeviceKey) -> bool {
+        scope == self.scope() || self.scopes.holds(scope, device)
+    }
+
+    fn holders(&self, scope: Scope) -> Vec<DeviceKey> {
+        let enrolled = self.devices.enrolled().map(|(device, _)| device);
+        if scope == self.scope() {
+            return enrolled.collect();
+        }
+        let me = self.device.key();
+        enrolled.filter(|device| *device == me || self.scopes.holds(scope, *device)).collect()
+    }
+
+    /// Seals the boxes of a changeset, each under the newest key of its scope, and signs the entry that
+    /// comes after `after`.
+    pub(crate) fn seal_boxes(
+        &self,
+        after: Mark,
+        contents: &[(Scope, &[u8])],
+    ) -> Result<Signed, VaultError> {
+        let sender = self.device.key();
+        let outline = self.outline_after(after, Kind::Ring, &[]);
+        let aad = outline.aad(sender);
+        let place = Place { log: self.log, sender, aad: &aad };
+        let mut boxes = Vec::with_capacity(contents.len());
+        for (scope, content) in contents {
+            let name = KeyName { scope: *scope, epoch: self.keys.epoch(*scope) };
+            let key = self.keys.get(*scope, name.epoch).ok_or(VaultError::NoKey)?;
+            let sealed = seal::seal(key, name, &place, content).map_err(|_| VaultError::TooLong)?;
+            boxes.push(serde_bytes::ByteBuf::from(sealed));
+        }
+        let body = rmp_serde::to_vec(&boxes).map_err(|_| VaultError::TooLong)?;
+        self.sign_outline(outline, &body)
+    }
+
+    /// Opens one box of a changeset.
+    ///
+    /// # Errors
+    /// [`SealError::WrongKey`] if its key is not held.
+    pub(crate) fn open_box(
+        &self,
+        author: DeviceKey,
+        aad: &[u8],
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        let name = seal::key_name(sealed)?;
+        let key = self.keys.get(name.scope, name.epoch).ok_or(SealError::WrongKey)?;
+        seal::open(key, &Place { log: self.log, sender: author, aad }, sealed)
+    }
+
     /// Seals and signs as many as one batch holds.
     fn batch(&self, rest: &mut &[Vec<u8>]) -> Result<Vec<Signed>, VaultError> {
         let name = KeyName { scope: self.scope(), epoch: self.epoch() };
-        let key = self.keys.get(name.epoch).ok_or(VaultError::NoKey)?;
+        let key = self.keys.get(name.scope, name.epoch).ok_or(VaultError::NoKey)?;
         let sender = self.device.key();
         let mut batch: Vec<Signed> = Vec::new();
         let mut bytes = 0;
         let mut own = self.own;
         while let Some((payload, others)) = rest.split_first() {
-            let outline = self.outline_after(own, Kind::Quiet, &[]);
+            let outline = self.outline_after(own, Kind::Ring, &[]);
             let aad = outline.aad(sender);
             let place = Place { log: self.log, sender, aad: &aad };
             let body = seal::seal(key, name, &place, payload).map_err(|_| VaultError::TooLong)?;
@@ -186,6 +288,9 @@ impl Vault {
         wire: &mut Wire,
         entries: Vec<Signed>,
     ) -> Result<Appended, VaultError> {
+        if let Some(journal) = &self.journal {
+            journal(entries.clone()).await?;
+        }
         let count = entries.len() as u64;
         let newest = entries.last().ok_or(VaultError::TooLong)?.digest;
         let mut frames: Vec<_> = entries.into_iter().map(|signed| signed.entry).collect();

@@ -13,8 +13,9 @@ use sealwire_protocol::{
 };
 
 use super::{Change, Decided, MemberState, NotAppended, State, reader, readers, refused};
-use crate::entry::{Addressed, EntryParts, Published, encode_entry};
+use crate::entry::{Addressed, EntryParts, Published, encode_entry, rings};
 use crate::limits::{ACK_RANGES_STORED_MAX, FAREWELL, QUOTA_RETRY_MS};
+use crate::log::bells::Bell;
 use crate::log::queue::{NewBody, cost};
 use crate::metrics::Outcome;
 use crate::ports::{LogCommit, MemberChange, NewEntry, Position};
@@ -84,7 +85,9 @@ impl State {
         let published = self.put(&mut commit, line);
         let seq = self.head.seq;
         let member = Member { device, joined_seq: seq, joined_at: at };
-        self.members.insert(device, MemberState { member, acked: AckSet::new(), dirty: false });
+        let acked = AckSet::new();
+        let state = MemberState { member, acked, dirty: false, bell: Bell::Silent };
+        self.members.insert(device, state);
         self.departed.remove(&device);
         commit.members.push(MemberChange::Joined { device, seq, at });
         let change = Change { device, state: MembershipState::Joined, seq };
@@ -277,6 +280,7 @@ impl State {
             let (body, kind) = (line.body.clone(), line.totals_kind.clone());
             std::sync::Arc::new(Payload::new(id, self.id, sender, body, kind, line.at))
         });
+        let rings = rings(self.log_type, line.header.kind, line.totals_kind.as_deref());
         if !line.control {
             let body = NewBody {
                 seq,
@@ -284,6 +288,7 @@ impl State {
                 recipients: line.recipients.clone().into(),
                 bytes: line.body.len(),
                 at: line.at,
+                rings: rings.is_some(),
             };
             if let Some(queue) = self.policy.queue_mut() {
                 queue.add(body, readers(&self.members));
@@ -302,7 +307,7 @@ impl State {
             sender_slot: line.slot,
             count: 0,
         });
-        std::sync::Arc::new(Published { seq, digest, sender, addressed, frame, payload })
+        std::sync::Arc::new(Published { seq, digest, sender, addressed, frame, rings, payload })
     }
 
     fn totals_decided(

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use crate::expense_args::MoneyCommand;
+use crate::vault::VaultCommand;
 
 /// A Sealwire device: sealed groups from the command line.
 #[derive(Parser)]
@@ -95,6 +96,9 @@ pub(crate) enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
+    /// Share tables of an app's own database with your devices, or with a household.
+    #[command(subcommand)]
+    Vault(VaultCommand),
 }
 
 #[derive(Subcommand)]

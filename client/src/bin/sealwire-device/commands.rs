@@ -17,7 +17,7 @@ use serde_json::json;
 use crate::args::{Args, Command};
 use crate::output::{Output, remark, short};
 use crate::place::{directory, group as find_group, member, open, passphrase};
-use crate::{chat, expenses, group, recovery};
+use crate::{chat, expenses, group, recovery, vault};
 
 pub(crate) async fn run(args: Args) -> Result<()> {
     let out = Output { json: args.json };
@@ -46,6 +46,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
             );
             Ok(())
         }
+        Command::Vault(command) => vault::run(&args, out, command).await,
     }
 }
 

@@ -2,7 +2,7 @@
 //! here at once and is sent when the relay is reached.
 
 use std::collections::BTreeSet;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow, bail};
 use sealwire_client::device::{Device, LogInfo};
@@ -11,11 +11,11 @@ use sealwire_client::event::Event;
 use sealwire_client::ledger::money::{Currency, Money};
 use sealwire_client::ledger::{Edit, Ledger, LedgerError, NewExpense, Transfer};
 use sealwire_client::numbering::DraftId;
+use sealwire_client::session::Status;
 use sealwire_client::totals::payload::Party;
 use serde_json::json;
 
 use crate::args::Args;
-use crate::commands::connect_all;
 use crate::expense_args::{ExpenseCommand, MoneyCommand, Who};
 use crate::output::{Output, remark};
 use crate::place::{group, open};
@@ -65,6 +65,9 @@ pub(crate) async fn run(args: &Args, out: Output, command: &MoneyCommand) -> Res
         }
     }
 }
+
+/// How long nothing must have come before what another process of this device reads is taken as all.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// A group, its ledger, and somebody who writes.
 struct Desk<'a> {
@@ -210,10 +213,21 @@ impl<'a> Desk<'a> {
         }
         let log = self.group.log;
         let mut events = self.device.events().await?;
-        let connections = connect_all(self.device, std::slice::from_ref(&self.group));
-        let drained = async {
+        let connection = self.device.connect(&self.group.relay);
+        let read = async {
+            connection.wait_connected(self.args.deadline()).await?;
+            let elsewhere = connection.status() == Status::Standby;
             loop {
-                let event = events.next().await?;
+                let event = if elsewhere {
+                    // The process that is connected reads what comes at once: here it is enough to
+                    // let it finish.
+                    match tokio::time::timeout(QUIET, events.next()).await {
+                        Ok(event) => event?,
+                        Err(_) => return Ok(()),
+                    }
+                } else {
+                    events.next().await?
+                };
                 if event.log() != Some(log) {
                     continue;
                 }
@@ -225,13 +239,14 @@ impl<'a> Desk<'a> {
                 }
             }
         };
-        let read = tokio::time::timeout(self.args.deadline(), drained).await;
-        for connection in connections {
-            connection.stop().await;
-        }
+        let read = tokio::time::timeout(self.args.deadline(), read).await;
+        connection.stop().await;
         match read {
-            Ok(read) => read?,
             Err(_) => remark("the relay was not reached; this is what was read before"),
+            Ok(Err(error)) if error.is::<Error>() => {
+                remark(&format!("{error}; this is what was read before"));
+            }
+            Ok(read) => read?,
         }
         self.ledger = self.device.ledger(log).await?;
         Ok(())

@@ -25,6 +25,7 @@ mod output;
 mod place;
 mod recovery;
 mod tables;
+mod vault;
 mod watch;
 
 use std::process::ExitCode;

@@ -1,0 +1,285 @@
+//! Who is rung by a whole system, over a push service that only listens.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::*;
+use crate::fakes::FakePush;
+use crate::limits::{DOORBELL_GRACE, DOORBELL_WINDOW, PUSH_REST_MAX, PUSH_RETRY_MAX};
+use crate::ports::{Rang, Trouble, Urgency};
+use crate::totals::Outgoing;
+use crate::totals::payload::PayloadId;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+fn key(seed: u8) -> DeviceKey {
+    device_key(&ed25519_dalek::SigningKey::from_bytes(&[seed; 32]))
+}
+
+fn token(seed: u8) -> String {
+    format!("token {seed}")
+}
+
+struct Ringing {
+    world: World,
+    push: Arc<FakePush>,
+}
+
+impl Ringing {
+    async fn new() -> Self {
+        Self::over(Arc::new(MemoryStore::new())).await
+    }
+
+    async fn over(store: Arc<MemoryStore>) -> Self {
+        let push = Arc::new(FakePush::default());
+        Self { world: World::ringing(store, push.clone()).await, push }
+    }
+
+    async fn register(&self, seed: u8) {
+        let place = Some(("fcm".to_owned(), token(seed)));
+        self.world.system.set_push_token(key(seed), place).await.expect("registered");
+    }
+
+    /// A `totals` group of these devices, all of which can be rung.
+    async fn group_of(&self, members: &[u8]) -> LogId {
+        let system = &self.world.system;
+        let group = system.create_totals(key(members[0])).await.expect("created").group;
+        for seed in &members[1..] {
+            system.join_totals(key(*seed), group).await.expect("joined");
+        }
+        for seed in members {
+            self.register(*seed).await;
+        }
+        group
+    }
+
+    async fn say(&self, sender: u8, group: LogId, kind: &str) -> PayloadId {
+        let payload = Outgoing { body: b"sealed".to_vec(), kind: kind.to_owned(), named: None };
+        let sent = self.world.system.send_totals(key(sender), group, payload).await;
+        sent.expect("sent").expect("kept").id
+    }
+
+    async fn until_heard(&self, count: usize) {
+        self.world.until(|| self.push.heard() >= count).await;
+    }
+
+    fn tokens_heard(&self) -> Vec<String> {
+        let mut heard: Vec<String> =
+            self.push.take_heard().into_iter().map(|(token, _)| token).collect();
+        heard.sort_unstable();
+        heard
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn sleeping_devices_are_told_the_log_and_the_entry_and_a_burst_rings_once() {
+    let ringing = Ringing::new().await;
+    let group = ringing.group_of(&[1, 2, 3]).await;
+    let first = ringing.say(1, group, "expense").await;
+    for _ in 0..500 {
+        ringing.say(1, group, "expense").await;
+    }
+    ringing.until_heard(2).await;
+    sleep(Duration::from_secs(5)).await;
+    let mut heard = ringing.push.take_heard();
+    heard.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+    assert_eq!(heard.len(), 2, "one for each, and none for the sender");
+    for (seed, (at, ring)) in [2, 3].into_iter().zip(heard) {
+        assert_eq!((at, ring.log, ring.payload), (token(seed), group, first));
+        assert_eq!(ring.urgency, Urgency::High);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn kinds_that_do_not_ring_wake_nobody() {
+    let ringing = Ringing::new().await;
+    let group = ringing.group_of(&[1, 2]).await;
+    for kind in ["member_meta", "group_snapshot", "join_cancel"] {
+        ringing.say(1, group, kind).await;
+    }
+    sleep(DOORBELL_GRACE * 2).await;
+    assert_eq!(ringing.push.heard(), 0);
+    ringing.say(1, group, "snapshot_request").await;
+    ringing.until_heard(1).await;
+    assert_eq!(ringing.push.take_heard()[0].1.urgency, Urgency::Normal);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_is_here_is_rung_if_it_does_not_ack_in_time() {
+    let ringing = Ringing::new().await;
+    let mut alice = Device::connected(1, &ringing.world).await;
+    let group = alice.found().await;
+    let mut bob = Device::connected(2, &ringing.world).await;
+    bob.join(&group).await;
+    for seed in [1, 2] {
+        ringing.register(seed).await;
+    }
+    bob.subscribe(group.id, None).await.expect("subscribed");
+    let mut reading = Reading::new(group.id);
+    bob.drain(&mut reading).await;
+    // It acks: it is not rung.
+    let said = alice.say(group.id, b"one").await;
+    sleep(DOORBELL_GRACE / 2).await;
+    reading.take(&bob.next_content().await);
+    bob.ack(group.id, 1, said.seq).await;
+    sleep(DOORBELL_GRACE * 3).await;
+    assert_eq!(ringing.push.heard(), 0);
+    // Its socket is half open: it does not ack.
+    let before = Instant::now();
+    alice.say(group.id, b"two").await;
+    ringing.until_heard(1).await;
+    let took = before.elapsed();
+    assert!(took >= DOORBELL_GRACE && took < DOORBELL_GRACE * 2, "{took:?}");
+    assert_eq!(ringing.tokens_heard(), [token(2)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_phone_that_fetches_before_its_doorbell_leaves_is_not_rung() {
+    let ringing = Ringing::new().await;
+    let group = ringing.group_of(&[1, 2]).await;
+    ringing.push.always_say(Some(Rang::Later(Trouble::Unavailable, None)));
+    let id = ringing.say(1, group, "expense").await;
+    ringing.until_heard(1).await;
+    let acked = ringing.world.system.ack_totals(key(2), &[id]).await;
+    acked.expect("acked");
+    ringing.push.always_say(None);
+    ringing.push.take_heard();
+    sleep(PUSH_RETRY_MAX * 2).await;
+    assert_eq!(ringing.push.heard(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_gone_is_forgotten_and_no_other() {
+    let ringing = Ringing::new().await;
+    let group = ringing.group_of(&[1, 2, 3]).await;
+    let store = ringing.world.store.clone();
+    ringing.push.always_say(Some(Rang::Refused));
+    ringing.say(1, group, "expense").await;
+    ringing.until_heard(2).await;
+    assert!(store.push_token(key(2)).await.expect("read").is_some(), "refused is not gone");
+    ringing.register(2).await;
+    ringing.push.always_say(None);
+    ringing.push.take_heard();
+    ringing.push.say(Rang::Unregistered);
+    sleep(DOORBELL_WINDOW).await;
+    ringing.say(1, group, "expense").await;
+    ringing.world.until_async(|| async { store.push_token(key(2)).await == Ok(None) }).await;
+    assert_eq!(ringing.tokens_heard(), [token(2)], "the other one was refused, and is left alone");
+    assert!(store.push_token(key(3)).await.expect("read").is_some());
+    // From the moment when it says where it is now, it is rung again.
+    sleep(DOORBELL_WINDOW).await;
+    ringing.register(2).await;
+    ringing.say(1, group, "expense").await;
+    ringing.until_heard(1).await;
+    assert_eq!(ringing.tokens_heard(), [token(2)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_moves_while_it_is_rung_is_not_taken_from_its_new_device() {
+    let ringing = Ringing::new().await;
+    let group = ringing.group_of(&[1, 2]).await;
+    ringing.push.take_long(Duration::from_secs(1));
+    ringing.push.say(Rang::Unregistered);
+    ringing.say(1, group, "expense").await;
+    sleep(Duration::from_millis(500)).await;
+    // Meanwhile the device says that it has another one, and somebody else has its old one.
+    let place = |name: &str| Some(("fcm".to_owned(), name.to_owned()));
+    let system = &ringing.world.system;
+    system.set_push_token(key(2), place("new")).await.expect("registered");
+    system.set_push_token(key(3), place(&token(2))).await.expect("registered");
+    ringing.until_heard(2).await;
+    assert_eq!(ringing.tokens_heard(), ["new".to_owned(), token(2)]);
+    assert_eq!(ringing.world.store.push_token(key(3)).await, Ok(place(&token(2))));
+    assert_eq!(ringing.world.store.push_token(key(2)).await, Ok(place("new")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_restart_whoever_has_not_seen_the_last_minutes_is_rung() {
+    let store = Arc::new(MemoryStore::new());
+    let first = Ringing::over(store.clone()).await;
+    first.push.always_say(Some(Rang::Later(Trouble::Unreachable, None)));
+    let group = first.group_of(&[1, 2, 3, 4]).await;
+    let id = first.say(1, group, "expense").await;
+    let named = Outgoing {
+        body: b"sealed".to_vec(),
+        kind: "key_exchange".to_owned(),
+        named: Some(vec![key(4)]),
+    };
+    first.world.system.send_totals(key(1), group, named).await.expect("sent");
+    let system = &first.world.system;
+    system.ack_totals(key(3), &[id]).await.expect("acked");
+    first.world.system.stop(Instant::now() + Duration::from_secs(1)).await;
+
+    let second = Ringing::over(store.clone()).await;
+    second.until_heard(2).await;
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(second.tokens_heard(), [token(2), token(4)], "the third has acked");
+    second.world.system.stop(Instant::now() + Duration::from_secs(1)).await;
+
+    // What is older than that is left to the device.
+    let push = Arc::new(FakePush::default());
+    let third = World::ringing(store, push.clone()).await;
+    third.clock.turn(20 * 60 * 1000);
+    sleep(Duration::from_secs(60)).await;
+    let rung = push.take_heard().len();
+    assert!(rung <= 2, "{rung}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_push_service_that_is_down_for_a_day_is_hardly_asked_and_then_rings_everybody() {
+    let ringing = Ringing::new().await;
+    let members: Vec<u8> = (1..=40).collect();
+    let group = ringing.group_of(&members).await;
+    ringing.push.always_say(Some(Rang::Later(Trouble::Unavailable, None)));
+    ringing.say(1, group, "expense").await;
+    sleep(DAY).await;
+    let asked = ringing.push.take_heard().len();
+    let at_most = DAY.as_secs() / (PUSH_REST_MAX.as_secs() / 2) + 200;
+    assert!((asked as u64) < at_most, "{asked} calls in a day");
+    ringing.push.always_say(None);
+    sleep(PUSH_REST_MAX + PUSH_RETRY_MAX).await;
+    let mut heard: BTreeMap<String, usize> = BTreeMap::new();
+    for token in ringing.tokens_heard() {
+        *heard.entry(token).or_default() += 1;
+    }
+    assert_eq!(heard.len(), members.len() - 1);
+    assert!(heard.values().all(|count| *count == 1), "{heard:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_vault_the_devices_that_are_not_here_are_rung() {
+    let ringing = Ringing::new().await;
+    let mut alice = Device::connected(1, &ringing.world).await;
+    let vault = alice.found_vault().await;
+    let bob = Device::connected(2, &ringing.world).await;
+    let carol = Device::new(3);
+    for other in [&bob, &carol] {
+        let enrol = alice.enrol_entry(vault, other);
+        alice.append(enrol).await.expect("enrolled");
+    }
+    for seed in [1, 2, 3] {
+        ringing.register(seed).await;
+    }
+    alice.say(vault, b"changes").await;
+    ringing.until_heard(1).await;
+    sleep(DOORBELL_GRACE * 2).await;
+    let heard = ringing.push.take_heard();
+    assert_eq!(heard.len(), 1);
+    assert_eq!((heard[0].0.clone(), heard[0].1.log), (token(3), vault));
+    assert_eq!(heard[0].1.urgency, Urgency::Normal);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_push_service_that_never_answers_holds_up_no_append() {
+    let ringing = Ringing::new().await;
+    let group = ringing.group_of(&[1, 2, 3]).await;
+    ringing.push.take_long(DAY);
+    for _ in 0..100 {
+        let before = Instant::now();
+        ringing.say(1, group, "expense").await;
+        assert!(before.elapsed() < Duration::from_millis(100));
+    }
+    assert_eq!(ringing.push.heard(), 0);
+}

@@ -1,0 +1,196 @@
+//! Sending: what is unsent gets keys, numbers and bytes, and goes until the relay has it.
+//!
+//! Holds always:
+//! - an entry is in the database, with its number and bytes, before a byte of it is sent;
+//! - what the relay has not answered is sent again as it was, in the same cut;
+//! - what it refuses for good waits again, and nothing behind it is lost.
+
+use std::time::Duration;
+
+use sealwire_protocol::bounded::Bounded;
+use sealwire_protocol::error::ErrorCode;
+use sealwire_protocol::frame::{Append, AppendBatch};
+use sealwire_protocol::ids::Scope;
+use sealwire_protocol::limits::BATCH_BYTES_MAX;
+use sealwire_protocol::{ClientFrame, Failure, RelayFrame};
+use tokio::time::sleep;
+
+use super::clock::now_ms;
+use super::error::SyncError;
+use super::outbox::{self, Cut};
+use super::report::{Phase, Progress};
+use super::turn::{Turn, ended};
+use super::writer::set_meta;
+use crate::identity::random;
+use crate::numbering::{Mark, hold, is_passing};
+use crate::vault::VaultError;
+use crate::wire::{self, WireError};
+
+/// How often in a row the relay may ask for patience before the turn is given up.
+const TRIES_MAX: u32 = 8;
+
+/// Longest that a turn waits because the relay asks for it; the next turn goes on.
+const HOLD_MAX: Duration = Duration::from_secs(10);
+
+impl Turn {
+    /// Sends everything that is unsent.
+    pub(crate) async fn push(&mut self) -> Result<(), SyncError> {
+        let total = self.drain().await?;
+        let mut tries = 0;
+        loop {
+            if let Some(cut) = self.shared.read(outbox::unanswered).await? {
+                let rows = cut.rows;
+                if self.send(cut).await? {
+                    tries = 0;
+                    self.report.sent_rows += rows;
+                    let progress = Progress::of(Phase::Sending, self.report.sent_rows);
+                    self.shared.progress(progress.until(total));
+                } else {
+                    tries += 1;
+                    if tries > TRIES_MAX {
+                        return Err(WireError::Timeout(wire::Step::Answer).into());
+                    }
+                }
+                continue;
+            }
+            let waiting = self.shared.read(|db| outbox::waiting(db, BATCH_BYTES_MAX)).await?;
+            if waiting.is_empty() || !self.ready(&waiting).await? {
+                break;
+            }
+            self.number(waiting).await?;
+        }
+        let now = now_ms();
+        self.shared.write(move |writer| outbox::prune(writer.db, now)).await
+    }
+
+    /// Makes changesets of what the app has written. Gives how many rows are unsent.
+    async fn drain(&self) -> Result<u64, SyncError> {
+        let unsent = self.shared.write(|writer| {
+            writer.drain()?;
+            outbox::unsent(writer.db)
+        });
+        Ok(unsent.await?.rows)
+    }
+
+    /// Sees to it that the keys are there under which these are to be sealed. Says whether they are.
+    async fn ready(&mut self, waiting: &[outbox::Waiting]) -> Result<bool, SyncError> {
+        let group = self.vault.scope();
+        if !self.vault.holds_key(group) {
+            self.report.waits_for_key = true;
+            return Ok(false);
+        }
+        if self.vault.scope_wants_rotation(group) {
+            self.rotate(group).await?;
+        }
+        if waiting.iter().all(|waiting| waiting.part.private.is_none()) {
+            return Ok(true);
+        }
+        self.ready_private().await
+    }
+
+    /// Sees to it that this person's own key is there. Says whether it is.
+    pub(super) async fn ready_private(&mut self) -> Result<bool, SyncError> {
+        let (scope, new) = match self.private {
+            Some(private) => private,
+            None => {
+                let scope = Scope(random().map_err(VaultError::from)?);
+                self.shared
+                    .write(move |writer| {
+                        set_meta(writer.db, "private_scope", &scope.0[..])?;
+                        set_meta(writer.db, "private_is_new", true)
+                    })
+                    .await?;
+                *self.private.insert((scope, true))
+            }
+        };
+        let held = self.vault.holds_key(scope);
+        if (!held && new) || self.vault.scope_wants_rotation(scope) {
+            self.rotate(scope).await?;
+        }
+        let held = self.vault.holds_key(scope);
+        self.report.waits_for_key |= !held;
+        Ok(held)
+    }
+
+    async fn rotate(&mut self, scope: Scope) -> Result<(), SyncError> {
+        self.vault.rotate_scope(&mut self.wire, scope).await.map_err(ended)?;
+        self.settle().await
+    }
+
+    /// Seals and signs these, and keeps the bytes.
+    async fn number(&mut self, waiting: Vec<outbox::Waiting>) -> Result<(), SyncError> {
+        let (group, private) = (self.vault.scope(), self.private.map(|(scope, _)| scope));
+        self.write(move |writer, vault| {
+            let mut after = vault.own();
+            let cut = after.count + 1;
+            for outbox::Waiting { id, part } in waiting {
+                let mut contents = Vec::new();
+                if let Some(bytes) = &part.group {
+                    contents.push((group, bytes.as_slice()));
+                }
+                if let (Some(bytes), Some(scope)) = (&part.private, private) {
+                    contents.push((scope, bytes.as_slice()));
+                }
+                let signed = vault.seal_boxes(after, &contents)?;
+                after = Mark { count: after.count + 1, digest: signed.digest };
+                outbox::number(writer.db, Some(id), after, cut, &signed)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Sends a cut. Says whether it is in the vault.
+    async fn send(&mut self, cut: Cut) -> Result<bool, SyncError> {
+        let Cut { mut entries, first, last, .. } = cut;
+        let frame: ClientFrame = if entries.len() == 1 {
+            Append { entry: entries.remove(0) }.into()
+        } else {
+            let entries = Bounded::new(entries).ok_or(VaultError::TooLong)?;
+            AppendBatch { entries }.into()
+        };
+        match self.wire.request(&frame).await {
+            Ok(RelayFrame::Appended(appended)) if appended.log == self.vault.log() => {
+                self.vault.set_own(last);
+                self.report.sent += last.count + 1 - first;
+                let at = Some((first, appended.seq));
+                self.write(move |writer, vault| {
+                    let me = writer.names.device(writer.db, writer.me)?;
+                    outbox::appended(writer.db, last.count, at, me, writer.now)?;
+                    writer.keep_vault(vault)
+                })
+                .await?;
+                Ok(true)
+            }
+            Ok(_) => Err(VaultError::Answer.into()),
+            Err(WireError::Refused(failure)) => self.refused(first, &failure).await.map(|()| false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Does what the relay's refusal of the entry with this number asks for.
+    async fn refused(&mut self, count: u64, failure: &Failure) -> Result<(), SyncError> {
+        let code = failure.code;
+        let expected = failure.expected.unwrap_or(count);
+        if is_passing(code) {
+            sleep(hold(failure).min(HOLD_MAX)).await;
+            return Ok(());
+        }
+        if code == ErrorCode::OutOfOrder && expected <= self.vault.own().count {
+            // The relay was restored from a backup: it is given back what it has lost.
+            let again = move |db: &rusqlite::Connection| outbox::send_again(db, expected);
+            if self.shared.write(move |writer| again(writer.db)).await? {
+                self.report.history_changed = true;
+                return Ok(());
+            }
+        }
+        if code == ErrorCode::Conflict || code == ErrorCode::OutOfOrder {
+            self.shared.write(|writer| set_meta(writer.db, "cloned", true)).await?;
+            return Err(SyncError::Cloned);
+        }
+        if code != ErrorCode::Revoked && code != ErrorCode::NoSuchLog {
+            self.shared.write(move |writer| outbox::free_from(writer.db, count)).await?;
+        }
+        Err(ended(WireError::Refused(Box::new(*failure)).into()))
+    }
+}

@@ -1,0 +1,376 @@
+//! The whole state of a database: what a snapshot holds.
+//!
+//! ```text
+//! frame = length u32 ‖ MessagePack
+//! frames: [0, version, schema version, [device, …]]                        first
+//!         [1, table, [key column, …], [column, …], [row, …]]               rows
+//!         [2, scope, author, head, sealed]          the state of one person's own scope
+//!         [3, seq, place, author, aad, scope, epoch, box]  a box of somebody else
+//! row   = [[key value, …], nil | [reading, device, alive], [[column, reading, device, value], …]]
+//! ```
+//!
+//! It is written into the compressor and read out of the decompressor frame by frame, so a large one
+//! needs no memory for the whole. Merging it is the same as replaying everything that it came from.
+//!
+//! A device cannot write what is private to others into its snapshot, and yet new devices of theirs
+//! begin with it: so it hands on, sealed as they came, the boxes that it cannot open, and the sealed
+//! states of other people that it has met. What a person's own device writes is one sealed state, and
+//! takes the place of all boxes below it.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+
+use rusqlite::OptionalExtension;
+use sealwire_protocol::ids::Scope;
+use sealwire_protocol::{DeviceKey, Head};
+use serde::{Deserialize, Serialize};
+
+use super::capture::key_bytes;
+use super::clock::{Reading, Stamp};
+use super::error::SyncError;
+use super::record::{NameId, Record};
+use super::replay::Replayed;
+use super::schema::KeyScope;
+use super::value::Value;
+use super::writer::Writer;
+use crate::error::StoreError;
+use crate::vault::{Packer, SnapshotError, Unpacked, unpacking};
+
+/// The version of this encoding.
+const VERSION: u8 = 1;
+
+/// Bytes of rows in a frame; one row may be longer.
+const FRAME_BYTES: usize = 64 * 1024;
+
+/// Longest frame that is read, in bytes: a sealed state is the longest thing in one.
+const FRAME_BYTES_MAX: u32 = 256 * 1024 * 1024;
+
+/// A row's registers of one scope.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct StateRow(
+    pub(crate) Vec<Value>,
+    pub(crate) Option<(u64, u32, bool)>,
+    pub(crate) Vec<(u16, u64, u32, Value)>,
+);
+
+/// Rows of one table.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct StateRows {
+    pub(crate) table: String,
+    pub(crate) key_columns: Vec<String>,
+    pub(crate) columns: Vec<String>,
+    pub(crate) rows: Vec<StateRow>,
+}
+
+/// The sealed state of one person's own scope.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct StateBox {
+    pub(crate) scope: Scope,
+    pub(crate) author: DeviceKey,
+    pub(crate) head: Head,
+    #[serde(with = "serde_bytes")]
+    pub(crate) sealed: Vec<u8>,
+}
+
+/// A box that the snapshot's author could not open.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct StateSealed {
+    pub(crate) seq: u64,
+    pub(crate) place: u32,
+    pub(crate) author: DeviceKey,
+    #[serde(with = "serde_bytes")]
+    pub(crate) aad: Vec<u8>,
+    pub(crate) scope: Scope,
+    pub(crate) epoch: u32,
+    #[serde(with = "serde_bytes")]
+    pub(crate) sealed: Vec<u8>,
+}
+
+/// What stands in a state.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Frame {
+    /// Version of this encoding, the app's version of its schema, and the devices that stamps name.
+    Start(u8, u32, Vec<DeviceKey>),
+    /// Rows.
+    Rows(StateRows),
+    /// Somebody's own state.
+    Box(StateBox),
+    /// Somebody's box.
+    Sealed(StateSealed),
+}
+
+/// Writes a frame.
+pub(crate) fn put(packer: &mut Packer, frame: &Frame) -> Result<(), SyncError> {
+    let bytes = rmp_serde::to_vec(frame).map_err(|_| SnapshotError::TooLong)?;
+    let length = u32::try_from(bytes.len()).map_err(|_| SnapshotError::TooLong)?;
+    let write = packer.write_all(&length.to_be_bytes()).and_then(|()| packer.write_all(&bytes));
+    Ok(write.map_err(|_| SnapshotError::TooLong)?)
+}
+
+/// Reads the next frame; none at the end.
+pub(crate) fn next(unpacked: &mut Unpacked<'_>) -> Result<Option<Frame>, SyncError> {
+    let mut length = [0; 4];
+    let read = unpacked.read(&mut length[..1]).map_err(|error| unpacking(&error))?;
+    if read == 0 {
+        return Ok(None);
+    }
+    unpacked.read_exact(&mut length[1..]).map_err(|error| unpacking(&error))?;
+    let length = u32::from_be_bytes(length);
+    if length > FRAME_BYTES_MAX {
+        return Err(SnapshotError::TooLong.into());
+    }
+    // Not reserved before it is there: the length is only what somebody says.
+    let mut bytes = Vec::new();
+    let read = unpacked.take(length.into()).read_to_end(&mut bytes);
+    read.map_err(|error| unpacking(&error))?;
+    let frame = rmp_serde::from_slice(&bytes).map_err(|_| SnapshotError::Damaged)?;
+    Ok(Some(frame))
+}
+
+/// The devices of a state, once its first frame was read.
+pub(crate) fn start(frame: Option<Frame>) -> Result<Vec<DeviceKey>, SyncError> {
+    match frame {
+        Some(Frame::Start(VERSION, _, devices)) => Ok(devices),
+        Some(Frame::Start(..)) => Err(StoreError::Newer.into()),
+        _ => Err(SnapshotError::Damaged.into()),
+    }
+}
+
+impl Writer<'_> {
+    /// Writes the registers of one scope. `told` is told of every row.
+    pub(crate) fn write_state(
+        &mut self,
+        scope: KeyScope,
+        packer: &mut Packer,
+        told: &mut dyn FnMut(),
+    ) -> Result<(), SyncError> {
+        let db = self.db;
+        let numbers: HashMap<NameId, u32> = self.devices()?.into_iter().zip(0..).collect();
+        let devices = self.devices()?;
+        let devices = devices
+            .into_iter()
+            .map(|it| self.names.device_key(db, it))
+            .collect::<Result<_, _>>()?;
+        put(packer, &Frame::Start(VERSION, self.schema_version, devices))?;
+        let mut statement =
+            db.prepare("select tbl, key, record from sealwire_rows order by tbl, key")?;
+        let mut found = statement.query([])?;
+        let mut open: Option<(NameId, Open)> = None;
+        while let Some(row) = found.next()? {
+            let (table, key, record): (NameId, Vec<u8>, Vec<u8>) =
+                (row.get(0)?, row.get(1)?, row.get(2)?);
+            let record = self.decode_record(&record)?;
+            if open.as_ref().is_some_and(|(of, it)| *of != table || it.bytes > FRAME_BYTES)
+                && let Some((_, full)) = open.take()
+            {
+                put(packer, &Frame::Rows(full.rows))?;
+            }
+            if open.is_none() {
+                let (name, key_columns) = self.names.table_name(db, table)?;
+                open = Some((table, Open::new(name, key_columns)));
+            }
+            if let Some((_, open)) = &mut open {
+                self.write_row(scope, table, &key, &record, &numbers, open)?;
+                told();
+            }
+        }
+        if let Some((_, last)) = open {
+            put(packer, &Frame::Rows(last.rows))?;
+        }
+        Ok(())
+    }
+
+    fn write_row(
+        &mut self,
+        scope: KeyScope,
+        table: NameId,
+        key: &[u8],
+        record: &Record,
+        numbers: &HashMap<NameId, u32>,
+        open: &mut Open,
+    ) -> Result<(), SyncError> {
+        let db = self.db;
+        let values: Vec<Value> = rmp_serde::from_slice(key).map_err(|_| StoreError::Damaged)?;
+        let number = |names: &mut super::names::Names, stamp: Stamp| -> Result<u32, SyncError> {
+            let id = names.device(db, stamp.device)?;
+            Ok(*numbers.get(&id).ok_or(StoreError::Damaged)?)
+        };
+        let life = match record.life(scope) {
+            None => None,
+            Some(life) => {
+                let device = number(self.names, life.stamp)?;
+                Some((life.stamp.reading.0, device, life.alive))
+            }
+        };
+        let shown = self.shown_values(table, &values, record)?;
+        let mut cells = Vec::new();
+        for ((column, of), register) in &record.cells {
+            if *of != scope {
+                continue;
+            }
+            let value = register.kept.clone().or_else(|| shown.get(&(*column, *of)).cloned());
+            let Some(value) = value else { continue };
+            let place = match open.places.get(column) {
+                Some(place) => *place,
+                None => {
+                    let place = u16::try_from(open.rows.columns.len())
+                        .map_err(|_| SnapshotError::TooLong)?;
+                    open.rows.columns.push(self.names.column_name(db, *column)?);
+                    open.places.insert(*column, place);
+                    place
+                }
+            };
+            open.bytes += value.bytes() + 16;
+            let device = number(self.names, register.stamp)?;
+            cells.push((place, register.stamp.reading.0, device, value));
+        }
+        if life.is_some() || !cells.is_empty() {
+            open.bytes += key.len() + 16;
+            open.rows.rows.push(StateRow(values, life, cells));
+        }
+        Ok(())
+    }
+
+    /// The numbers of all devices that stamps may name.
+    fn devices(&self) -> Result<Vec<NameId>, SyncError> {
+        let mut statement =
+            self.db.prepare_cached("select id from sealwire_names where kind = 2 order by id")?;
+        let rows = statement.query_map([], |row| row.get(0))?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// Writes what is kept of others: their sealed states, and boxes.
+    pub(crate) fn write_carried(&self, packer: &mut Packer) -> Result<(), SyncError> {
+        let damaged = || StoreError::Damaged;
+        let mut statement =
+            self.db.prepare("select scope, author, head, box from sealwire_carried")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let head: Vec<u8> = row.get(2)?;
+            let frame = Frame::Box(StateBox {
+                scope: Scope::from_slice(&row.get::<_, Vec<u8>>(0)?).ok_or_else(damaged)?,
+                author: DeviceKey::from_slice(&row.get::<_, Vec<u8>>(1)?).ok_or_else(damaged)?,
+                head: rmp_serde::from_slice(&head).map_err(|_| damaged())?,
+                sealed: row.get(3)?,
+            });
+            put(packer, &frame)?;
+        }
+        let mut statement = self.db.prepare(
+            "select seq, place, author, aad, scope, epoch, box from sealwire_sealed
+             where reason < 2 order by seq, place",
+        )?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let frame = Frame::Sealed(StateSealed {
+                seq: row.get::<_, i64>(0)?.cast_unsigned(),
+                place: row.get(1)?,
+                author: DeviceKey::from_slice(&row.get::<_, Vec<u8>>(2)?).ok_or_else(damaged)?,
+                aad: row.get(3)?,
+                scope: Scope::from_slice(&row.get::<_, Vec<u8>>(4)?).ok_or_else(damaged)?,
+                epoch: row.get(5)?,
+                sealed: row.get(6)?,
+            });
+            put(packer, &frame)?;
+        }
+        Ok(())
+    }
+
+    /// Takes rows of a state, as if all changes that made them were replayed.
+    pub(crate) fn merge_rows(
+        &mut self,
+        scope: KeyScope,
+        devices: &[DeviceKey],
+        rows: StateRows,
+        done: &mut Replayed,
+    ) -> Result<(), SyncError> {
+        let number = self.names.table(self.db, &rows.table, &rows.key_columns)?;
+        let columns = self.column_numbers(&rows.columns)?;
+        let mut clock = self.clock()?;
+        for StateRow(key, life, cells) in rows.rows {
+            let bytes = key_bytes(&key);
+            let mut record = self.record(number, &bytes)?.unwrap_or_default();
+            let mut news = false;
+            if let Some((reading, device, alive)) = life {
+                let stamp = stamp(devices, reading, device)?;
+                clock.observe(stamp.reading, self.now);
+                news |= record.live(scope, stamp, alive);
+            }
+            for (column, reading, device, value) in cells {
+                let stamp = stamp(devices, reading, device)?;
+                clock.observe(stamp.reading, self.now);
+                let column = *columns.get(usize::from(column)).ok_or(SnapshotError::Damaged)?;
+                if record.write(column, scope, stamp, value) {
+                    done.cells += 1;
+                    news = true;
+                }
+            }
+            done.rows += 1;
+            if news {
+                self.show(number, &key, &bytes, &mut record, done)?;
+                self.keep_record(number, &bytes, &record)?;
+            }
+        }
+        self.keep_clock(clock)
+    }
+
+    /// The values of a row that stand in the app's table, by their registers.
+    fn shown_values(
+        &self,
+        table: NameId,
+        key: &[Value],
+        record: &Record,
+    ) -> Result<HashMap<(NameId, KeyScope), Value>, SyncError> {
+        let Some(table) = self.tables.0.get(&table).filter(|_| record.shown) else {
+            return Ok(HashMap::new());
+        };
+        let values = self.current_values(table, key)?;
+        let columns = table.columns.iter().zip(&table.shape.columns);
+        let names = columns.map(|(number, column)| (*number, column.scope));
+        Ok(names.zip(values.unwrap_or_default()).collect())
+    }
+
+    pub(crate) fn column_numbers(&mut self, names: &[String]) -> Result<Vec<NameId>, SyncError> {
+        names.iter().map(|name| self.names.column(self.db, name)).collect()
+    }
+
+    /// Keeps somebody's sealed state, if it is newer than what is kept of that scope.
+    pub(crate) fn carry(&self, state: &StateBox) -> Result<(), SyncError> {
+        let known: Option<Vec<u8>> = self
+            .db
+            .prepare_cached("select head from sealwire_carried where scope = ?1")?
+            .query_row([&state.scope.0[..]], |row| row.get(0))
+            .optional()?;
+        let known: Option<Head> = known.and_then(|head| rmp_serde::from_slice(&head).ok());
+        if known.is_some_and(|known| known.seq >= state.head.seq) {
+            return Ok(());
+        }
+        let head = rmp_serde::to_vec(&state.head).map_err(|_| StoreError::Damaged)?;
+        self.db
+            .prepare_cached(
+                "insert or replace into sealwire_carried (scope, author, head, box)
+                 values (?1, ?2, ?3, ?4)",
+            )?
+            .execute((&state.scope.0[..], &state.author.0[..], head, &state.sealed))?;
+        Ok(())
+    }
+}
+
+/// A stamp of a state.
+pub(crate) fn stamp(devices: &[DeviceKey], reading: u64, device: u32) -> Result<Stamp, SyncError> {
+    let device = devices.get(device as usize).ok_or(SnapshotError::Damaged)?;
+    Ok(Stamp { reading: Reading(reading), device: *device })
+}
+
+/// Rows that are being gathered.
+struct Open {
+    rows: StateRows,
+    places: HashMap<NameId, u16>,
+    bytes: usize,
+}
+
+impl Open {
+    fn new(table: String, key_columns: Vec<String>) -> Self {
+        let rows = StateRows { table, key_columns, columns: Vec::new(), rows: Vec::new() };
+        Self { rows, places: HashMap::new(), bytes: 0 }
+    }
+}

@@ -1,0 +1,290 @@
+//! One turn: over one connection, everything new is read and everything unsent is sent.
+//!
+//! A turn may end anywhere, by an error or because nobody waits for it any more: what was read and
+//! what was numbered is in the database, and the next turn goes on from there.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::sync::Arc;
+
+use sealwire_protocol::error::ErrorCode;
+use sealwire_protocol::frame::Subscribe;
+use sealwire_protocol::ids::Scope;
+use sealwire_protocol::{ClientFrame, DeviceKey, Digest, LogId};
+
+use super::attached::Shared;
+use super::engine::Engine;
+use super::error::SyncError;
+use super::intake::{Keyring, Taken};
+use super::outbox;
+use super::report::{Phase, Progress, Report};
+use super::writer::{Writer, meta, set_meta};
+use crate::address::RelayUrl;
+use crate::error::StoreError;
+use crate::numbering::Mark;
+use crate::vault::{Pulled, Reading, Vault, VaultError};
+use crate::wire::{self, Wire};
+
+/// Bytes of entries that are replayed in one transaction.
+const BATCH_BYTES: usize = 1024 * 1024;
+
+/// What the database says of its vault.
+pub(crate) struct Place {
+    pub(crate) log: LogId,
+    pub(crate) relay: RelayUrl,
+    pub(crate) relay_key: Option<DeviceKey>,
+    /// The scope that is its user's alone, and whether this device is to make its first key.
+    pub(crate) private: Option<(Scope, bool)>,
+    saved: Option<Vec<u8>>,
+    pub(crate) cloned: bool,
+}
+
+impl Place {
+    /// None if the database belongs to no vault.
+    pub(crate) fn read(db: &rusqlite::Connection) -> Result<Option<Self>, SyncError> {
+        let Some(log) = meta::<Vec<u8>>(db, "log")? else { return Ok(None) };
+        let relay: Option<String> = meta(db, "relay")?;
+        let relay_key: Option<Vec<u8>> = meta(db, "relay_key")?;
+        let private: Option<Vec<u8>> = meta(db, "private_scope")?;
+        let own: Option<bool> = meta(db, "private_is_new")?;
+        let damaged = StoreError::Damaged;
+        Ok(Some(Self {
+            log: LogId::from_slice(&log).ok_or(damaged)?,
+            relay: relay.and_then(|it| RelayUrl::parse(&it).ok()).ok_or(damaged)?,
+            relay_key: relay_key.and_then(|key| DeviceKey::from_slice(&key)),
+            private: private
+                .and_then(|scope| Scope::from_slice(&scope))
+                .map(|scope| (scope, own == Some(true))),
+            saved: meta(db, "vault")?,
+            cloned: meta(db, "cloned")? == Some(true),
+        }))
+    }
+}
+
+/// A turn that is under way.
+pub(crate) struct Turn {
+    pub(super) shared: Arc<Shared>,
+    pub(super) wire: Wire,
+    pub(super) vault: Vault,
+    pub(super) private: Option<(Scope, bool)>,
+    pub(super) report: Report,
+    _lock: File,
+}
+
+impl Turn {
+    /// Connects to the relay of the database's vault.
+    pub(crate) async fn begin(shared: &Arc<Shared>) -> Result<Self, SyncError> {
+        let lock = lock(shared)?;
+        let place = shared.read(Place::read).await?.ok_or(SyncError::NoVault)?;
+        if place.cloned {
+            return Err(SyncError::Cloned);
+        }
+        let wire = connect(shared, &place.relay, place.relay_key).await?;
+        let identity = shared.identity.clone();
+        let vault = match &place.saved {
+            None => Vault::new(identity, place.log),
+            Some(saved) => Vault::restore(identity, saved).ok_or(StoreError::Damaged)?,
+        };
+        Ok(Self::with(shared, wire, vault, place.private, lock))
+    }
+
+    /// Founds a vault at a relay.
+    pub(crate) async fn found(shared: &Arc<Shared>, relay: &RelayUrl) -> Result<LogId, SyncError> {
+        let lock = lock(shared)?;
+        if shared.read(Place::read).await?.is_some() {
+            return Err(SyncError::OtherVault);
+        }
+        let mut wire = connect(shared, relay, None).await?;
+        let vault = Vault::create(shared.identity.clone(), &mut wire).await?;
+        let (log, relay) = (vault.log(), relay.as_str().to_owned());
+        let mut turn = Self::with(shared, wire, vault, None, lock);
+        turn.write(move |writer, vault| {
+            set_meta(writer.db, "log", &log.0[..])?;
+            set_meta(writer.db, "relay", &relay)?;
+            writer.keep_vault(vault)
+        })
+        .await?;
+        Ok(log)
+    }
+
+    fn with(
+        shared: &Arc<Shared>,
+        wire: Wire,
+        mut vault: Vault,
+        private: Option<(Scope, bool)>,
+        lock: File,
+    ) -> Self {
+        vault.keep_arrived();
+        // What is written besides changesets is kept before it is sent, too.
+        let journal = shared.clone();
+        vault.set_journal(Arc::new(move |entries| {
+            let shared = journal.clone();
+            Box::pin(async move {
+                let keep = shared.write(move |writer| {
+                    let header = |entry: &crate::entry::Signed| entry.entry.header.decode();
+                    for entry in &entries {
+                        let count = header(entry).map_err(|_| StoreError::Damaged)?.count;
+                        let mark = Mark { count, digest: entry.digest };
+                        outbox::number(writer.db, None, mark, count, entry)?;
+                    }
+                    Ok(())
+                });
+                keep.await.map_err(|_| VaultError::Store)
+            })
+        }));
+        let shared = shared.clone();
+        Self { shared, wire, vault, private, report: Report::default(), _lock: lock }
+    }
+
+    /// Reads everything that is new.
+    pub(crate) async fn catch_up(&mut self) -> Result<(), SyncError> {
+        if self.vault.head().is_none() && self.bootstrap().await? {
+            return Ok(());
+        }
+        let subscribe = |vault: &Vault| {
+            Subscribe { log: vault.log(), cursor: vault.head(), acked: None }.into()
+        };
+        let frame = subscribe(&self.vault);
+        match self.read(frame).await {
+            Err(SyncError::Vault(error)) if error.code() == Some(ErrorCode::HistoryChanged) => {
+                // Nothing is deleted: what is read again changes nothing that is newer here.
+                self.report.history_changed = true;
+                self.vault.start_over();
+                let frame = subscribe(&self.vault);
+                self.read(frame).await?;
+            }
+            other => other?,
+        }
+        self.finish_bootstrap().await
+    }
+
+    /// Subscribes as `frame` says, and takes in what comes until the end.
+    pub(super) async fn read(&mut self, frame: ClientFrame) -> Result<(), SyncError> {
+        let mut pulled = Pulled::default();
+        let mut reading = self.vault.begin(&mut self.wire, &frame);
+        loop {
+            let read =
+                self.vault.read_some(&mut self.wire, &mut reading, &mut pulled, BATCH_BYTES).await;
+            let finished = match read {
+                Ok(finished) => finished,
+                Err(error) => return Err(ended(error)),
+            };
+            self.take_in(&reading).await?;
+            self.shared.progress(Progress::of(Phase::Reading, self.report.replayed.rows as u64));
+            if finished {
+                break;
+            }
+        }
+        self.report.rejected += pulled.rejected.len();
+        Ok(())
+    }
+
+    async fn take_in(&mut self, reading: &Reading) -> Result<(), SyncError> {
+        let arrived = self.vault.take_arrived();
+        let private = self.private.map(|(scope, _)| scope);
+        let floor = reading.floor.map(|snapshot| snapshot.digest);
+        let taken = self
+            .write(move |writer, vault| {
+                let mut taken = Taken::default();
+                if let Some(digest) = floor {
+                    set_meta(writer.db, "pending_snapshot", &digest.0[..])?;
+                }
+                writer.take_in(Keyring { vault, private }, &arrived, &mut taken)?;
+                Ok(taken)
+            })
+            .await?;
+        self.report.take(taken.replayed, taken.sealed, taken.damaged);
+        if taken.cloned { Err(SyncError::Cloned) } else { Ok(()) }
+    }
+
+    /// Takes in what came besides, and keeps what the vault knows.
+    pub(super) async fn settle(&mut self) -> Result<(), SyncError> {
+        let arrived = self.vault.take_arrived();
+        let private = self.private.map(|(scope, _)| scope);
+        let taken = self.write(move |writer, vault| {
+            let mut taken = Taken::default();
+            writer.take_in(Keyring { vault, private }, &arrived, &mut taken)?;
+            Ok(taken)
+        });
+        let taken = taken.await?;
+        self.report.take(taken.replayed, taken.sealed, taken.damaged);
+        Ok(())
+    }
+
+    /// A transaction that may look at the vault.
+    pub(super) async fn write<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Writer<'_>, &Vault) -> Result<T, SyncError> + Send + 'static,
+    ) -> Result<T, SyncError> {
+        self.lend(move |engine, vault| engine.write(|writer| work(writer, vault))).await
+    }
+
+    /// A long reading of one state of the database.
+    pub(super) async fn look<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Writer<'_>, &Vault) -> Result<T, SyncError> + Send + 'static,
+    ) -> Result<T, SyncError> {
+        self.lend(move |engine, vault| engine.look(|writer| work(writer, vault))).await
+    }
+
+    /// Lends the vault to the thread that may block; a turn that is dropped meanwhile has no use for it.
+    async fn lend<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Engine, &Vault) -> Result<T, SyncError> + Send + 'static,
+    ) -> Result<T, SyncError> {
+        let stand_in = Vault::new(self.shared.identity.clone(), self.vault.log());
+        let vault = std::mem::replace(&mut self.vault, stand_in);
+        let lent = self.shared.with(move |engine| {
+            let done = work(engine, &vault);
+            Ok((vault, done))
+        });
+        let (vault, done) = lent.await?;
+        self.vault = vault;
+        done
+    }
+
+    /// The turn is over.
+    pub(crate) async fn end(self) -> Report {
+        let Self { wire, report, .. } = self;
+        wire.close().await;
+        report
+    }
+
+    pub(super) fn author_of(&self, snapshot: Digest) -> Option<DeviceKey> {
+        self.vault.devices().author(snapshot)
+    }
+}
+
+/// What the end of a vault's work means.
+pub(super) fn ended(error: VaultError) -> SyncError {
+    match error.code() {
+        Some(ErrorCode::NoSuchLog | ErrorCode::Revoked) => SyncError::NotEnrolled,
+        _ => error.into(),
+    }
+}
+
+async fn connect(
+    shared: &Arc<Shared>,
+    relay: &RelayUrl,
+    key: Option<DeviceKey>,
+) -> Result<Wire, SyncError> {
+    let options = wire::Options { relay: key, ..wire::Options::default() };
+    let (wire, session) = wire::connect(relay, &shared.identity, &options).await?;
+    if key.is_none() {
+        let met = session.relay;
+        shared.write(move |writer| set_meta(writer.db, "relay_key", &met.0[..])).await?;
+    }
+    Ok(wire)
+}
+
+/// One process takes turns: it numbers what is sent.
+fn lock(shared: &Shared) -> Result<File, SyncError> {
+    let mut name = shared.path.clone().into_os_string();
+    name.push(".sealwire-lock");
+    let open = OpenOptions::new().create(true).truncate(false).write(true).open(name);
+    let file = open.map_err(StoreError::from)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(SyncError::Running),
+        Err(TryLockError::Error(error)) => Err(StoreError::from(error).into()),
+    }
+}

@@ -1,0 +1,93 @@
+//! Firebase Cloud Messaging, HTTP v1: the push service that rings phones.
+//!
+//! What to say, to whom and when is the actors' business; this says it. A relay that has no credentials
+//! has no push service. The crate of this name speaks an endpoint that Google has switched off:
+//! docs/decisions/0008 says what was looked at and why this stands here.
+//!
+//! Holds always: nothing leaves but what [`message`] writes, and it goes to the places that the
+//! operator named, over TLS or on this machine. Tokens and credentials are never logged.
+
+mod client;
+mod credentials;
+mod message;
+mod oauth;
+
+use std::path::Path;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{Request, Uri, header};
+use http_body_util::Full;
+use sealwire_actors::ports::{Push, Rang, Ring, Trouble};
+use tokio::time::timeout;
+
+use self::client::Client;
+use self::credentials::Credentials;
+pub use self::credentials::FcmError;
+pub(crate) use self::credentials::is_private;
+use self::oauth::Tokens;
+
+/// How long FCM may take to answer: its own answers take a tenth of a second.
+const DEADLINE: Duration = Duration::from_secs(8);
+
+/// See the module's header.
+pub struct Fcm {
+    client: Client,
+    tokens: Tokens,
+    send: Uri,
+}
+
+impl Fcm {
+    /// Reads the credentials, and asks nobody yet. `base` is Google's, or that of a fake.
+    ///
+    /// # Errors
+    /// [`FcmError`] says what is wrong with which file.
+    pub fn open(credentials: &Path, base: &Uri) -> Result<Self, FcmError> {
+        let malformed = || FcmError::Malformed { path: credentials.to_owned() };
+        let account = Credentials::read(credentials)?;
+        let base_text = base.to_string();
+        let send = format!(
+            "{}/v1/projects/{}/messages:send",
+            base_text.trim_end_matches('/'),
+            account.project
+        );
+        let send: Uri = send.parse().map_err(|_| malformed())?;
+        let client = Client::new(&[&send, &account.token_uri])?;
+        let tokens = Tokens::new(account, client.clone());
+        Ok(Self { client, tokens, send })
+    }
+
+    async fn try_to_ring(&self, body: &[u8]) -> Result<Rang, Trouble> {
+        // A token can be withdrawn before it expires: then a new one is tried, once.
+        for _ in 0..2 {
+            let token = self.tokens.get().await?;
+            let request = Request::post(&self.send)
+                .header(header::AUTHORIZATION, format!("Bearer {}", token.bearer.expose()))
+                .header(header::CONTENT_TYPE, "application/json")
+                .body(Full::new(Bytes::copy_from_slice(body)))
+                .map_err(|_| Trouble::Unauthorised)?;
+            let answer = timeout(DEADLINE, self.client.send(request)).await;
+            let answer = answer.map_err(|_| Trouble::Unreachable)??;
+            match message::meaning(answer.status, &answer.headers, &answer.body) {
+                Some(rang) => return Ok(rang),
+                None => self.tokens.forget(&token).await,
+            }
+        }
+        Err(Trouble::Unauthorised)
+    }
+}
+
+#[async_trait]
+impl Push for Fcm {
+    fn platform(&self) -> &'static str {
+        "fcm"
+    }
+
+    async fn ring(&self, token: &str, ring: &Ring) -> Rang {
+        let Some(body) = message::body(token, ring) else {
+            return Rang::Refused;
+        };
+        self.try_to_ring(&body).await.unwrap_or_else(|trouble| Rang::Later(trouble, None))
+    }
+}

@@ -1,0 +1,303 @@
+//! An app's own database is the same on all devices, and what is private to one person is that
+//! person's.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rusqlite::Connection;
+use sealwire_client::identity::Identity;
+use sealwire_client::sync::{Attached, Keeping, Offer, Report, Schema, SyncError, Table, Whose};
+use sealwire_protocol::DeviceKey;
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use crate::support::on_both_databases;
+use crate::support::place::Database;
+use crate::support::world::World;
+use crate::support::{DEADLINE, eventually};
+
+on_both_databases!(
+    a_household_shares_its_tables_and_keeps_what_is_private,
+    what_is_written_while_the_relay_is_away_arrives_when_it_is_back,
+    a_new_device_begins_with_a_snapshot_that_another_one_has_confirmed,
+    two_devices_that_are_kept_synced_see_each_others_writes_at_once,
+    a_revoked_device_sends_nothing_and_reads_nothing_more,
+    a_database_that_was_set_back_takes_its_own_changes_from_the_vault,
+);
+
+const TABLES: &str = "
+    pragma journal_mode = wal;
+    create table transactions (id text primary key, amount integer not null, note text, card text);
+    create table pins (id text primary key, pin text);
+";
+
+const ALL: &str = "select id, amount, note, card from transactions order by id";
+const SHARED: &str = "select id, amount, note from transactions order by id";
+
+fn schema() -> Schema {
+    Schema::version(1)
+        .table(Table::group("transactions").user_private_column("card"))
+        .table(Table::user_private("pins"))
+}
+
+/// A device with an app and its database.
+struct Phone {
+    directory: TempDir,
+    identity: Arc<Identity>,
+    database: Attached,
+}
+
+impl Phone {
+    async fn new(number: u8) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("app.db");
+        Connection::open(&path).expect("a database").execute_batch(TABLES).expect("tables");
+        let identity = Arc::new(Identity::from_seed(&[number; 32]));
+        let database =
+            Attached::attach(&path, identity.clone(), &schema()).await.expect("attached");
+        Self { directory, identity, database }
+    }
+
+    fn key(&self) -> DeviceKey {
+        self.identity.key()
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("app.db")
+    }
+
+    /// The app writes, with a connection of its own.
+    fn app(&self, sql: &str) {
+        let db = Connection::open(self.path()).expect("a database");
+        db.execute_batch(sql).expect("written");
+    }
+
+    fn rows(&self, sql: &str) -> Vec<String> {
+        rows(&self.path(), sql)
+    }
+
+    async fn sync(&self) -> Report {
+        let report = timeout(DEADLINE, self.database.sync()).await.expect("in time");
+        let report = report.unwrap_or_else(|error| panic!("{:?}: {error:?}", self.key()));
+        assert_eq!((report.rejected, report.damaged), (0, 0));
+        report
+    }
+
+    /// Enrols another device.
+    async fn enrol(&self, other: &Self, whose: Whose) {
+        let offer = self.database.offer(whose).await.expect("an offer").code();
+        let offer = Offer::parse(&offer).expect("an offer");
+        let consent = other.database.accept(&offer).await.expect("a consent");
+        let enrolled = timeout(DEADLINE, self.database.enrol(&consent, whose)).await;
+        enrolled.expect("in time").expect("enrolled");
+    }
+}
+
+/// The rows of a query, each as its values in SQL.
+fn rows(path: &Path, sql: &str) -> Vec<String> {
+    let db = Connection::open(path).expect("a database");
+    let mut statement = db.prepare(sql).expect("a query");
+    let columns = statement.column_count();
+    let rows = statement.query_map([], |row| {
+        let values: rusqlite::Result<Vec<String>> =
+            (0..columns).map(|at| Ok(format!("{:?}", row.get_ref(at)?))).collect();
+        Ok(values?.join(" "))
+    });
+    rows.expect("read").collect::<rusqlite::Result<_>>().expect("rows")
+}
+
+/// Ada with two devices.
+async fn two_of_ada(world: &World) -> (Phone, Phone) {
+    let (laptop, phone) = (Phone::new(1).await, Phone::new(2).await);
+    laptop.database.found(&world.url()).await.expect("founded");
+    laptop.enrol(&phone, Whose::Mine).await;
+    (laptop, phone)
+}
+
+async fn a_household_shares_its_tables_and_keeps_what_is_private(database: Database) {
+    let world = World::start(database).await;
+    let (laptop, phone) = two_of_ada(&world).await;
+    let ben = Phone::new(3).await;
+    laptop.enrol(&ben, Whose::AnotherPersons).await;
+    laptop.app("insert into transactions values ('a', 4200, 'IKEA', 'planted-card')");
+    laptop.app("insert into pins values ('bank', 'planted-pin')");
+    ben.app("insert into transactions values ('b', 100, 'bread', 'of-ben')");
+    laptop.sync().await;
+    ben.sync().await;
+    phone.app("update transactions set note = 'nothing yet'");
+    let report = phone.sync().await;
+    assert_eq!(report.replayed.tables.len(), 2);
+    laptop.sync().await;
+    assert_eq!(laptop.rows(ALL), phone.rows(ALL));
+    assert_eq!(phone.rows("select pin from pins").len(), 1);
+    assert!(phone.rows(ALL)[0].contains("Text"), "the card is there");
+    // Ben has the shared half, and his own.
+    assert_eq!(ben.rows(SHARED), laptop.rows(SHARED));
+    assert_eq!(ben.rows("select card from transactions where id = 'a'"), ["Null"]);
+    assert!(ben.rows("select * from pins").is_empty());
+    assert_eq!(laptop.rows("select card from transactions where id = 'b'"), ["Null"]);
+    // Both edit one row at once, in different cells.
+    ben.app("update transactions set amount = 4300 where id = 'a'");
+    laptop.app("update transactions set note = 'IKEA, chairs' where id = 'a'");
+    for device in [&ben, &laptop, &phone, &ben] {
+        device.sync().await;
+    }
+    let expected = laptop.rows(SHARED);
+    assert!(expected[0].contains("4300"), "{expected:?}");
+    assert_eq!((phone.rows(SHARED), ben.rows(SHARED)), (expected.clone(), expected));
+    let status = ben.database.status().await.expect("a status");
+    assert_eq!((status.unsent_rows, status.withheld), (0, 0));
+    assert!(status.sealed > 0, "what is Ada's alone is kept sealed");
+    let file = std::fs::read(ben.path()).expect("a file");
+    assert!(!file.windows(7).any(|window| window == b"planted"));
+}
+
+async fn what_is_written_while_the_relay_is_away_arrives_when_it_is_back(database: Database) {
+    let mut world = World::start(database).await;
+    let (laptop, phone) = two_of_ada(&world).await;
+    laptop.sync().await;
+    phone.sync().await;
+    world.stop().await;
+    laptop.app("insert into transactions values ('a', 1, 'offline', null)");
+    phone.app("insert into transactions values ('b', 2, 'offline', null)");
+    assert!(laptop.database.sync().await.is_err());
+    assert_eq!(laptop.database.status().await.expect("a status").unsent_rows, 1);
+    // The process ends, too.
+    let laptop = reopened(laptop).await;
+    world.run().await;
+    let report = laptop.sync().await;
+    assert_eq!(report.sent_rows, 1);
+    phone.sync().await;
+    laptop.sync().await;
+    assert_eq!(laptop.rows(ALL).len(), 2);
+    assert_eq!(laptop.rows(ALL), phone.rows(ALL));
+    assert_eq!(laptop.sync().await.replayed.cells, 0, "nothing comes twice");
+}
+
+async fn reopened(phone: Phone) -> Phone {
+    let Phone { directory, identity, database } = phone;
+    drop(database);
+    let path = directory.path().join("app.db");
+    let database = Attached::open(&path, identity.clone()).await.expect("opened");
+    Phone { directory, identity, database }
+}
+
+async fn a_new_device_begins_with_a_snapshot_that_another_one_has_confirmed(database: Database) {
+    let world = World::start(database).await;
+    let (laptop, phone) = two_of_ada(&world).await;
+    let ben = Phone::new(3).await;
+    laptop.enrol(&ben, Whose::AnotherPersons).await;
+    for number in 0..300 {
+        laptop.app(&format!(
+            "insert into transactions values ('t{number:03}', {number}, 'many', 'card-{number}')"
+        ));
+    }
+    laptop.app(
+        "insert into pins values ('bank', '1234'); delete from transactions where id = 't007'",
+    );
+    ben.app("insert into transactions values ('ben', 1, 'bread', 'of-ben')");
+    for device in [&laptop, &ben, &phone, &laptop] {
+        device.sync().await;
+    }
+    // Ben's snapshot: he cannot open what is Ada's, and hands it on.
+    let made = timeout(DEADLINE, ben.database.snapshot()).await.expect("in time").expect("made");
+    assert!(phone.sync().await.confirmed, "everything that the phone has is in it");
+    laptop.app("update transactions set note = 'after it' where id = 't001'");
+    laptop.sync().await;
+    let tablet = Phone::new(4).await;
+    laptop.enrol(&tablet, Whose::Mine).await;
+    let report = tablet.sync().await;
+    assert!(report.replayed.rows >= 300 && report.sent == 0);
+    assert_eq!(tablet.rows(ALL), laptop.rows(ALL));
+    assert_eq!(tablet.rows("select * from pins"), laptop.rows("select * from pins"));
+    // Ada's own snapshot takes the place of the boxes that Ben kept for her.
+    let before = ben.database.status().await.expect("a status").sealed;
+    let newer =
+        timeout(DEADLINE, laptop.database.snapshot()).await.expect("in time").expect("made");
+    assert!(newer.head.seq > made.head.seq);
+    assert!(ben.sync().await.confirmed);
+    let after = ben.database.status().await.expect("a status").sealed;
+    assert!(before > 0 && after < before, "{before} boxes, then {after}");
+    // And what he hands on since is enough for Ada's next device.
+    timeout(DEADLINE, ben.database.snapshot()).await.expect("in time").expect("made");
+    assert!(phone.sync().await.confirmed);
+    let watch = Phone::new(5).await;
+    laptop.enrol(&watch, Whose::Mine).await;
+    watch.sync().await;
+    assert_eq!(watch.rows(ALL), laptop.rows(ALL));
+    assert_eq!(watch.rows("select * from pins").len(), 1);
+}
+
+async fn two_devices_that_are_kept_synced_see_each_others_writes_at_once(database: Database) {
+    let world = World::start(database).await;
+    let (laptop, phone) = two_of_ada(&world).await;
+    let keepers = [laptop.database.keep_synced(), phone.database.keep_synced()];
+    eventually("both are up", async || {
+        keepers.iter().all(|keeper| matches!(keeper.now(), Keeping::Synced(..)))
+    })
+    .await;
+    // With a connection of its own, which nobody is told of.
+    laptop.app("insert into transactions values ('a', 1, 'live', null)");
+    eventually("it is on the phone", async || phone.rows(ALL) == laptop.rows(ALL)).await;
+    let written = phone.database.write(|db| db.execute("update transactions set amount = 2", []));
+    assert_eq!(written.await.expect("written"), 1);
+    eventually("it is on the laptop", async || laptop.rows(ALL) == phone.rows(ALL)).await;
+    assert!(laptop.rows(ALL)[0].contains("Integer(2)"));
+    // One process takes turns.
+    assert_eq!(laptop.database.sync().await.err(), Some(SyncError::Running));
+    for keeper in keepers {
+        keeper.stop().await;
+    }
+    laptop.sync().await;
+}
+
+async fn a_revoked_device_sends_nothing_and_reads_nothing_more(database: Database) {
+    let world = World::start(database).await;
+    let (laptop, phone) = two_of_ada(&world).await;
+    laptop.app("insert into transactions values ('a', 1, 'before', null)");
+    laptop.sync().await;
+    phone.sync().await;
+    laptop.database.revoke(phone.key()).await.expect("revoked");
+    laptop.app("insert into transactions values ('b', 2, 'after', 'card')");
+    laptop.sync().await;
+    phone.app("insert into transactions values ('c', 3, 'lost', null)");
+    assert_eq!(phone.database.sync().await.err(), Some(SyncError::NotEnrolled));
+    assert_eq!(phone.rows(ALL).len(), 2, "what it has written stays there");
+    assert_eq!(phone.database.status().await.expect("a status").unsent_rows, 1);
+    // Whoever is enrolled now has all of it, under the keys of both times.
+    let tablet = Phone::new(3).await;
+    laptop.enrol(&tablet, Whose::Mine).await;
+    tablet.sync().await;
+    assert_eq!(tablet.rows(ALL), laptop.rows(ALL));
+}
+
+async fn a_database_that_was_set_back_takes_its_own_changes_from_the_vault(database: Database) {
+    let world = World::start(database).await;
+    let (laptop, phone) = two_of_ada(&world).await;
+    laptop.app("insert into transactions values ('a', 1, 'early', 'card')");
+    laptop.sync().await;
+    let backup = laptop.directory.path().join("backup.db");
+    laptop.app(&format!("vacuum into '{}'", backup.display()));
+    laptop.app("insert into transactions values ('b', 2, 'later', 'card')");
+    laptop.app("update transactions set amount = 5 where id = 'a'");
+    laptop.sync().await;
+    phone.sync().await;
+    // The backup takes the database's place.
+    let Phone { directory, identity, database } = laptop;
+    drop(database);
+    for name in ["app.db", "app.db-wal", "app.db-shm"] {
+        // Not all of them need to be there.
+        let _ = std::fs::remove_file(directory.path().join(name));
+    }
+    std::fs::rename(&backup, directory.path().join("app.db")).expect("put back");
+    let path = directory.path().join("app.db");
+    let database = Attached::attach(&path, identity.clone(), &schema()).await.expect("attached");
+    let laptop = Phone { directory, identity, database };
+    laptop.sync().await;
+    assert_eq!(laptop.rows(ALL), phone.rows(ALL));
+    laptop.app("insert into transactions values ('c', 3, 'again', null)");
+    laptop.sync().await;
+    phone.sync().await;
+    assert_eq!(phone.rows(ALL).len(), 3);
+    assert_eq!(laptop.rows(ALL), phone.rows(ALL));
+}
