@@ -6,6 +6,7 @@
 
 mod http;
 mod measured;
+mod start;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytes::Bytes;
-use clap::Args;
+use clap::{ArgAction, Args};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use http_body_util::BodyExt;
 use hyper::Method;
@@ -27,6 +28,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use self::http::{Answer, Calls};
 use self::measured::Measured;
+use self::start::{Started, Unread};
 use crate::ceiling::Shape;
 use crate::frame::Measurement;
 use crate::frame::relay::Relay;
@@ -45,6 +47,9 @@ const BODY_BYTES_MAX: usize = 256 * 1024;
 
 /// Most members of a group of the app.
 const GROUP_MEMBERS_MAX: usize = 64;
+
+/// Most groups of a phone, as a relay allows by default.
+const SHARED_MAX: usize = 6;
 
 /// Longest run, in seconds: a token is good for ten minutes, and this program does not renew it.
 const TOKEN_SECONDS: u64 = 500;
@@ -72,6 +77,14 @@ pub(crate) struct Arguments {
     /// Payloads that a phone takes before it acks them.
     #[arg(long, default_value_t = 8)]
     ack_every: usize,
+    /// Before that, all phones start at the same moment, as the app does: each logs in three times,
+    /// asks for everything twice, and opens a stream for each group and three more.
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value = "false")]
+    start: bool,
+    /// Groups that the members of a group share. One posts in the first of them.
+    #[arg(long, default_value_t = 1)]
+    shared: usize,
 }
 
 impl Measurement for Arguments {
@@ -88,9 +101,11 @@ impl Measurement for Arguments {
             (2..=GROUP_MEMBERS_MAX).contains(&self.members),
             "2 to {GROUP_MEMBERS_MAX} members"
         );
-        // Each phone has two connections.
-        let phones = self.groups * self.members;
-        ensure!((1..=DEVICES_MAX / 2).contains(&phones), "1 to {} phones", DEVICES_MAX / 2);
+        ensure!((1..=SHARED_MAX).contains(&self.shared), "1 to {SHARED_MAX} shared groups");
+        // Each phone has two connections; with a start, one for each client object and stream.
+        let connections = if self.start { self.shared + 7 } else { 2 };
+        let (phones, most) = (self.groups * self.members, DEVICES_MAX / connections);
+        ensure!((1..=most).contains(&phones), "1 to {most} phones");
         ensure!((HEAD_BYTES..=BODY_BYTES_MAX).contains(&self.body), "16 to {BODY_BYTES_MAX} bytes");
         ensure!(self.rate > 0 && self.ack_every > 0, "a rate, and acks");
         ensure!(
@@ -106,15 +121,23 @@ impl Measurement for Arguments {
         let address = tokio::net::lookup_host(url.authority()).await?.find(SocketAddr::is_ipv4);
         let address = address.filter(|it| it.ip().is_loopback()).context("an IPv4 address")?;
         let before = relay.process().and_then(|process| process.memory().ok());
-        let groups = make_groups(self, address).await?;
+        let circles = make_circles(self, address).await?;
+        let (started, groups, _unread) = Box::pin(listen(self, circles)).await?;
         let after = relay.process().and_then(|process| process.memory().ok());
         let mut measured = Box::pin(talk(self, relay, groups)).await?;
+        measured.started = started;
         let phones = (self.groups * self.members) as f64;
         measured.bytes_per_phone = before
             .zip(after)
             .map(|(before, after)| (after.resident as f64 - before.resident as f64) / phones);
         Ok(measured)
     }
+}
+
+/// Phones that share groups, before they listen.
+struct Circle {
+    groups: Arc<Vec<String>>,
+    phones: Vec<Calls>,
 }
 
 /// A group of phones; the first one posts.
@@ -124,31 +147,71 @@ struct Group {
     listeners: Vec<(Calls, Incoming)>,
 }
 
-async fn make_groups(arguments: &Arguments, relay: SocketAddr) -> Result<Vec<Group>> {
+async fn make_circles(arguments: &Arguments, relay: SocketAddr) -> Result<Vec<Circle>> {
     let bar = progress::bar(arguments.groups as u64, "groups of phones");
-    let groups = stream::iter(0..arguments.groups)
-        .map(|number| Box::pin(make_group(arguments, relay, number)))
+    let circles = stream::iter(0..arguments.groups)
+        .map(|number| Box::pin(make_circle(arguments, relay, number)))
         .buffer_unordered(SETUPS_MAX)
         .inspect_ok(|_| bar.inc(1))
         .try_collect()
         .await?;
     bar.finish_and_clear();
-    Ok(groups)
+    Ok(circles)
 }
 
-async fn make_group(arguments: &Arguments, relay: SocketAddr, number: usize) -> Result<Group> {
+async fn make_circle(arguments: &Arguments, relay: SocketAddr, number: usize) -> Result<Circle> {
     let first = (number * arguments.members) as u64;
     let mut poster = http::Phone::enter(relay, first).await?;
-    let made = poster.insist(Method::POST, "/groups", json!({})).await?;
-    let id = made["id"].as_str().context("a group has an id")?.to_owned();
-    let mut listeners = Vec::with_capacity(arguments.members - 1);
+    let mut groups = Vec::with_capacity(arguments.shared);
+    for _ in 0..arguments.shared {
+        let made = poster.insist(Method::POST, "/groups", json!({})).await?;
+        groups.push(made["id"].as_str().context("a group has an id")?.to_owned());
+    }
+    let mut phones = vec![poster];
     for member in 1..arguments.members as u64 {
         let mut phone = http::Phone::enter(relay, first + member).await?;
-        phone.insist(Method::POST, &format!("/groups/{id}/join"), json!({})).await?;
-        let stream = phone.phone().listen().await?;
-        listeners.push((phone, stream));
+        for group in &groups {
+            phone.insist(Method::POST, &format!("/groups/{group}/join"), json!({})).await?;
+        }
+        phones.push(phone);
     }
-    Ok(Group { id, poster, listeners })
+    Ok(Circle { groups: Arc::new(groups), phones })
+}
+
+/// Has all phones but the posters listen, or all of them start.
+async fn listen(
+    arguments: &Arguments,
+    circles: Vec<Circle>,
+) -> Result<(Option<Started>, Vec<Group>, Option<Unread>)> {
+    let (started, streams, unread) = if arguments.start {
+        let phones = circles.iter().flat_map(|circle| {
+            circle.phones.iter().map(|calls| (calls.phone().clone(), circle.groups.clone()))
+        });
+        let (started, all, mut unread) = start::all_at_once(phones.collect()).await?;
+        let mut streams = Vec::with_capacity(all.len());
+        for (number, stream) in all.into_iter().enumerate() {
+            // Those who post have a stream as well, and nothing comes on it.
+            if number % arguments.members == 0 {
+                unread.add(stream);
+            } else {
+                streams.push(stream);
+            }
+        }
+        (Some(started), streams, Some(unread))
+    } else {
+        let phones = circles.iter().flat_map(|circle| circle.phones.iter().skip(1));
+        let opening = phones.map(|calls| Box::pin(calls.phone().listen("/groups/pending/stream")));
+        (None, stream::iter(opening).buffered(SETUPS_MAX).try_collect().await?, None)
+    };
+    let mut streams = streams.into_iter();
+    let mut groups = Vec::with_capacity(circles.len());
+    for Circle { groups: ids, phones } in circles {
+        let mut phones = phones.into_iter();
+        let poster = phones.next().context("a circle has members")?;
+        let id = ids.first().context("a circle has a group")?.clone();
+        groups.push(Group { id, poster, listeners: phones.zip(streams.by_ref()).collect() });
+    }
+    Ok((started, groups, unread))
 }
 
 async fn talk(arguments: &Arguments, relay: &Relay, groups: Vec<Group>) -> Result<Measured> {

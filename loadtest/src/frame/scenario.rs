@@ -18,6 +18,7 @@ const FILES: &[(&str, &str)] = &[
     ("hot-group", include_str!("../../scenarios/hot-group.toml")),
     ("idle", include_str!("../../scenarios/idle.toml")),
     ("phones", include_str!("../../scenarios/phones.toml")),
+    ("phones-start", include_str!("../../scenarios/phones-start.toml")),
     ("reconnect-storm", include_str!("../../scenarios/reconnect-storm.toml")),
     ("relay-killed", include_str!("../../scenarios/relay-killed.toml")),
     ("saturation", include_str!("../../scenarios/saturation.toml")),

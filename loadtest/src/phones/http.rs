@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use sealwire_protocol::signing::device_key;
 use serde_json::{Value, json};
 use tokio::net::TcpSocket;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::crowd::source;
 use crate::limits::{ANSWER_DEADLINE, ATTEMPTS_MAX};
@@ -48,17 +48,32 @@ impl Phone {
     /// A new key, proved, and a connection for its requests.
     pub(super) async fn enter(relay: SocketAddr, number: u64) -> Result<Calls> {
         let key = SigningKey::from_bytes(&crate::group::random()?);
-        let phone = Self { key, number, relay, token: String::new() };
+        Self { key, number, relay, token: String::new() }.beside(&mut |_| {}).await
+    }
+
+    /// Another client object of the same app: a connection and a token of its own. `each` is told how
+    /// long each of the two calls took.
+    pub(super) async fn beside(&self, each: &mut (dyn FnMut(Duration) + Send)) -> Result<Calls> {
+        let phone = Self { token: String::new(), ..self.clone() };
         let mut calls = Calls { sender: phone.connect().await?, phone };
+        let begun = Instant::now();
         let challenge = calls.insist(Method::POST, "/auth/challenge", json!({})).await?;
+        each(begun.elapsed());
         let challenge = challenge["challenge"].as_str().context("a challenge")?.to_owned();
         let mut bytes = [0; 32];
         hex::decode_to_slice(&challenge, &mut bytes).map_err(|error| anyhow!("{error}"))?;
         let signature = hex::encode(calls.phone.key.sign(&bytes).to_bytes());
         let proof = json!({ "challenge": challenge, "signature": signature });
+        let begun = Instant::now();
         let session = calls.insist(Method::POST, "/auth/session", proof).await?;
+        each(begun.elapsed());
         session["token"].as_str().context("a token")?.clone_into(&mut calls.phone.token);
         Ok(calls)
+    }
+
+    /// Its key, as the app writes it.
+    pub(super) fn name(&self) -> String {
+        device_key(&self.key).to_hex()
     }
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>> {
@@ -84,12 +99,12 @@ impl Phone {
         Ok(request.body(Full::new(body))?)
     }
 
-    /// Begins to listen to the payloads of all its groups.
-    pub(super) async fn listen(&self) -> Result<Incoming> {
+    /// Begins to listen to a stream.
+    pub(super) async fn listen(&self, path: &str) -> Result<Incoming> {
         let mut sender = self.connect().await?;
         for _ in 0..ATTEMPTS_MAX {
             sender.ready().await?;
-            let request = self.request(Method::GET, "/groups/pending/stream", Bytes::new())?;
+            let request = self.request(Method::GET, path, Bytes::new())?;
             let answer = timeout(ANSWER_DEADLINE, sender.send_request(request)).await??;
             match patience(&answer) {
                 Some(wait) => sleep(wait).await,

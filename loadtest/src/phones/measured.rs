@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::Arguments;
+use super::start::Started;
 use crate::frame::timeline::{Server, Timeline};
 use crate::latency::Percentiles;
 use crate::reader::Faults;
@@ -12,6 +13,8 @@ use crate::tally::Tally;
 /// What `phones` has seen.
 #[derive(Serialize)]
 pub(crate) struct Measured {
+    /// What the start has shown, if there was one.
+    pub(super) started: Option<Started>,
     /// Payloads that were answered in the time that was measured, per second.
     posted_per_second: f64,
     delivered_per_second: f64,
@@ -46,6 +49,7 @@ impl Measured {
         let counts = tally.counts();
         let seconds = arguments.seconds as f64;
         Self {
+            started: None,
             posted_per_second: counts.appended_in_window as f64 / seconds,
             delivered_per_second: counts.delivered_in_window as f64 / seconds,
             due_to_answer: tally.push_to_appended(),
@@ -65,7 +69,17 @@ impl Measured {
 
 impl Figures for Measured {
     fn lines(&self) -> Vec<Line> {
-        let mut lines = vec![
+        let mut lines = Vec::new();
+        if let Some(started) = &self.started {
+            let (phones, streams) = (whole(started.phones as u64), whole(started.streams as u64));
+            let took = report::duration(started.took_ms * 1000.0);
+            lines.extend([
+                line("start at once", format!("{phones} phones, {streams} streams, in {took}")),
+                line("start: plain calls", report::percentiles(&started.calls)),
+                line("start: streams open", report::percentiles(&started.opened)),
+            ]);
+        }
+        lines.extend([
             line("payloads answered", report::rate(self.posted_per_second)),
             line("events", report::rate(self.delivered_per_second)),
             line("due to answer", report::percentiles(&self.due_to_answer)),
@@ -84,7 +98,7 @@ impl Figures for Measured {
                 "held back",
                 format!("{} answers asked to wait, {} not posted", self.refused, self.unsent),
             ),
-        ];
+        ]);
         if let Some(bytes) = self.bytes_per_phone {
             lines.push(line("memory per phone", quantity(bytes, "bytes")));
         }
@@ -95,6 +109,10 @@ impl Figures for Measured {
     fn measures(&self) -> Vec<Measure> {
         let mut measures = Measure::latencies("due to answer", &self.due_to_answer);
         measures.extend(Measure::latencies("due to event", &self.due_to_event));
+        if let Some(started) = &self.started {
+            measures.extend(Measure::latencies("start: plain calls", &started.calls));
+            measures.extend(Measure::latencies("start: streams open", &started.opened));
+        }
         let posted = self.posted_per_second;
         measures.push(Measure::higher("payloads answered", "/s", posted));
         if let Some(bytes) = self.bytes_per_phone {

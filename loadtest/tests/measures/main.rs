@@ -188,6 +188,21 @@ async fn phones_hear_every_payload_once_over_event_streams() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn phones_that_start_at_once_are_timed_apart() {
+    let world = World::start().await;
+    let options = "--groups 3 --members 3 --shared 2 --rate 30 --seconds 2 --warm-up 0";
+    let figures = world.measure(&format!("run phones-start {options}")).await;
+    assert_no_faults(&figures);
+    assert_eq!((&figures["posted"], &figures["checked"]), (&60.into(), &120.into()));
+    let started = &figures["started"];
+    assert_eq!((&started["phones"], &started["streams"]), (&9.into(), &45.into()));
+    // Three logins of two calls, a registration, and twice a list and two pages.
+    assert_eq!(started["calls"]["count"], 9 * (3 * 2 + 1 + 2 * 3));
+    assert_eq!(started["opened"]["count"], 45);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_run_is_shown_as_a_page_and_can_be_compared() {
     let world = World::start().await;
     let directory = world.directory.path();
