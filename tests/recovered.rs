@@ -1,5 +1,7 @@
 //! A person who has lost a device comes back with a code and a PIN.
 
+use std::sync::Arc;
+
 use sealwire_client::device::Outgoing;
 use sealwire_client::error::Error;
 use sealwire_client::event::Event;
@@ -8,6 +10,8 @@ use sealwire_client::ledger::NewExpense;
 use sealwire_client::ledger::money::{Currency, Money};
 use sealwire_client::recovery::{Format, RecoveryCode, RecoveryError, VaultError};
 use sealwire_client::totals::seal::{self, GroupKey};
+use sealwire_client::vault::Vault;
+use sealwire_client::wire;
 use sealwire_protocol::DeviceKey;
 use serde_json::{Value, json};
 
@@ -19,6 +23,7 @@ use crate::support::{DEADLINE, eventually, on_both_databases};
 
 on_both_databases!(
     a_new_device_takes_the_place_of_the_lost_one,
+    the_vaults_of_the_lost_device_are_the_new_one_s,
     who_was_alone_in_a_group_finds_its_way_back,
     the_key_that_a_totals_group_knows_comes_back,
     a_wrong_pin_is_reported_and_locks_in_the_end,
@@ -90,6 +95,43 @@ async fn a_new_device_takes_the_place_of_the_lost_one(database: Database) {
     assert_ne!(again.key(), back.key());
     let own = Identity::from_seed(&back.seed().try_into().expect("a seed")).key();
     assert_eq!(own, back.key());
+}
+
+async fn the_vaults_of_the_lost_device_are_the_new_one_s(database: Database) {
+    let world = World::start(database).await;
+    let mut alice = Person::new().await;
+    alice.connect(&world.url()).await;
+    let log = alice.found(&world.url()).await;
+    let code =
+        alice.device.set_up_recovery(&world.url(), Format::Native, PIN).await.expect("set up");
+    alice.disconnect().await;
+    let connect = async |device: &Arc<Identity>| {
+        let options = wire::Options::default();
+        wire::connect(&world.url(), device, &options).await.expect("a session").0
+    };
+    let old = Arc::new(Identity::from_seed(&alice.seed().try_into().expect("a seed")));
+    let mut wire = connect(&old).await;
+    let mut vault = Vault::create(old.clone(), &mut wire).await.expect("founded");
+    vault.push(&mut wire, &[b"a changeset".to_vec()]).await.expect("pushed");
+    wire.close().await;
+
+    let mut back = Person::restored(&world.url(), &code, PIN).await.expect("restored");
+    back.connect(&world.url()).await;
+    back.device.wait_ready(log, DEADLINE).await.expect("in the group");
+    eventually("the old device is ended", async || {
+        back.device.keep_recovery().await.expect("kept")
+    })
+    .await;
+    let new = Arc::new(Identity::from_seed(&back.seed().try_into().expect("a seed")));
+    let mut wire = connect(&new).await;
+    let mut seen = Vault::new(new.clone(), vault.log());
+    let pulled = seen.pull(&mut wire).await.expect("enrolled");
+    let devices: Vec<DeviceKey> = seen.devices().enrolled().map(|(device, _)| device).collect();
+    assert_eq!(devices, [new.key()]);
+    assert!(seen.devices().revoked_at(old.key()).is_some());
+    let texts: Vec<&[u8]> = pulled.changesets.iter().map(|it| it.payload.as_slice()).collect();
+    assert_eq!(texts, [b"a changeset"]);
+    seen.push(&mut wire, &[b"another".to_vec()]).await.expect("pushed");
 }
 
 async fn who_was_alone_in_a_group_finds_its_way_back(database: Database) {

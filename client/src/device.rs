@@ -8,6 +8,7 @@
 //! write to the same outbox and are told the same events.
 
 pub mod events;
+mod handover;
 mod ledger;
 mod reading;
 mod recovery;

@@ -4,16 +4,16 @@
 //! What is in it changes when the device's groups do: [`Device::keep_recovery`] brings it up to date,
 //! and costs nothing if it is. [`Device::restore`] makes a device out of code and PIN.
 //!
-//! A vault as the Totals app makes it brings the same key back. A native one makes a new device,
-//! which joins the old one's groups, removes the old one there, and then deletes the old vault: it is
-//! done by the connection and by [`Device::keep_recovery`], each step when the relay is reached, and
-//! each goes on where it was if it is interrupted.
+//! A recovery vault as the Totals app makes it brings the same key back. A native one makes a new
+//! device, which joins the old one's groups, is enrolled by the old key in its vaults, removes it
+//! there, and then deletes the old recovery vault: it is done by the connection and by
+//! [`Device::keep_recovery`], each step when the relay is reached, and each goes on where it was if it
+//! is interrupted.
 
 use std::path::Path;
 
 use sealwire_protocol::digest::sha256;
-use sealwire_protocol::frame::LeaveTotals;
-use sealwire_protocol::{Digest, ErrorCode, LogId};
+use sealwire_protocol::{Digest, LogId};
 use zeroize::Zeroizing;
 
 use super::{Device, Options, make_private};
@@ -35,7 +35,6 @@ use crate::store::{self, Store, keys, logs, outbox};
 use crate::stretch::Cost;
 use crate::totals::recovery as totals;
 use crate::totals::seal::GroupKey;
-use crate::wire;
 
 impl Device {
     /// Makes a recovery vault under a new code and this PIN, and stores it at a relay, in place of an
@@ -95,7 +94,7 @@ impl Device {
         let Some(kept) = self.shared.read(store::recovery::find).await? else { return Ok(false) };
         let mut kept = kept;
         if let Some(seed) = &kept.old_seed {
-            if !self.end_old(&kept.relay, &Identity::from_seed(seed)).await? {
+            if !self.end_old(&kept.relay, Identity::from_seed(seed)).await? {
                 return Ok(false);
             }
             kept.old_seed = None;
@@ -224,44 +223,6 @@ impl Device {
                 Ok::<_, Error>((contents, digest))
             })
             .await
-    }
-
-    /// Ends the device whose place this one has taken: in `totals` groups, where only it can leave,
-    /// and its recovery vault. Says whether it is done: not before this one is in its groups.
-    async fn end_old(&self, relay: &RelayUrl, old: &Identity) -> Result<bool, Error> {
-        let groups = self
-            .shared
-            .read(|db| {
-                let mut groups = Vec::new();
-                for row in logs::list(db)? {
-                    if row.phase.is_open() && logs::replaces(db, row.id)?.is_some() {
-                        groups.push((row.id, row.log, row.relay, row.phase));
-                    }
-                }
-                Ok::<_, Error>(groups)
-            })
-            .await?;
-        // The old one goes only when the new one is in every group that lets it in.
-        let waits = |phase: Phase, log: LogId| phase == Phase::Joining || !log.is_totals();
-        if groups.iter().any(|(_, log, _, phase)| waits(*phase, *log)) {
-            return Ok(false);
-        }
-        for (id, log, at, _) in groups {
-            let pinned = self.relay_key(&at).await?;
-            let options = wire::Options { relay: pinned, ..wire::Options::default() };
-            let (mut wire, _) = Box::pin(wire::connect(&at, old, &options)).await?;
-            match wire.request(&LeaveTotals { log }.into()).await {
-                Ok(_) => {}
-                // It had left before.
-                Err(error) if error.code() == Some(ErrorCode::NoSuchLog) => {}
-                Err(error) => return Err(error.into()),
-            }
-            wire.close().await;
-            self.shared.write(move |db| logs::set_replaces(db, id, None)).await?;
-        }
-        calls::delete(relay, old).await?;
-        self.shared.write(store::recovery::forget_old).await?;
-        Ok(true)
     }
 }
 

@@ -38,6 +38,9 @@ pub enum RecoveryError {
     /// Another device uses this code.
     #[error("another device uses this recovery code")]
     Taken,
+    /// The old device's place in a vault could not be taken; it is tried again.
+    #[error("a vault of the lost device could not be taken over: {0}")]
+    Handover(crate::vault::VaultError),
     /// The relay refuses, with this code.
     #[error("the relay has refused it: {0}")]
     Refused(String),

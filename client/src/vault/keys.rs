@@ -4,7 +4,7 @@
 //! beside the box in which it came, so that it can be stored without being opened: only this device's
 //! own key opens it again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sealwire_protocol::DeviceKey;
 use sealwire_protocol::bounded::Bounded;
@@ -46,6 +46,11 @@ impl Keys {
     pub(super) fn all(&self, scope: Scope) -> Vec<(u32, EpochKey)> {
         let held = self.0.range((scope, 0)..=(scope, u32::MAX));
         held.map(|((_, epoch), (key, _))| (*epoch, key.clone())).collect()
+    }
+
+    /// The scopes of which keys are held.
+    pub(super) fn scopes(&self) -> BTreeSet<Scope> {
+        self.0.keys().map(|(scope, _)| *scope).collect()
     }
 
     /// How many are held.

@@ -44,6 +44,39 @@ impl Vault {
         Ok(seq)
     }
 
+    /// Puts a device in the place of this one, which is lost: enrols it, if it is not, and gives it
+    /// every key that this device was given, those that are private to its person among them. Only for
+    /// another device of the same person. What this device has written and does not know any more, the
+    /// relay tells.
+    ///
+    /// # Errors
+    /// A [`VaultError`].
+    pub async fn hand_over(
+        &mut self,
+        wire: &mut Wire,
+        device: DeviceKey,
+        signature: Signature,
+    ) -> Result<(), VaultError> {
+        if !self.devices.has(device) {
+            let first = self.enrol(wire, device, signature).await;
+            let failure = first.as_ref().err().and_then(VaultError::refusal);
+            match failure.and_then(|failure| Some((failure.count?, failure.digest?))) {
+                Some((count, digest)) => {
+                    self.own = Mark { count, digest };
+                    self.enrol(wire, device, signature).await?;
+                }
+                None => {
+                    first?;
+                }
+            }
+        }
+        let first = self.scope();
+        for scope in self.keys.scopes().into_iter().filter(|scope| *scope != first) {
+            self.deliver_scope(wire, device, scope).await?;
+        }
+        Ok(())
+    }
+
     /// Gives an enrolled device every content key that this device holds.
     ///
     /// # Errors

@@ -1,0 +1,133 @@
+//! Ending the device whose place this one has taken, after a native restore.
+//!
+//! Native groups are not here: the new device revokes the old one there by itself, over its
+//! connection. What only the old key can do is done with it: enrolling the new device in vaults,
+//! leaving `totals` groups, deleting the old recovery vault. Each step may be repeated.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use sealwire_protocol::frame::LeaveTotals;
+use sealwire_protocol::{ErrorCode, LogId};
+
+use super::{Device, Phase};
+use crate::address::RelayUrl;
+use crate::error::Error;
+use crate::identity::Identity;
+use crate::recovery::RecoveryError;
+use crate::recovery::calls;
+use crate::store::{self, logs};
+use crate::vault::{Vault, VaultError};
+use crate::wire::{self, Session, Wire};
+
+/// A group in which this device takes the place of another one.
+struct Taken {
+    id: i64,
+    log: LogId,
+    relay: RelayUrl,
+    phase: Phase,
+}
+
+impl Device {
+    /// Ends the old device, whose recovery vault is at `relay`. Says whether it is done: not before
+    /// this one is in its groups.
+    pub(super) async fn end_old(&self, relay: &RelayUrl, old: Identity) -> Result<bool, Error> {
+        let old = Arc::new(old);
+        let taken = self.taken().await?;
+        let waits = |one: &Taken| one.phase == Phase::Joining || !one.log.is_totals();
+        if taken.iter().any(waits) {
+            return Ok(false);
+        }
+        for relay in self.relays(relay).await?.values() {
+            self.hand_over_vaults(relay, &old).await?;
+        }
+        for Taken { id, log, relay, .. } in taken {
+            let (mut wire, _) = self.connect_as(&relay, &old).await?;
+            match wire.request(&LeaveTotals { log }.into()).await {
+                Ok(_) => {}
+                // It had left before.
+                Err(error) if error.code() == Some(ErrorCode::NoSuchLog) => {}
+                Err(error) => return Err(error.into()),
+            }
+            wire.close().await;
+            self.shared.write(move |db| logs::set_replaces(db, id, None)).await?;
+        }
+        calls::delete(relay, &old).await?;
+        self.shared.write(store::recovery::forget_old).await?;
+        Ok(true)
+    }
+
+    /// Has the old key enrol this device in each of its vaults and give it the keys, and revokes the
+    /// old key there. Which vaults there are the relay knows.
+    async fn hand_over_vaults(&self, relay: &RelayUrl, old: &Arc<Identity>) -> Result<(), Error> {
+        let (mut wire, session) = self.connect_as(relay, old).await?;
+        let groups = self.shared.read(logs::list).await?;
+        let known = |log: LogId| groups.iter().any(|row| row.log == log);
+        let mine = session.welcome.logs.iter().map(|summary| summary.log);
+        let candidates: Vec<LogId> = mine.filter(|log| log.is_native() && !known(*log)).collect();
+        for log in candidates {
+            let mut vault = Vault::new(old.clone(), log);
+            let read = vault.pull(&mut wire).await;
+            if vault.devices().scope().is_none() {
+                // A group that the recovery vault did not know of.
+                tracing::debug!(?log, "the lost device was in a group that was not saved");
+                continue;
+            }
+            read.map_err(failed)?;
+            let me = &self.shared.identity;
+            let consent = Vault::consent(me, log, old.key());
+            vault.hand_over(&mut wire, me.key(), consent).await.map_err(failed)?;
+            let (mut own, _) = self.connect_as(relay, me).await?;
+            let mut vault = Vault::new(me.clone(), log);
+            vault.pull(&mut own).await.map_err(failed)?;
+            if vault.devices().has(old.key()) {
+                vault.revoke(&mut own, old.key()).await.map_err(failed)?;
+            }
+            own.close().await;
+        }
+        wire.close().await;
+        Ok(())
+    }
+
+    /// A short connection, beside any other.
+    async fn connect_as(
+        &self,
+        relay: &RelayUrl,
+        device: &Identity,
+    ) -> Result<(Wire, Session), Error> {
+        let pinned = self.relay_key(relay).await?;
+        let options = wire::Options { relay: pinned, ..wire::Options::default() };
+        Ok(Box::pin(wire::connect(relay, device, &options)).await?)
+    }
+
+    /// The groups in which this device still takes the place of another one.
+    async fn taken(&self) -> Result<Vec<Taken>, Error> {
+        self.shared
+            .read(|db| {
+                let mut taken = Vec::new();
+                for row in logs::list(db)? {
+                    if row.phase.is_open() && logs::replaces(db, row.id)?.is_some() {
+                        let logs::LogRow { id, log, relay, phase, .. } = row;
+                        taken.push(Taken { id, log, relay, phase });
+                    }
+                }
+                Ok::<_, Error>(taken)
+            })
+            .await
+    }
+
+    /// The relays on which the old device may have been.
+    async fn relays(&self, first: &RelayUrl) -> Result<BTreeMap<String, RelayUrl>, Error> {
+        let groups = self.shared.read(logs::list).await?;
+        let all = groups.into_iter().map(|row| row.relay).chain([first.clone()]);
+        Ok(all.map(|relay| (relay.as_str().to_owned(), relay)).collect())
+    }
+}
+
+fn failed(error: VaultError) -> Error {
+    if let VaultError::Wire(error) = error {
+        error.into()
+    } else {
+        RecoveryError::Handover(error).into()
+    }
+}
