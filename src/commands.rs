@@ -138,6 +138,7 @@ async fn serve(
             groups_max: config.groups_max,
             body_lifetime: config.retention,
             push,
+            vaults: config.vaults,
             ..Options::new(secrets.relay_key, secrets.token_keys)
         },
         recovery_keys: secrets.recovery_keys,

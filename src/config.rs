@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http::Uri;
+use sealwire_actors::limits::VaultLimits;
 use tracing_subscriber::filter::Targets;
 use zeroize::Zeroizing;
 
@@ -32,6 +33,9 @@ use crate::secrets::Secret;
 
 /// Shortest secret of the operator, in bytes: 128 random bits, however they are written.
 pub const SECRET_BYTES_MIN: usize = 32;
+
+/// A MiB, in bytes.
+const MIB: u64 = 1024 * 1024;
 
 /// Everything that the relay is told. It has no `Debug`, because its secrets have none.
 pub struct Config {
@@ -59,6 +63,8 @@ pub struct Config {
     pub groups_max: u32,
     /// How long a group keeps a body that nobody has acked.
     pub retention: Duration,
+    /// How much a vault may hold.
+    pub vaults: VaultLimits,
     /// Most connections, before the process's limit of open files is looked at.
     pub connections_max: usize,
     /// What holds back those who have not proved a key.
@@ -160,6 +166,13 @@ impl Config {
             retention: Duration::from_secs(
                 settings.whole::<u64>(&knobs::RETENTION_DAYS)? * 24 * 3600,
             ),
+            vaults: VaultLimits {
+                entries_max: settings.whole(&knobs::vaults::ENTRIES_MAX)?,
+                bytes_max: settings.whole::<u64>(&knobs::vaults::MIB_MAX)? * MIB,
+                snapshot_bytes_max: settings.whole::<u64>(&knobs::vaults::SNAPSHOTS_MIB_MAX)? * MIB,
+                devices_max: settings.whole(&knobs::vaults::DEVICES_MAX)?,
+                ..VaultLimits::default()
+            },
             connections_max: settings.whole(&knobs::CONNECTIONS_MAX)?,
             unauthenticated: UnauthenticatedLimits {
                 max: settings.whole(&knobs::UNAUTHENTICATED_MAX)?,

@@ -14,8 +14,9 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::timeout;
 
-/// Most bytes that are read for nothing: somewhat more than the largest request.
-const BYTES_MAX: usize = 1024 * 1024;
+/// Most bytes that are read for nothing: several times the largest request, so that whoever sends too
+/// much is still told so.
+const BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// How long that may take.
 const DEADLINE: Duration = Duration::from_secs(10);

@@ -147,6 +147,7 @@ pub async fn serve_connection(accepted: Accepted, gateway: Arc<Gateway>, router:
         tokio::select! {
             served = serving.as_mut() => break served.is_ok(),
             () = connection.outstayed(), if !closing => break false,
+            () = connection.0.cut.notified() => break false,
             () = drained.as_mut(), if !closing => {
                 // What is under way is answered; a connection that still rests is closed.
                 closing = true;
@@ -179,6 +180,8 @@ struct ConnectionState {
     requests: AtomicUsize,
     /// Tells that one of the two has changed.
     changed: Notify,
+    /// Tells that it is to be closed, whatever is under way.
+    cut: Notify,
 }
 
 struct Held {
@@ -195,6 +198,7 @@ impl Connection {
             asked: AtomicBool::new(false),
             requests: AtomicUsize::new(0),
             changed: Notify::new(),
+            cut: Notify::new(),
         }))
     }
 
@@ -210,6 +214,11 @@ impl Connection {
             self.0.held.lock().admission = None;
             self.0.changed.notify_one();
         }
+    }
+
+    /// Closes the connection, whatever is under way: its other end takes its answer too slowly.
+    pub fn cut(&self) {
+        self.0.cut.notify_one();
     }
 
     /// Counts a request until the guard is dropped.

@@ -18,6 +18,7 @@ pub mod error;
 pub mod groups;
 pub mod instant;
 pub mod limits;
+pub mod long;
 pub mod openapi;
 pub mod payloads;
 pub mod push;
@@ -39,6 +40,7 @@ use utoipa_axum::router::OpenApiRouter;
 pub use auth::Device;
 pub use error::ApiError;
 use limits::RequestLimits;
+use long::Room;
 
 /// Longest body of a request, in bytes: a blob of [`sealwire_protocol::limits::BODY_BYTES_MAX`] in
 /// hex is 512 KiB, and its recipients and field names have the rest.
@@ -50,6 +52,8 @@ pub struct Api {
     pub system: Arc<System>,
     /// How much anybody may ask.
     pub limits: RequestLimits,
+    /// How much the answers may hold that are under way.
+    pub room: Room,
     /// Recovery vaults.
     pub recovery: Recovery,
     /// Becomes true when the relay is shutting down: streams end, and nothing new begins.
@@ -75,7 +79,9 @@ fn known_routes() -> OpenApiRouter<Arc<Api>> {
 pub fn document() -> OpenApi {
     let mut known = known_routes().into_openapi();
     openapi::describe_known(&mut known);
-    let mut whole = open_routes().into_openapi().merge_from(known);
+    let mut vaults = vaults::router().into_openapi();
+    openapi::describe_vaults(&mut vaults);
+    let mut whole = open_routes().into_openapi().merge_from(known).merge_from(vaults);
     openapi::describe_all(&mut whole);
     let mut whole = whole.merge_from(crate::operator::document());
     openapi::complete(&mut whole);
@@ -85,9 +91,16 @@ pub fn document() -> OpenApi {
 /// Every route of the HTTP API.
 pub fn router(api: Arc<Api>) -> Router {
     let known = middleware::from_fn_with_state(api.clone(), auth::authenticate);
+    let enrolled = middleware::from_fn_with_state(api.clone(), vaults::authenticate);
     let limited = middleware::from_fn_with_state(api.clone(), limits::by_device);
-    let known = Router::from(known_routes()).layer(limited).layer(known);
-    let vaults = vaults::router(&api);
+    let bounded = middleware::from_fn_with_state(api.clone(), long::bounded);
+    let known =
+        Router::from(known_routes()).layer(bounded.clone()).layer(limited.clone()).layer(known);
+    let vaults = Router::from(vaults::router())
+        .layer(bounded)
+        .layer(limited)
+        .layer(enrolled)
+        .layer(DefaultBodyLimit::max(vaults::REQUEST_BYTES_MAX));
     Router::from(open_routes())
         .merge(known)
         .merge(vaults)

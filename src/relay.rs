@@ -23,6 +23,7 @@ use crate::client_address::{AddressLimits, TrustedProxies};
 use crate::config::{AddressRequests, UnauthenticatedLimits};
 use crate::gateway::{self, Gateway};
 use crate::http::limits::RequestLimits;
+use crate::http::long::Room;
 use crate::http::{self, Api};
 use crate::listener::{Slots, accept_until};
 use crate::operator::answer::with_json_fallbacks;
@@ -115,6 +116,7 @@ impl Relay {
         let api = Arc::new(Api {
             system: system.clone(),
             limits: requests,
+            room: Room::default(),
             recovery,
             draining: drain.clone(),
         });

@@ -64,6 +64,29 @@ fn the_description_of_the_api_is_what_the_code_says_of_its_routes() {
     assert!(kept == made, "docs/openapi.json has been made anew: look at it and commit it");
 }
 
+#[test]
+fn whatever_the_description_refers_to_is_in_it() {
+    let document = serde_json::to_value(sealwire::http::document()).expect("JSON");
+    let mut names = Vec::new();
+    references(&document, &mut names);
+    assert!(!names.is_empty());
+    for name in names {
+        let path = name.strip_prefix('#').expect("in the same document");
+        assert!(document.pointer(path).is_some(), "{name}");
+    }
+}
+
+fn references(value: &serde_json::Value, names: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            names.extend(fields.get("$ref").and_then(|it| it.as_str()).map(str::to_owned));
+            fields.values().for_each(|field| references(field, names));
+        }
+        serde_json::Value::Array(items) => items.iter().for_each(|item| references(item, names)),
+        _ => {}
+    }
+}
+
 #[tokio::test]
 async fn the_relay_serves_the_description_of_its_api() {
     let world = World::start(Database::Sqlite).await;
@@ -72,7 +95,9 @@ async fn the_relay_serves_the_description_of_its_api() {
     let served: serde_json::Value = serde_json::from_str(&answer.body).expect("JSON");
     let made = serde_json::to_value(sealwire::http::document()).expect("JSON");
     assert_eq!(served, made);
-    for path in ["/groups/{id}/payloads", "/identity/vault", "/openapi.json"] {
+    for path in
+        ["/groups/{id}/payloads", "/identity/vault", "/vaults/{id}/changesets", "/openapi.json"]
+    {
         assert!(served["paths"].get(path).is_some(), "{path}");
     }
 }

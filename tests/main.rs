@@ -35,6 +35,8 @@ mod secrecy;
 mod restored;
 // A code and a PIN bring an identity back, and nobody can try them for long.
 mod recovery;
+// A person who has lost a device comes back with a code and a PIN.
+mod recovered;
 // Stopping loses nothing, ends on time, and tells the devices when to come back.
 mod shutdown;
 // Whoever asks too much is told when to come back, and nobody else notices.
@@ -59,6 +61,8 @@ mod doorbells_measured;
 mod totals_start;
 // Phones and devices with a session are members of one group, at once and alike.
 mod totals_mixed;
+// Devices with the SDK and phones with the Totals app let each other in, and understand each other.
+mod totals_devices;
 // Phones are told the truth while the relay is killed, or its database stopped, again and again.
 mod totals_histories;
 // The operator sees whether the relay lives and works, and what it is doing, actor by actor.
@@ -67,6 +71,8 @@ mod operator;
 mod worker;
 // The program does what is typed.
 mod commands;
+// The tour of the README, as it stands there, and what else `sealwire-device` does.
+mod tour;
 // The documents say what the code does.
 mod documents;
 // One encrypted database on every device: enrolled, revoked, from a snapshot on.
@@ -78,6 +84,7 @@ mod sync;
 // How long a database of 50,000 rows takes to a second device: a measurement.
 mod sync_measured;
 // What a new device of an old vault has to do: a measurement.
+mod vault_streams;
 mod vault_year;
 // What every store promises: the same tests against memory, SQLite and PostgreSQL.
 mod store_contract;

@@ -14,6 +14,7 @@ on_both_databases!(
     a_stream_begins_with_what_waits_and_goes_on_with_what_comes,
     the_stream_of_all_groups_is_open_to_a_device_without_any,
     changes_of_ones_groups_are_told_and_nothing_else_is,
+    what_changed_while_the_relay_was_away_is_told_when_it_is_back,
     many_streams_of_one_device_all_hear,
     a_stream_outlives_leaving_and_joining_again,
     a_relay_that_comes_back_gives_everything_anew,
@@ -119,6 +120,30 @@ async fn changes_of_ones_groups_are_told_and_nothing_else_is(database: Database)
     drop(streams);
     phones[2].leave(&group).await.ok();
     phones[0].listen("/groups/stream").await.change().await;
+}
+
+async fn what_changed_while_the_relay_was_away_is_told_when_it_is_back(database: Database) {
+    let mut world = World::start(database).await;
+    let phones: Vec<Phone> = (1..=4).map(|seed| Phone::new(world.address(), seed)).collect();
+    let group = phones[0].create().await;
+    phones[1].join(&group).await.ok();
+    let mut stream = phones[0].listen("/groups/stream").await;
+    world.stop().await;
+    stream.until_ended().await;
+    world.run().await;
+    // Each of the app's streams, once, although the relay cannot know whether there is news.
+    for _ in 0..2 {
+        let mut again = phones[0].listen("/groups/stream").await;
+        again.change().await;
+        is_quiet(&mut again).await;
+    }
+    // A change before the phone is back is not lost either; who made it knows.
+    let other = phones[2].create().await;
+    phones[3].join(&other).await.ok();
+    phones[2].listen("/groups/stream").await.change().await;
+    is_quiet(&mut phones[3].listen("/groups/stream").await).await;
+    let stranger = Phone::new(world.address(), 9);
+    is_quiet(&mut stranger.listen("/groups/stream").await).await;
 }
 
 async fn many_streams_of_one_device_all_hear(database: Database) {

@@ -3,17 +3,17 @@
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use sealwire_client::entry::{Outline, Signed};
-use sealwire_client::identity::Identity;
 use sealwire_client::numbering::Mark;
-use sealwire_protocol::digest::{chain_next, chain_start, entry_digest, native_log_id, sha256};
+use sealwire_protocol::digest::{chain_next, chain_start, entry_digest, sha256};
 use sealwire_protocol::header::HeaderBytes;
 use sealwire_protocol::token::{Claims, Purpose, TokenKey};
-use sealwire_protocol::{Control, DeviceKey, Head, Kind, LogId, LogType};
+use sealwire_protocol::{Control, DeviceKey, Head, Kind, LogId};
 use serde_json::{Value, json};
 
 use crate::support::on_both_databases;
-use crate::support::phone::{Answer, Phone, Proof};
+use crate::support::phone::Proof;
 use crate::support::place::Database;
+use crate::support::vault_client::Client;
 use crate::support::world::World;
 
 on_both_databases!(
@@ -22,93 +22,6 @@ on_both_databases!(
     what_is_pushed_wrong_is_refused_and_nothing_is_appended,
     a_snapshot_goes_up_and_comes_down_in_pieces,
 );
-
-/// A device that speaks HTTP.
-struct Client {
-    phone: Phone,
-    identity: Identity,
-    own: Mark,
-    log: LogId,
-}
-
-impl Client {
-    fn new(world: &World, seed: u8, log: LogId) -> Self {
-        let phone = Phone::new(world.address(), seed);
-        let identity = Identity::from_seed(&phone.signing.to_bytes());
-        Self { phone, identity, own: Mark::NONE, log }
-    }
-
-    /// Founds a vault.
-    async fn found(world: &World) -> Self {
-        let mut client = Self::new(world, 1, LogId::ZERO);
-        let control = Control::Found { log_type: LogType::Vault, random: [3; 32], join_key: None };
-        let signed = Outline::first().sign(&client.identity, &control.encode()).expect("short");
-        client.log = native_log_id(&signed.entry.header);
-        client.own = Mark { count: 1, digest: signed.digest };
-        let answer = client.phone.post("/vaults", pushed(&signed)).await.ok();
-        assert_eq!(answer["vault_id"], client.log.to_uuid_text());
-        assert_eq!(answer["ack"], 1);
-        client
-    }
-
-    /// Another device, enrolled by this one.
-    async fn enrol(&mut self, world: &World, seed: u8) -> Self {
-        let other = Self::new(world, seed, self.log);
-        let device = other.identity.key();
-        let signature = other.identity.consent(self.log, self.identity.key());
-        let control = Control::Enrol { device, signature };
-        let signed = self.sign(Kind::Control, &control.encode());
-        self.push(&[signed]).await.ok();
-        other
-    }
-
-    fn sign(&mut self, kind: Kind, body: &[u8]) -> Signed {
-        let outline = Outline {
-            log: self.log,
-            count: self.own.count + 1,
-            prev: self.own.digest,
-            kind,
-            recipients: Vec::new(),
-            seen: Head::NONE,
-        };
-        let signed = outline.sign(&self.identity, body).expect("short");
-        self.own = Mark { count: self.own.count + 1, digest: signed.digest };
-        signed
-    }
-
-    fn path(&self, rest: &str) -> String {
-        format!("/vaults/{}{rest}", self.log.to_uuid_text())
-    }
-
-    async fn push(&self, entries: &[Signed]) -> Answer {
-        let changesets: Vec<Value> = entries.iter().map(pushed).collect();
-        self.phone.post(&self.path("/changesets"), json!({ "changesets": changesets })).await
-    }
-
-    async fn pull(&self, after: u64) -> Value {
-        self.phone.get(&self.path(&format!("/changesets?after={after}"))).await.ok()
-    }
-
-    async fn vault_token(&self) -> String {
-        let answer = self.phone.post(&self.path("/token"), json!({})).await.ok();
-        answer["token"].as_str().expect("a token").to_owned()
-    }
-
-    /// A pull with a token and nothing else.
-    async fn pull_with(&self, token: &str) -> Answer {
-        let proof = Proof::Vault(token.to_owned());
-        let path = self.path("/changesets");
-        self.phone.send("GET", &path, &proof, None).await.expect("an answer")
-    }
-}
-
-fn pushed(signed: &Signed) -> Value {
-    json!({
-        "header": STANDARD.encode(signed.entry.header.0),
-        "signature": STANDARD.encode(signed.entry.signature.expect("signed").0),
-        "payload_encrypted": STANDARD.encode(&signed.entry.body),
-    })
-}
 
 fn bytes(value: &Value) -> Vec<u8> {
     STANDARD.decode(value.as_str().expect("text")).expect("base64")

@@ -5,13 +5,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sealwire::store::{Lock, StoreOptions, open_resting};
+use sealwire_actors::Options;
 use sealwire_actors::ports::SystemClock;
 use sealwire_actors::worker::Worker;
+use sealwire_protocol::{Control, Kind};
 use tokio::sync::watch;
 
 use crate::support::databases::CLOSE_DEADLINE;
+use crate::support::eventually;
 use crate::support::person::Person;
 use crate::support::place::Database;
+use crate::support::vault_client::Client;
 use crate::support::world::World;
 
 /// How many messages each person sends.
@@ -69,4 +73,50 @@ async fn whoever_writes_while_a_worker_alters_the_log_loses_nothing() {
     for person in [&alice, &bob] {
         person.reads_to(log, seq).await;
     }
+}
+
+fn often(options: &mut Options) {
+    options.retention_pause = Duration::from_millis(20);
+}
+
+/// A worker knows nothing of vaults: what snapshots cover stays the relay's to let go, whoever has the
+/// lock.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vault_is_compacted_while_a_worker_has_the_lock() {
+    let world = World::start_with(Database::Postgres, often).await;
+    let options = StoreOptions {
+        url: world.place().url().to_owned(),
+        data_dir: world.place().data().to_owned(),
+        lock: Lock::Try,
+    };
+    let resting = open_resting(&options).await.expect("the lock is free");
+    assert_eq!(world.store().retention_is_elsewhere().await, Ok(true));
+    let mut worker = Worker::new(resting.logs(), Arc::new(SystemClock), Duration::ZERO)
+        .resting_for(Duration::ZERO);
+
+    let mut laptop = Client::found(&world).await;
+    let mut tablet = laptop.enrol(&world, 2).await;
+    let old: Vec<_> = (0..20_u8).map(|number| laptop.sign(Kind::Quiet, &[number])).collect();
+    laptop.push(&old).await.ok();
+    let (digest, head) = laptop.snapshot(b"a sealed state").await;
+    for _ in 0..3 {
+        worker.step().await.expect("a step");
+    }
+    assert_eq!(world.stored(laptop.log).await.floor.seq, 0, "nobody has opened it");
+    let opened = tablet.sign(Kind::Control, &Control::SnapshotOpened { digest }.encode());
+    tablet.push(&[opened]).await.ok();
+    eventually("the floor has risen", async || {
+        world.stored(laptop.log).await.floor.seq == head.seq
+    })
+    .await;
+    worker.step().await.expect("a step");
+    let pulled = tablet.pull(0).await;
+    assert_eq!(pulled["floor"]["head"]["sequence"], head.seq);
+    let kept = |pulled: &serde_json::Value| -> Vec<u64> {
+        let changesets = pulled["changesets"].as_array().expect("a list");
+        changesets.iter().filter_map(|it| it["sequence"].as_u64()).collect()
+    };
+    assert_eq!(kept(&pulled), [1, 2], "founding and enrolling");
+    assert_eq!(kept(&tablet.pull(head.seq).await), [23, 24]);
+    resting.close(CLOSE_DEADLINE).await.expect("closed");
 }

@@ -16,6 +16,7 @@ mod entry;
 pub mod fakes;
 mod heartbeat;
 pub mod limits;
+mod listener;
 mod log;
 mod mailbox;
 mod meters;
@@ -38,6 +39,7 @@ pub mod system;
 mod tests;
 pub mod totals;
 mod turns;
+mod unheard;
 pub mod vaults;
 pub mod worker;
 

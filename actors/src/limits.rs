@@ -35,7 +35,7 @@ pub const PAGE_BYTES_MAX: usize = 256 * 1024;
 pub const PAGE_READS_MAX: usize = 4;
 
 /// Devices whose logs are looked up at the same time, when their sessions begin. With the kinds below
-/// and the pages these are four times the connections for reading that SQLite has: enough to keep
+/// and all pages these are seven times the connections for reading that SQLite has: enough to keep
 /// them busy, few enough that none waits past the store's own deadline for a connection.
 pub const ARRIVAL_READS_MAX: usize = 4;
 
@@ -47,6 +47,10 @@ pub const RESEND_READS_MAX: usize = 2;
 
 /// Other questions of sessions that the store is asked at the same time.
 pub const QUESTION_READS_MAX: usize = 2;
+
+/// What is asked at the same time for those who have no session, such as phones: as much as for
+/// sessions that arrive, and never in their place.
+pub const REQUEST_READS_MAX: usize = 4;
 
 /// Small writes (founding, reserving) at the same time, where the store takes more than one: half of
 /// PostgreSQL's connections for everything but commits.
@@ -386,7 +390,7 @@ pub const SWEPT_CHUNKS_MAX: usize = 64;
 /// Signatures that a session verifies before it lets others go on: less than a millisecond.
 pub const VERIFIED_AT_ONCE: usize = 16;
 
-/// How much a vault may hold. An operator's, so that tests can have small ones.
+/// How much a vault may hold: what an operator decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VaultLimits {
     /// See [`VAULT_ENTRIES_MAX`].

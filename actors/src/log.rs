@@ -355,6 +355,7 @@ impl LogActor {
         if due && let Memory::Ready(state) = &self.memory {
             self.quota_marked = Some(Instant::now());
             self.presence.tell_all(&frame::QuotaReached { log: state.id }.into());
+            self.presence.tell_streams_full();
         }
     }
 
@@ -441,6 +442,9 @@ impl LogActor {
                 let (seq, at) = entry.map_or((0, 0), |entry| (entry.seq, entry.at));
                 let head = state.head_of(decided.head);
                 let ends = decided.ended;
+                if kind == Kind::Control {
+                    self.shared.paces.controlled(self.key, device);
+                }
                 self.submit_totals(decided, Some(kind), reply, TotalsDone { seq, at, head });
                 if ends {
                     // The last member is leaving: the group goes as soon as that is durable.
@@ -581,9 +585,10 @@ impl LogActor {
             }
         }
         if !part.changes.is_empty() && place.id.is_totals() {
-            let gone = part.changes.iter().map(|change| change.device);
             let registry = &self.shared.registry;
-            registry.groups_changed(state.members().map(|(device, _)| device).chain(gone));
+            let by: Vec<DeviceKey> = part.changes.iter().map(|change| change.device).collect();
+            let devices = state.members().map(|(device, _)| device).chain(by.iter().copied());
+            registry.groups_changed(devices, &by);
         }
         if let Some(sent) = part.sent {
             for (reply, duplicate) in part.replies {

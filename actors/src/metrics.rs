@@ -64,7 +64,8 @@ metrics_table! {
     /// Connections that were refused or failed before they were sessions, by `reason`.
     counter CONNECTIONS_REFUSED = "sealwire_connections_refused_total", Count;
     /// Requests over HTTP that met an empty bucket, by `what`: `address`, `proofs` (signatures),
-    /// `codes` (recovery codes), `calls`, `payloads`, `sent_once` or `acks` of one device.
+    /// `codes` (recovery codes), `calls`, `payloads`, `sent_once` or `acks` of one device; or whose long
+    /// answer found no room (`long_answers`).
     counter REQUESTS_LIMITED = "sealwire_requests_limited_total", Count;
     /// Bytes of frames waiting in all outboxes now.
     gauge OUTBOX_BYTES = "sealwire_outbox_bytes", Bytes;

@@ -73,6 +73,12 @@ impl Paces {
         self.check(if own_alone { &both[..1] } else { &both })
     }
 
+    /// Whether a device may become a member of a `totals` group now. It may leave at any time: who
+    /// leaves has joined before.
+    pub(crate) fn may_join(&self, log: LogKey, device: DeviceKey) -> Result<(), Failure> {
+        self.check(&[Lane::Device(log, device), Lane::Log(log)])
+    }
+
     /// A device has written a control entry to a log.
     pub(crate) fn controlled(&self, log: LogKey, device: DeviceKey) {
         self.take(&[Lane::Device(log, device), Lane::Log(log)]);

@@ -11,6 +11,15 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
+use crate::entry::Published;
+use crate::limits::{RING_BYTES_MAX, RING_ENTRIES_MAX, STREAMS_PER_DEVICE_MAX};
+use crate::listener::{Listener, Scope};
+use crate::log::{LogMessage, LogRef};
+use crate::mailbox::Refused;
+use crate::metrics::{ActorKind, Alive, SESSIONS};
+use crate::outbox::Outbox;
+use crate::ports::{LogKey, LogPlace, Position, SubscriptionRecord};
+use crate::unheard::{Missed, Unheard};
 use dashmap::DashMap;
 use metrics::gauge;
 use parking_lot::Mutex;
@@ -18,18 +27,6 @@ use sealwire_protocol::close::CloseReason;
 use sealwire_protocol::frame::{MembershipState, RecoveryFetched, Superseded};
 use sealwire_protocol::limits::INSTANCES_MAX;
 use sealwire_protocol::{AckSet, DeviceKey, Digest, Instance, RelayFrame};
-use tokio::time::Instant;
-
-use crate::entry::Published;
-use crate::limits::{
-    CHANGES_DEVICES_MAX, CHANGES_KEPT, RING_BYTES_MAX, RING_ENTRIES_MAX, STREAMS_PER_DEVICE_MAX,
-};
-use crate::log::{LogMessage, LogRef};
-use crate::mailbox::Refused;
-use crate::metrics::{ActorKind, Alive, SESSIONS};
-use crate::outbox::Outbox;
-use crate::ports::{LogKey, LogPlace, Position, SubscriptionRecord};
-use crate::totals::stream::{Listener, Scope};
 
 /// A log with subscribers here: its newest committed head and their outboxes.
 pub(crate) struct Presence {
@@ -98,6 +95,13 @@ impl Presence {
         }
     }
 
+    /// Tells every reader of a vault that streams that it takes no more.
+    pub(crate) fn tell_streams_full(&self) {
+        for stream in self.streams.lock().iter() {
+            stream.full();
+        }
+    }
+
     /// The devices that listen.
     pub(crate) fn devices(&self) -> Vec<DeviceKey> {
         let mut devices: Vec<DeviceKey> =
@@ -152,8 +156,7 @@ pub struct Registry {
     logs: DashMap<LogKey, LogRef>,
     sessions: DashMap<DeviceKey, Vec<Arc<Outbox>>>,
     listeners: DashMap<DeviceKey, Vec<Arc<Listener>>>,
-    /// Devices whose stream of changes has ended lately: when, and whether something has changed since.
-    unheard: DashMap<DeviceKey, (Instant, bool)>,
+    unheard: Unheard,
     next_session: AtomicU64,
     incarnation: u64,
 }
@@ -165,7 +168,7 @@ impl Registry {
             logs: DashMap::new(),
             sessions: DashMap::new(),
             listeners: DashMap::new(),
-            unheard: DashMap::new(),
+            unheard: Unheard::new(),
             next_session: AtomicU64::new(1),
             incarnation,
         }
@@ -403,8 +406,7 @@ impl Registry {
         if let Some(oldest) = oldest {
             oldest.end();
         }
-        let unheard = self.unheard.get(&device).map(|kept| *kept);
-        if unheard.is_some_and(|(since, changed)| changed && since.elapsed() < CHANGES_KEPT) {
+        if self.missed_by(device) == Missed::Something {
             listener.changed();
         }
         listener
@@ -440,27 +442,26 @@ impl Registry {
             self.unfollow(key, listener);
         }
         if listener.scope == Scope::Changes {
-            if self.unheard.len() >= CHANGES_DEVICES_MAX {
-                self.unheard.retain(|_, (since, _)| since.elapsed() < CHANGES_KEPT);
-            }
-            if self.unheard.len() < CHANGES_DEVICES_MAX {
-                let mut kept =
-                    self.unheard.entry(listener.device).or_insert((Instant::now(), false));
-                // What another stream of the device has missed stays for a while.
-                if !kept.1 || kept.0.elapsed() >= CHANGES_KEPT {
-                    *kept = (Instant::now(), false);
-                }
-            }
+            self.unheard.gone(listener.device);
         }
     }
 
-    /// Tells devices that their groups have changed.
-    pub(crate) fn groups_changed(&self, devices: impl Iterator<Item = DeviceKey>) {
+    /// What a device has missed of the changes of its groups.
+    pub(crate) fn missed_by(&self, device: DeviceKey) -> Missed {
+        self.unheard.missed_by(device)
+    }
+
+    /// Tells devices that their groups have changed. `by`: those that have done it themselves.
+    pub(crate) fn groups_changed(
+        &self,
+        devices: impl Iterator<Item = DeviceKey>,
+        by: &[DeviceKey],
+    ) {
         for device in devices {
-            if let Some(mut kept) = self.unheard.get_mut(&device) {
-                kept.1 = true;
-            }
-            for listener in self.listeners_of(device) {
+            let listeners = self.listeners_of(device);
+            let listening = listeners.iter().any(|listener| listener.scope == Scope::Changes);
+            self.unheard.changed(device, !listening && !by.contains(&device));
+            for listener in listeners {
                 listener.changed();
             }
         }

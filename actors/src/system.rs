@@ -120,6 +120,8 @@ pub(crate) struct Shared {
     /// Becomes true when the supervision tree has ended.
     pub(crate) ended: watch::Sender<bool>,
     started: Instant,
+    /// When the relay started, in milliseconds since the epoch.
+    pub(crate) started_ms: u64,
     me: Weak<Self>,
 }
 
@@ -266,7 +268,7 @@ impl System {
         if options.token_keys.is_empty() {
             return Err(StartError);
         }
-        let incarnation = store.incarnation();
+        let (incarnation, started_ms) = (store.incarnation(), clock.now_ms());
         let doorstep = Doorstep::new(!options.push.is_empty());
         let shared = Arc::new_cyclic(|me| Shared {
             store,
@@ -291,6 +293,7 @@ impl System {
             stopping: AtomicBool::new(false),
             ended: watch::Sender::new(false),
             started: Instant::now(),
+            started_ms,
             me: me.clone(),
         });
         let root = supervisor::start(shared.clone()).await.map_err(|_| StartError)?;

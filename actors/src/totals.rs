@@ -16,7 +16,6 @@ pub mod stream;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use metrics::counter;
 use sealwire_protocol::digest::{chain_next, chain_start, entry_digest, sha256};
@@ -30,6 +29,7 @@ use crate::limits::{
     FAREWELL, ORPHAN_PAUSE, ORPHAN_TRIES, PENDING_BYTES_MAX, PENDING_ENTRIES_MAX,
     RESERVATION_LIFETIME,
 };
+use crate::listener::{Listening, Scope};
 use crate::log::{LogMessage, NewPayload, TotalsDone, TotalsRequest, TotalsWish, relay_header};
 use crate::metrics::ENTRIES;
 use crate::ports::{
@@ -39,9 +39,11 @@ use crate::ports::{
 use crate::reply::{Credit, unavailable};
 use crate::session::ask;
 use crate::system::{Shared, System};
+use crate::turns::Turn;
+use crate::unheard::Missed;
 use kinds::rule_of;
 use payload::{Payload, PayloadId};
-use stream::{PayloadStream, Scope};
+use stream::PayloadStream;
 
 /// A membership that is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,13 +82,13 @@ impl System {
     /// # Errors
     /// [`StoreError`] if the store cannot be read whole.
     pub async fn totals_groups(&self, device: DeviceKey) -> Result<Vec<GroupRecord>, StoreError> {
-        ask(self.shared.store.totals_groups(device)).await
+        self.shared.turns.ask(Turn::Request, self.shared.store.totals_groups(device)).await
     }
 
     /// Makes a `totals` group with this device as its only member.
     ///
     /// # Errors
-    /// `group_limit_reached`, or `unavailable`; then the group, if it was made, goes again.
+    /// `group_limit_reached`, `rate_limited`, or `unavailable`; then the group, if it was made, goes again.
     pub async fn create_totals(&self, device: DeviceKey) -> Result<Joined, Failure> {
         self.shared.create_totals(device).await
     }
@@ -94,7 +96,7 @@ impl System {
     /// Makes a device a member; the same if it is one.
     ///
     /// # Errors
-    /// `no_such_log`, `group_full`, `group_limit_reached` or `unavailable`.
+    /// `no_such_log`, `group_full`, `group_limit_reached`, `rate_limited` or `unavailable`.
     pub async fn join_totals(&self, device: DeviceKey, group: LogId) -> Result<Joined, Failure> {
         self.shared.join_totals(device, group).await
     }
@@ -125,7 +127,8 @@ impl System {
         group: LogId,
     ) -> Result<Option<Vec<Member>>, StoreError> {
         let Some(brief) = self.shared.totals_brief(group).await? else { return Ok(None) };
-        let members = ask(self.shared.store.members(brief.key)).await?;
+        let members =
+            self.shared.turns.ask(Turn::Request, self.shared.store.members(brief.key)).await?;
         let members = members.map(|(_, members)| members).unwrap_or_default();
         Ok(members.iter().any(|member| member.device == device).then_some(members))
     }
@@ -209,7 +212,8 @@ impl System {
             by_log.entry(id.key).or_default().push(id.seq);
         }
         // Only logs of its own are asked: no actor is started for a number that somebody made up.
-        let own = ask(shared.store.memberships(device)).await.map_err(|_| unavailable())?;
+        let own = shared.store.memberships(device);
+        let own = shared.turns.ask(Turn::Request, own).await.map_err(|_| unavailable())?;
         by_log.retain(|key, _| own.iter().any(|log| log.key == *key && log.id.is_totals()));
         let mut waiting = Vec::new();
         for (key, seqs) in by_log {
@@ -236,13 +240,15 @@ impl System {
         device: DeviceKey,
         group: LogId,
     ) -> Result<Option<PayloadStream>, StoreError> {
-        let Some(brief) = self.shared.totals_brief(group).await? else { return Ok(None) };
-        if ask(self.shared.store.subscription(brief.key, device)).await?.is_none() {
+        let shared = &self.shared;
+        let Some(brief) = shared.totals_brief(group).await? else { return Ok(None) };
+        let member = shared.store.subscription(brief.key, device);
+        if shared.turns.ask(Turn::Request, member).await?.is_none() {
             return Ok(None);
         }
-        let stream = self.open_stream(device, Scope::One(brief.key));
-        self.begin(&stream, brief.key, group, device).await?;
-        Ok(Some(stream.stream))
+        let listening = shared.listen(device, Scope::One(brief.key));
+        listening.begin(brief.key, group).await?;
+        Ok(Some(PayloadStream::new(listening)))
     }
 
     /// A stream of the payloads of all groups of a device, those to come among them.
@@ -250,71 +256,65 @@ impl System {
     /// # Errors
     /// [`StoreError`] if the store cannot be read.
     pub async fn follow_all(&self, device: DeviceKey) -> Result<PayloadStream, StoreError> {
+        let shared = &self.shared;
         // First a listener, then the question which groups there are: one that is joined in between
         // is in both.
-        let stream = self.open_stream(device, Scope::All);
-        for log in ask(self.shared.store.memberships(device)).await? {
+        let listening = shared.listen(device, Scope::All);
+        for log in shared.turns.ask(Turn::Request, shared.store.memberships(device)).await? {
             if log.id.is_totals() {
-                self.begin(&stream, log.key, log.id, device).await?;
+                listening.begin(log.key, log.id).await?;
             }
         }
-        Ok(stream.stream)
+        Ok(PayloadStream::new(listening))
     }
 
     /// A stream that tells when the device's groups change.
-    #[must_use]
-    pub fn follow_changes(&self, device: DeviceKey) -> PayloadStream {
-        self.open_stream(device, Scope::Changes).stream
-    }
-
-    fn open_stream(&self, device: DeviceKey, scope: Scope) -> Opened {
-        let shared = self.shared.clone();
-        let listener = shared.registry.open_stream(device, scope);
-        // Looked at when the stream is registered: whoever drains has either seen it or is seen.
-        if shared.draining.load(Ordering::SeqCst) {
-            listener.end();
+    pub async fn follow_changes(&self, device: DeviceKey) -> PayloadStream {
+        let shared = &self.shared;
+        let listening = shared.listen(device, Scope::Changes);
+        let unknown = shared.registry.missed_by(device) == Missed::Unknown;
+        if unknown && shared.had_groups_before(device).await {
+            listening.listener.changed();
         }
-        shared.note_seen(device);
-        Opened { stream: PayloadStream::new(shared, listener.clone()), listener }
+        PayloadStream::new(listening)
     }
+}
 
-    /// Has a stream begin in one log, if the device is still a member of it.
-    async fn begin(
-        &self,
-        opened: &Opened,
-        key: LogKey,
-        id: LogId,
-        device: DeviceKey,
-    ) -> Result<(), StoreError> {
-        let presence = self.shared.registry.follow(key, &opened.listener);
-        let record: Option<SubscriptionRecord> =
-            ask(self.shared.store.subscription(key, device)).await?;
+impl Listening {
+    /// Has a stream begin in one log, if its device is still a member of it.
+    async fn begin(&self, key: LogKey, id: LogId) -> Result<(), StoreError> {
+        let (shared, listener) = (&self.shared, &self.listener);
+        let presence = shared.registry.follow(key, listener);
+        let record = shared.store.subscription(key, listener.device);
+        let record: Option<SubscriptionRecord> = shared.turns.ask(Turn::Request, record).await?;
         match record {
             Some(record) => {
                 presence.raise_head(record.head);
-                opened.listener.begin(key, id, presence, &record, false);
+                listener.begin(key, id, presence, &record, false);
             }
             None => {
                 drop(presence);
-                self.shared.registry.unfollow(key, &opened.listener);
+                shared.registry.unfollow(key, listener);
             }
         }
         Ok(())
     }
 }
 
-/// A stream that is being opened: dropping it takes it back.
-struct Opened {
-    stream: PayloadStream,
-    listener: Arc<stream::Listener>,
-}
-
 impl Shared {
+    /// Whether a device was in a group before this relay started, as far as can be said.
+    async fn had_groups_before(&self, device: DeviceKey) -> bool {
+        let groups = self.turns.ask(Turn::Request, self.store.totals_groups(device)).await;
+        let before =
+            |member: &Member| member.device == device && member.joined_at < self.started_ms;
+        groups.map_or(true, |groups| groups.iter().any(|group| group.members.iter().any(before)))
+    }
+
     async fn totals_brief(&self, group: LogId) -> Result<Option<LogBrief>, StoreError> {
         if !group.is_totals() {
             return Ok(None);
         }
-        ask(self.store.find_log(group)).await
+        self.turns.ask(Turn::Request, self.store.find_log(group)).await
     }
 
     pub(crate) async fn create_totals(
@@ -328,16 +328,18 @@ impl Shared {
         let new = first_entry(id, device, at);
         let chain = new.entry.chain;
         let groups_max = self.options.groups_max;
+        self.paces.may_found(device)?;
         let found = self.run_job(move |store| {
             Box::pin(async move { ask(store.found(&new, groups_max)).await })
         });
         let created = found.await;
         match created {
             Ok(FoundResult::Created(key)) => {
+                self.paces.founded(device);
                 counter!(ENTRIES, "kind" => "control").increment(1);
                 let place = LogPlace { id, key, log_type: LogType::Group };
                 self.registry.member_joined(device, place, 1);
-                self.registry.groups_changed(std::iter::once(device));
+                self.registry.groups_changed(std::iter::once(device), &[device]);
                 let head = Head { incarnation: self.store.incarnation(), seq: 1, chain };
                 Ok(Joined { group: id, at, head })
             }
@@ -393,7 +395,8 @@ impl Shared {
     /// Reserves a membership, if the device has none.
     async fn reserve_totals(&self, key: LogKey, device: DeviceKey) -> Result<(), Failure> {
         // Before anything is reserved: a place that is kept for a minute counts among the device's.
-        let members = ask(self.store.members(key)).await.map_err(|_| unavailable())?;
+        let members = self.turns.ask(Turn::Request, self.store.members(key)).await;
+        let members = members.map_err(|_| unavailable())?;
         let (_, members) = members.ok_or(Failure::new(ErrorCode::NoSuchLog))?;
         if members.iter().any(|member| member.device == device) {
             return Ok(());
@@ -401,6 +404,7 @@ impl Shared {
         if members.len() >= TOTALS_MEMBERS_MAX {
             return Err(Failure::limit(ErrorCode::GroupFull, TOTALS_MEMBERS_MAX as u64));
         }
+        self.paces.may_join(key, device)?;
         let groups_max = self.options.groups_max;
         let now = self.clock.now_ms();
         let since = now.saturating_sub(RESERVATION_LIFETIME.as_millis() as u64);
@@ -431,7 +435,8 @@ impl Shared {
     /// Whether a device has left a group so recently that it may still say goodbye.
     async fn has_just_left(&self, key: LogKey, device: DeviceKey) -> Result<bool, Failure> {
         let leave = Control::TotalsLeave { device }.encode();
-        let left_at = ask(self.store.control_at(key, &leave)).await.map_err(|_| unavailable())?;
+        let left_at = self.turns.ask(Turn::Request, self.store.control_at(key, &leave)).await;
+        let left_at = left_at.map_err(|_| unavailable())?;
         let now = self.clock.now_ms();
         let recent = |at: u64| now < at.saturating_add(FAREWELL.as_millis() as u64);
         Ok(left_at.is_some_and(recent))

@@ -1,7 +1,7 @@
 //! Whose question the store is asked next.
 //!
-//! Sessions that arrive, subscriptions, resends and other questions share the store's few reading
-//! connections with each other and with the pages of those who catch up. Each kind asks only a few at
+//! Sessions that arrive, subscriptions, resends, other questions and requests without a session share
+//! the store's few reading connections with each other and with the pages of those who catch up. Each kind asks only a few at
 //! a time, first come, first served: a flood of one kind waits for itself, and the others find a
 //! connection within the store's own deadline.
 
@@ -11,8 +11,8 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::limits::{
-    ARRIVAL_READS_MAX, PAGE_READS_MAX, QUESTION_READS_MAX, RESEND_READS_MAX, STORE_DEADLINE,
-    SUBSCRIPTION_READS_MAX, WRITES_MAX,
+    ARRIVAL_READS_MAX, PAGE_READS_MAX, QUESTION_READS_MAX, REQUEST_READS_MAX, RESEND_READS_MAX,
+    STORE_DEADLINE, SUBSCRIPTION_READS_MAX, WRITES_MAX,
 };
 use crate::ports::StoreError;
 
@@ -27,6 +27,8 @@ pub(crate) enum Turn {
     Resend,
     /// Anything else that a session wants to know.
     Question,
+    /// What somebody wants to know who has no session.
+    Request,
     /// A small write, where several can be made at once.
     Write,
 }
@@ -39,6 +41,7 @@ pub(crate) struct Turns {
     subscriptions: Semaphore,
     resends: Semaphore,
     questions: Semaphore,
+    requests: Semaphore,
     writes: Semaphore,
 }
 
@@ -50,6 +53,7 @@ impl Turns {
             subscriptions: Semaphore::new(SUBSCRIPTION_READS_MAX),
             resends: Semaphore::new(RESEND_READS_MAX),
             questions: Semaphore::new(QUESTION_READS_MAX),
+            requests: Semaphore::new(REQUEST_READS_MAX),
             writes: Semaphore::new(WRITES_MAX),
         }
     }
@@ -65,6 +69,7 @@ impl Turns {
             Turn::Subscription => &self.subscriptions,
             Turn::Resend => &self.resends,
             Turn::Question => &self.questions,
+            Turn::Request => &self.requests,
             Turn::Write => &self.writes,
         };
         let in_turn = async {
@@ -101,7 +106,9 @@ mod tests {
             assert_eq!(late.await, Err(StoreError::Unavailable), "it waits for its own kind");
         };
         let others = async {
-            for turn in [Turn::Arrival, Turn::Subscription, Turn::Question, Turn::Write] {
+            for turn in
+                [Turn::Arrival, Turn::Subscription, Turn::Question, Turn::Request, Turn::Write]
+            {
                 assert_eq!(turns.ask(turn, async { Ok(turn) }).await, Ok(turn));
             }
         };

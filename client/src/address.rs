@@ -93,6 +93,17 @@ impl RelayUrl {
         format!("{}{WEBSOCKET_PATH}", self.as_str())
     }
 
+    /// The path of an HTTP call, with the address's own before it.
+    pub(crate) fn http_path(&self, path: &str) -> String {
+        format!("{}{path}", self.0.path().trim_end_matches('/'))
+    }
+
+    /// Host and port as the `Host` header has them.
+    pub(crate) fn http_host(&self) -> String {
+        let host = self.0.host_str().unwrap_or_default();
+        self.0.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+    }
+
     /// Host and port, as a resolver takes them.
     #[must_use]
     pub fn authority(&self) -> (String, u16) {

@@ -1,12 +1,13 @@
 //! What is inside a sealed body: a MessagePack map, so that fields can be added.
 //!
 //! ```text
-//! { "payload": bin,              what the app sent; absent in a receipt
+//! { "payload": bin,              what the app sent
+//!   "ledger":  bin,              a message of the group's ledger ([`crate::ledger`]): JSON
 //!   "before":  [count, …] }      addressed entries: for each named key, in their sorted order, the
 //!                                count of the sender's addressed entry before it to that key, or 0
 //! ```
 //!
-//! A *receipt* has no payload. A device writes one when it has been given a key by a delivery, which
+//! A *receipt* has neither payload nor ledger. A device writes one when it has been given a key by a delivery, which
 //! the other members do not see: that it can seal under the key tells them that it holds it.
 //!
 //! `before` makes withholding show. A relay may say that an entry was not addressed to a device; a
@@ -39,9 +40,12 @@ pub struct ContentError;
 /// What a body holds. It has no `Debug`: it is what the relay may not see.
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Content {
-    /// What the app sent; none in a receipt.
+    /// What the app sent.
     #[serde(default, with = "serde_bytes", skip_serializing_if = "Option::is_none")]
     pub payload: Option<Vec<u8>>,
+    /// A message of the group's ledger. The app is given what it changes, not the message.
+    #[serde(default, with = "serde_bytes", skip_serializing_if = "Option::is_none")]
+    pub ledger: Option<Vec<u8>>,
     /// See the module.
     #[serde(default, skip_serializing_if = "is_empty")]
     pub before: Bounded<u64, RECIPIENTS_MAX>,
@@ -52,6 +56,12 @@ fn is_empty(before: &Bounded<u64, RECIPIENTS_MAX>) -> bool {
 }
 
 impl Content {
+    /// Whether it only shows that its author holds the key.
+    #[must_use]
+    pub fn is_receipt(&self) -> bool {
+        self.payload.is_none() && self.ledger.is_none()
+    }
+
     /// The bytes to be sealed.
     ///
     /// # Errors
@@ -94,11 +104,20 @@ mod tests {
     fn the_fullest_content_fits() {
         let content = Content {
             payload: Some(vec![7; PAYLOAD_BYTES_MAX]),
+            ledger: None,
             before: Bounded::new(vec![u64::MAX; RECIPIENTS_MAX]).expect("as many as allowed"),
         };
         let bytes = content.encode().expect("encoded");
         assert!(bytes.len() <= CONTENT_BYTES_MAX);
         assert!(Content::decode(&bytes) == Ok(content));
+    }
+
+    #[test]
+    fn a_receipt_says_nothing() {
+        let said = Content { ledger: Some(b"{}".to_vec()), ..Content::default() };
+        let read = Content::decode(&said.encode().expect("encoded")).expect("readable");
+        assert!(read == said && !read.is_receipt());
+        assert!(Content::default().is_receipt());
     }
 
     proptest! {

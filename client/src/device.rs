@@ -8,9 +8,12 @@
 //! write to the same outbox and are told the same events.
 
 pub mod events;
+mod ledger;
 mod reading;
+mod recovery;
 mod sending;
 pub(crate) mod shared;
+mod totals;
 mod types;
 
 use std::path::{Path, PathBuf};
@@ -25,14 +28,18 @@ use shared::Shared;
 use zeroize::Zeroizing;
 
 pub use events::Events;
+pub use ledger::Written;
 pub use types::{LogInfo, Member, Options, Outgoing};
 
 pub use crate::store::logs::Phase;
 pub use crate::store::outbox::{Sending, Unsent};
+pub use crate::store::requests::JoinRequest;
+pub use totals::NAME_BYTES_MAX;
 
 use crate::address::RelayUrl;
 use crate::entry::Outline;
 use crate::error::Error;
+use crate::identity::file::KeyFileError;
 use crate::identity::{Identity, JoinSeed, random};
 use crate::invite::Invite;
 use crate::session::Connection;
@@ -51,12 +58,11 @@ pub struct Device {
 
 impl Device {
     /// Makes a new device in a directory, which is made if it is not there. With a passphrase its
-    /// key is kept sealed.
+    /// key is kept sealed; with [`Options::keychain`] it is kept in the system's keychain, and a
+    /// passphrase is not used.
     ///
     /// # Errors
     /// [`KeyFileError::Exists`] if there is one already.
-    ///
-    /// [`KeyFileError::Exists`]: crate::identity::file::KeyFileError::Exists
     pub async fn create(
         directory: impl AsRef<Path>,
         passphrase: Option<&str>,
@@ -67,7 +73,7 @@ impl Device {
             make_private(directory).map_err(|_| Error::Directory)?;
             let identity = Identity::generate()?;
             let passphrase = passphrase.as_ref().map(|text| text.as_str());
-            identity.save(&directory.join(KEY_FILE), passphrase)?;
+            keep(&identity, directory, passphrase, options.keychain)?;
             Ok(identity)
         })
         .await
@@ -78,9 +84,6 @@ impl Device {
     /// # Errors
     /// [`KeyFileError::Missing`] if there is none, [`KeyFileError::PassphraseNeeded`] if its key is
     /// sealed and no passphrase was given.
-    ///
-    /// [`KeyFileError::Missing`]: crate::identity::file::KeyFileError::Missing
-    /// [`KeyFileError::PassphraseNeeded`]: crate::identity::file::KeyFileError::PassphraseNeeded
     pub async fn open(
         directory: impl AsRef<Path>,
         passphrase: Option<&str>,
@@ -153,7 +156,7 @@ impl Device {
                     .sign(&shared.identity, &found.encode())
                     .map_err(|_| Error::TooLong)?;
                 let log = native_log_id(&signed.entry.header);
-                let id = logs::insert(db, log, &relay, &seed)?;
+                let id = logs::insert(db, log, &relay, Some(&seed))?;
                 let draft = outbox::insert(db, id, &Draft::Found)?;
                 outbox::number(db, draft, 1, &signed, true, None)?;
                 outbox::insert(db, id, &Draft::Rotate { asked: false })?;
@@ -172,6 +175,9 @@ impl Device {
         self.shared
             .write(move |db| {
                 let row = member_row(db, log)?;
+                if log.is_totals() {
+                    return Err(Error::Format("the invitation to a Totals group is its id"));
+                }
                 let relay_key = store::relay_key(db, &row.relay)?.ok_or(Error::UnknownRelay)?;
                 let seed = row.join_seed.ok_or(Error::NoJoinKey)?;
                 // Before the first entry was read, this device has founded the group itself.
@@ -204,7 +210,7 @@ impl Device {
                     }
                 }
                 let id = match logs::find(db, invite.log)? {
-                    None => logs::insert(db, invite.log, &invite.relay, &invite.seed)?,
+                    None => logs::insert(db, invite.log, &invite.relay, Some(&invite.seed))?,
                     Some(row) => {
                         match row.phase {
                             Phase::Joining | Phase::Member => return Err(Error::AlreadyMember),
@@ -252,6 +258,17 @@ impl Device {
         let relay = relay.clone();
         self.shared.write(move |db| store::pin_relay(db, &relay, key)).await
     }
+}
+
+/// Keeps a new device's key where it is to be: the file is sealed if there is a passphrase.
+fn keep(
+    identity: &Identity,
+    directory: &Path,
+    passphrase: Option<&str>,
+    keychain: bool,
+) -> Result<(), KeyFileError> {
+    let path = directory.join(KEY_FILE);
+    if keychain { identity.save_in_keychain(&path) } else { identity.save(&path, passphrase) }
 }
 
 fn member_row(db: &Db, log: LogId) -> Result<LogRow, Error> {

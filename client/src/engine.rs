@@ -14,11 +14,14 @@ mod answers;
 mod desk;
 mod giving;
 mod keys;
+mod ledger;
 mod log;
 mod opening;
 mod reading;
+mod restored;
 mod sending;
 mod taking;
+mod totals;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -37,6 +40,8 @@ use crate::identity::Identity;
 use crate::store::{Store, StoreError, logs};
 
 pub(crate) use self::desk::Now;
+pub(crate) use self::ledger::history;
+pub(crate) use self::totals::GROUP_KEY;
 
 type Result<T> = std::result::Result<T, StoreError>;
 
@@ -169,6 +174,7 @@ impl Engine {
                 for log in logs.values_mut() {
                     log.subscribe_if_due(&mut call);
                     log.run_timers(&mut call)?;
+                    log.settle_restored(&mut call)?;
                 }
                 call.say_doorbell();
                 self.turn = pump(logs, &mut call, self.turn)?;
@@ -254,11 +260,18 @@ fn on_frame(
             with(logs, call, log, |log, call| log.on_appended(call, count, &appended))
         }
         RelayFrame::Done(_) => {
+            if let Some(Asked::Leave(log, id)) = asked {
+                return with(logs, call, log, |log, call| log.on_totals_left(call, id));
+            }
             let Some(Asked::Unsubscribe(log)) = asked else { return Ok(()) };
             with(logs, call, log, |log, _| {
                 log.subscription = Subscription::Off;
                 Ok(())
             })
+        }
+        RelayFrame::Joined(joined) => {
+            let Some(Asked::Join(log, id)) = asked else { return Ok(()) };
+            with(logs, call, log, |log, call| log.on_totals_joined(call, id, joined.head.seq))
         }
         RelayFrame::Error(error) => on_error(logs, call, envelope.request, asked, &error),
         RelayFrame::Heartbeat(heartbeat) => {
@@ -289,11 +302,13 @@ fn on_frame(
         | RelayFrame::Welcome(_)
         | RelayFrame::Members(_)
         | RelayFrame::Logs(_)
-        | RelayFrame::Joined(_)
         | RelayFrame::Token(_)
         | RelayFrame::Snapshots(_)
-        | RelayFrame::SnapshotChunk(_)
-        | RelayFrame::RecoveryFetched(_) => Ok(()),
+        | RelayFrame::SnapshotChunk(_) => Ok(()),
+        RelayFrame::RecoveryFetched(fetched) => {
+            call.desk.live.push(Event::RecoveryFetched { at: fetched.at });
+            Ok(())
+        }
     }
 }
 
@@ -319,6 +334,12 @@ fn on_error(
         Some(Asked::Doorbell) => {
             call.doorbell_refused(&failure);
             Ok(())
+        }
+        Some(Asked::Join(log, id)) => {
+            with(logs, call, log, |log, call| log.on_totals_not_joined(call, id, &failure))
+        }
+        Some(Asked::Leave(log, id)) => {
+            with(logs, call, log, |log, call| log.on_totals_not_left(call, id, &failure))
         }
         Some(Asked::Ping) => Ok(()),
         // What is answered to an ack, or said of a subscription that held, names its log.

@@ -4,6 +4,7 @@
 //! audience, and signed by its sender. Whether the sender was a member, and whether the entry fits
 //! the ones before it, is for [`crate::membership`] and [`crate::chain`].
 
+use sealwire_protocol::bounded::BoundedText;
 use sealwire_protocol::digest::{entry_digest, native_log_id, sha256};
 use sealwire_protocol::frame::{Entry, EntryIn, Recipients};
 use sealwire_protocol::header::{AAD_BYTES, HeaderBytes};
@@ -88,6 +89,31 @@ impl Outline {
         Ok(Signed { entry, digest })
     }
 
+    /// Names the body of an entry of a `totals` group, where nothing is signed.
+    ///
+    /// # Errors
+    /// [`TooLong`].
+    pub fn finish_totals(
+        self,
+        sender: DeviceKey,
+        body: &[u8],
+        totals_kind: &str,
+    ) -> Result<Signed, TooLong> {
+        if body.len() > BODY_BYTES_MAX || self.recipients.len() > RECIPIENTS_MAX {
+            return Err(TooLong);
+        }
+        let header = self.header(sender, sha256(body)).encode();
+        let digest = entry_digest(&header);
+        let entry = EntryIn {
+            header,
+            body: Body::copy_from(body),
+            signature: None,
+            recipients: Recipients::new(self.recipients).ok_or(TooLong)?,
+            totals_kind: Some(BoundedText::new(totals_kind).ok_or(TooLong)?),
+        };
+        Ok(Signed { entry, digest })
+    }
+
     fn header(&self, sender: DeviceKey, body: Digest) -> Header {
         Header {
             log: self.log,
@@ -136,6 +162,9 @@ pub enum Rejection {
     /// The key body is not one, or names a key that cannot be.
     #[error("its keys are not acceptable")]
     Keys,
+    /// A message of a `totals` group that does not fit its sender or the group.
+    #[error("what it says does not fit its sender")]
+    Message,
     /// This sender has used this count for another entry.
     #[error("its sender has used its count before")]
     Reused,
@@ -189,6 +218,32 @@ pub fn judge(log: LogId, entry: &Entry) -> Result<Judged, Rejection> {
     signing::verify(header.sender, &signing::entry_message(digest), signature)
         .map_err(|_| Rejection::Signature)?;
     Ok(Judged { header, digest })
+}
+
+/// Judges a received entry of a `totals` group by itself. Its sender is the relay's word.
+///
+/// # Errors
+/// The first [`Rejection`] that holds.
+pub fn judge_totals(log: LogId, entry: &Entry) -> Result<Judged, Rejection> {
+    let header = entry.header.decode().map_err(|_| Rejection::Header)?;
+    match header.kind {
+        Kind::Totals if entry.seq > 1 => {}
+        // Control entries are the relay's own.
+        Kind::Control if header.sender.is_zero() && header.count == 0 => {}
+        Kind::Totals | Kind::Control | Kind::Key | Kind::Ring | Kind::Quiet | Kind::Bulk => {
+            return Err(Rejection::Header);
+        }
+    }
+    if header.log != log {
+        return Err(Rejection::Log);
+    }
+    if !header.holds(entry.body.as_ref()) {
+        return Err(Rejection::Body);
+    }
+    if Audience::of(&entry.recipients) != header.audience {
+        return Err(Rejection::Audience);
+    }
+    Ok(Judged { header, digest: entry_digest(&entry.header) })
 }
 
 #[cfg(test)]

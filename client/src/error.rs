@@ -10,6 +10,9 @@ use crate::address::AddressError;
 use crate::identity::NoRandomness;
 use crate::identity::file::KeyFileError;
 use crate::invite::InviteError;
+use crate::ledger::LedgerError;
+use crate::recovery::RecoveryError;
+use crate::wire::WireError;
 
 /// Why a device did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -73,6 +76,18 @@ pub enum Error {
     /// This device does not hold the group's content key yet.
     #[error("this device was not given the group's key yet")]
     NoKey,
+    /// What is asked for is not done in groups of this format.
+    #[error("{0}")]
+    Format(&'static str),
+    /// Nobody with this key asks to be let in, or offers a key.
+    #[error("no such request")]
+    NoSuchRequest,
+    /// A recovery vault.
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+    /// The relay could not be asked.
+    #[error(transparent)]
+    Wire(#[from] WireError),
     /// The relay has refused it for good.
     #[error("the relay has refused it: {}", .0.sentence())]
     Refused(ErrorCode),
@@ -86,6 +101,9 @@ pub enum Error {
     /// Nobody knows of it: the entry was forgotten, or never was.
     #[error("nothing is known of it")]
     Unknown,
+    /// See [`LedgerError`].
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// A task of the runtime was cancelled: it is shutting down.
     #[error("the runtime is shutting down")]
     Stopped,

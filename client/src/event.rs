@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::RelayUrl;
 use crate::entry::Rejection;
+use crate::ledger::Change;
 use crate::numbering::DraftId;
 use crate::wire::WireError;
 
@@ -21,6 +22,17 @@ use crate::wire::WireError;
 pub enum Event {
     /// An entry of another member was opened.
     Entry(Received),
+    /// The group's ledger is not as it was
+    /// ([`Device::ledger`](crate::device::Device::ledger)): somebody, maybe this device, has written
+    /// into it.
+    Ledger {
+        /// Which group.
+        log: LogId,
+        /// Who.
+        sender: DeviceKey,
+        /// What is new.
+        changes: Vec<Change>,
+    },
     /// A device has become a member; maybe this one.
     Joined {
         /// Which group.
@@ -56,6 +68,8 @@ pub enum Event {
         log: LogId,
         /// Its generation.
         epoch: u32,
+        /// Who has given it.
+        from: DeviceKey,
     },
     /// An entry cannot be opened. It is kept sealed; if a key comes that opens it,
     /// [`Event::Entry`] follows.
@@ -131,6 +145,25 @@ pub enum Event {
         /// Why.
         code: ErrorCode,
     },
+    /// A member of a `totals` group asks to be let in: a person compares its fingerprint and approves
+    /// ([`Device::approve`](crate::device::Device::approve)).
+    JoinRequested {
+        /// Which group.
+        log: LogId,
+        /// Who.
+        device: DeviceKey,
+        /// What the person calls itself. Anybody can claim any name.
+        name: Option<String>,
+    },
+    /// A member offers a key for a `totals` group whose key this device has already: another one. A
+    /// person decides ([`Device::accept_key`](crate::device::Device::accept_key)); until then
+    /// nothing changes.
+    KeyOffered {
+        /// Which group.
+        log: LogId,
+        /// Who offers it.
+        sender: DeviceKey,
+    },
     /// The connection to a relay is up.
     #[serde(skip)]
     Connected {
@@ -155,6 +188,13 @@ pub enum Event {
         /// Where it ends.
         head: Head,
     },
+    /// Somebody has fetched this device's recovery vault: if it was not its person, the code is in
+    /// wrong hands.
+    #[serde(skip)]
+    RecoveryFetched {
+        /// When, in milliseconds since the epoch, by the relay's clock.
+        at: u64,
+    },
     /// A group is full of entries that somebody has not acked.
     #[serde(skip)]
     QuotaReached {
@@ -169,7 +209,8 @@ impl Event {
     pub fn log(&self) -> Option<LogId> {
         match self {
             Self::Entry(received) => Some(received.log),
-            Self::Joined { log, .. }
+            Self::Ledger { log, .. }
+            | Self::Joined { log, .. }
             | Self::Left { log, .. }
             | Self::Revoked { log, .. }
             | Self::KeyReceived { log, .. }
@@ -181,9 +222,13 @@ impl Event {
             | Self::Forked { log, .. }
             | Self::Cloned { log }
             | Self::Ended { log, .. }
+            | Self::JoinRequested { log, .. }
+            | Self::KeyOffered { log, .. }
             | Self::Drained { log, .. }
             | Self::QuotaReached { log } => Some(*log),
-            Self::Connected { .. } | Self::Disconnected { .. } => None,
+            Self::Connected { .. } | Self::Disconnected { .. } | Self::RecoveryFetched { .. } => {
+                None
+            }
         }
     }
 }
@@ -275,7 +320,7 @@ mod tests {
     fn events_of_the_connection_are_not_stored() {
         let event = Event::QuotaReached { log: LogId([1; 16]) };
         assert!(rmp_serde::to_vec_named(&event).is_err());
-        let event = Event::KeyReceived { log: LogId([1; 16]), epoch: 2 };
+        let event = Event::KeyReceived { log: LogId([1; 16]), epoch: 2, from: DeviceKey([3; 32]) };
         assert!(rmp_serde::to_vec_named(&event).is_ok());
     }
 }

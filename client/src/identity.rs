@@ -1,12 +1,15 @@
 //! Who this device is: an Ed25519 key pair, whose secret half nothing outside this crate sees.
 //!
 //! The seed is wiped from memory when the last holder lets go, has no `Debug`, and leaves the type
-//! in one way only: into the device's key file ([`mod@file`]). Everything that needs the secret asks
+//! in two ways only: into the device's key file ([`mod@file`]), which may keep it in the system's
+//! keychain, and sealed into its recovery vault ([`crate::recovery`]). Everything that needs the secret asks
 //! this type to do it: sign, prove, open.
 
 pub mod file;
+mod keychain;
 
 use ed25519_dalek::SigningKey;
+use sealwire_protocol::digest::sha256;
 use sealwire_protocol::ids::Signature;
 use sealwire_protocol::{DeviceKey, Digest, LogId, handshake, signing};
 use thiserror::Error;
@@ -25,6 +28,21 @@ pub(crate) fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|_| NoRandomness)?;
     Ok(bytes)
+}
+
+/// What two people compare, aloud or on paper, to be sure that they mean the same device: six groups
+/// of five digits, from SHA-256(`"sealwire fingerprint v1" ‖ 0x00 ‖ key`), each five of its bytes as
+/// a big-endian number modulo 100,000. About a hundred bits: nobody makes a key with the same one.
+#[must_use]
+pub fn fingerprint(device: DeviceKey) -> String {
+    let digest = sha256(&[&b"sealwire fingerprint v1\0"[..], &device.0].concat());
+    let groups: Vec<String> = digest
+        .0
+        .chunks_exact(5)
+        .map(|bytes| bytes.iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte)))
+        .map(|number| format!("{:05}", number % 100_000))
+        .collect();
+    groups.join(" ")
 }
 
 /// A device's key pair.
@@ -70,6 +88,12 @@ impl Identity {
     #[must_use]
     pub fn prove(&self, greeting_frame: &[u8]) -> Signature {
         handshake::prove_device(&self.signing, greeting_frame)
+    }
+
+    /// The proof that a relay's HTTP API asks for: a signature over the bare challenge, as the Totals
+    /// app makes it. Nothing else that a device signs has 32 bytes.
+    pub(crate) fn sign_challenge(&self, challenge: &[u8; 32]) -> Signature {
+        signing::sign(&self.signing, challenge)
     }
 
     /// The secret half of the X25519 image of this key, to which content keys are sealed: the
@@ -133,6 +157,14 @@ mod tests {
         let image = MontgomeryPoint::mul_base_clamped(*device.agreement_secret());
         let public = ed25519_dalek::VerifyingKey::from_bytes(&device.key().0).expect("a key");
         assert_eq!(image, public.to_montgomery());
+    }
+
+    #[test]
+    fn a_fingerprint_can_be_read_aloud_and_belongs_to_one_key() {
+        let key = Identity::from_seed(&std::array::from_fn(|at| at as u8)).key();
+        let print = fingerprint(key);
+        assert_eq!(print, "92427 64069 46822 97709 73961 71284");
+        assert_ne!(print, fingerprint(Identity::from_seed(&[1; 32]).key()));
     }
 
     #[test]

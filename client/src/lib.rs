@@ -62,11 +62,25 @@
 //! | [`wire`], [`backoff`] | one connection, and when to try another |
 //! | [`entry`], [`chain`], [`membership`], [`holders`], [`numbering`] | the rules, as plain values without a socket or a file |
 //! | [`content`], [`padding`], [`seal`], [`keybox`] | what is inside, and how it is closed |
+//! | [`ledger`] | shared expenses: who has paid what, who owes whom |
+//! | [`recovery`], [`stretch`] | a way back after losing a device |
+//! | [`totals`] | what the Totals app seals, and how |
 //! | [`vault`] | vaults: devices, changesets, snapshots, over one connection |
 //! | [`sync`] | an app's own database, the same on all devices of a vault |
 //! | [`limits`] | the bounds of a connection |
 //!
-//! `totals` groups, recovery and doorbells are not here yet.
+//! # Two formats of groups
+//!
+//! A group is `native` or `totals` from its making, for life, and its id says which. A native group
+//! is what the paragraphs above speak of. A `totals` group is what the Totals app makes
+//! ([`device::Device::create_totals_group`], [`device::Device::join_totals`]): phones are members of
+//! it, nothing is signed, members and authors are the relay's word, and whoever asks to be let in is
+//! let in by a person ([`device::Device::approve`], [`identity::fingerprint`]).
+//!
+//! # After losing a device
+//!
+//! [`device::Device::set_up_recovery`] stores a recovery vault and gives a code for a piece of paper;
+//! [`device::Device::restore`] makes a device out of code and PIN ([`recovery`]).
 
 pub mod address;
 pub mod backoff;
@@ -78,17 +92,22 @@ pub mod entry;
 pub mod error;
 pub mod event;
 pub mod holders;
+mod http;
 pub mod identity;
 pub mod invite;
 pub mod keybox;
+pub mod ledger;
 pub mod limits;
 pub mod membership;
 pub mod numbering;
 pub mod padding;
+pub mod recovery;
 pub mod seal;
 pub mod session;
 mod store;
+pub mod stretch;
 pub mod sync;
+pub mod totals;
 pub mod vault;
 #[cfg(test)]
 mod vectors;

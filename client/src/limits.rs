@@ -16,9 +16,10 @@ pub const HANDSHAKE_STEP_DEADLINE: Duration = Duration::from_secs(10);
 /// How long queued frames may wait for the socket to take them.
 pub const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Read buffer of one connection, in bytes. It is allocated at once, and a load tester holds
-/// thousands; larger frames grow it while they arrive.
-pub const READ_BUFFER_BYTES: usize = 4 * 1024;
+/// Read buffer of one connection, in bytes, allocated at once: what a device has missed comes as one
+/// stream, and each buffer that it fills is a system call. Whoever holds thousands of connections asks
+/// for less ([`crate::wire::Options`]); larger frames grow it while they arrive.
+pub const READ_BUFFER_BYTES: usize = 32 * 1024;
 
 /// How much is written into one buffer before it goes to the socket, in bytes.
 pub const WRITE_BUFFER_BYTES: usize = 16 * 1024;

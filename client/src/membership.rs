@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 
 use sealwire_protocol::ids::Scope;
-use sealwire_protocol::limits::NATIVE_MEMBERS_MAX;
+use sealwire_protocol::limits::{NATIVE_MEMBERS_MAX, TOTALS_MEMBERS_MAX};
 use sealwire_protocol::{Control, DeviceKey, Header, LogId, LogType, signing};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -205,6 +205,52 @@ impl Membership {
             return Err(Refusal::Known);
         }
         let change = self.decide(log, seq, at, header, control)?;
+        self.applied = seq;
+        Ok(change)
+    }
+
+    /// Applies the relay's own control entry of a `totals` group at `seq`. Who is a member there is
+    /// the relay's word.
+    ///
+    /// # Errors
+    /// A [`Refusal`]; nothing has changed then.
+    pub fn apply_totals(
+        &mut self,
+        seq: u64,
+        at: u64,
+        control: &Control,
+    ) -> Result<Change, Refusal> {
+        if seq <= self.applied {
+            return Err(Refusal::Known);
+        }
+        let change = if let Control::TotalsFound { creator, .. } = *control {
+            if self.is_founded() || seq != 1 {
+                return Err(Refusal::Founding);
+            }
+            admissible(creator)?;
+            self.scope = Some(Scope::ZERO);
+            self.members.insert(creator, Since { seq, at });
+            Change::Founded(creator)
+        } else if !self.is_founded() {
+            return Err(Refusal::Founding);
+        } else if let Control::TotalsJoin { device, .. } = *control {
+            admissible(device)?;
+            if self.has(device) {
+                return Err(Refusal::Member);
+            }
+            if self.members.len() >= TOTALS_MEMBERS_MAX {
+                return Err(Refusal::Full);
+            }
+            self.members.insert(device, Since { seq, at });
+            Change::Joined(device)
+        } else if let Control::TotalsLeave { device } = *control {
+            if self.members.remove(&device).is_none() {
+                return Err(Refusal::NotAMember);
+            }
+            Change::Left(device)
+        } else {
+            return Err(Refusal::NotForGroups);
+        };
         self.applied = seq;
         Ok(change)
     }

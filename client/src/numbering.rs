@@ -211,6 +211,13 @@ impl Numbering {
         self.numbered = restored;
     }
 
+    /// The relay has entries of this device that it does not know: its own go behind them. Gives
+    /// those that were numbered, in order; they are to be numbered anew.
+    pub fn adopt(&mut self, newest: Mark) -> Vec<DraftId> {
+        self.appended = newest;
+        self.numbered.drain(..).map(|numbered| numbered.id).collect()
+    }
+
     fn on_out_of_order(&mut self, count: u64, expected: u64) -> Verdict {
         if expected <= self.appended.count {
             Verdict::Restore(expected)

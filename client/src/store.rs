@@ -11,8 +11,11 @@
 pub(crate) mod history;
 pub(crate) mod inbox;
 pub(crate) mod keys;
+pub(crate) mod ledger;
 pub(crate) mod logs;
 pub(crate) mod outbox;
+pub(crate) mod recovery;
+pub(crate) mod requests;
 
 use std::fs::OpenOptions;
 use std::io;
@@ -168,6 +171,19 @@ pub(crate) fn pin_relay(
     Ok(())
 }
 
+/// What the person is called in `totals` groups, and since when, in milliseconds since the epoch.
+pub(crate) fn name(db: &Connection) -> Result<(Option<String>, u64), StoreError> {
+    let (name, at) =
+        db.query_row("select name, name_at from device", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok((name, from_sql(at)?))
+}
+
+/// Keeps what the person is called.
+pub(crate) fn set_name(db: &Connection, name: &str, at: u64) -> Result<(), StoreError> {
+    db.execute("update device set name = ?1, name_at = ?2", (name, to_sql(at)?))?;
+    Ok(())
+}
+
 /// Writes a value as it is stored.
 fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, StoreError> {
     rmp_serde::to_vec_named(value).map_err(|_| StoreError::Damaged)
@@ -211,6 +227,8 @@ fn migrate(connection: &mut Connection, device: DeviceKey) -> Result<(), StoreEr
     if owner != device.0 {
         return Err(StoreError::OtherDevice);
     }
+    // What an older program did not know, this one may.
+    ledger::retry_unknown(&transaction)?;
     transaction.commit()?;
     Ok(())
 }

@@ -51,6 +51,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use error::from_socket;
 
+pub(crate) use dial::{Stream, stream};
 pub use error::{Step, WireError};
 pub use handshake::{Session, connect};
 

@@ -22,11 +22,18 @@ use crate::process::Process;
 /// How long a device waits that was refused by an HTTP status: the shortest `Retry-After`.
 const UPGRADE_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Devices that read as a device of its own does; more of them read through less memory.
+const FEW: usize = 64;
+
+/// Read buffer of each device of a large crowd, in bytes.
+const READ_BUFFER_BYTES: usize = 4 * 1024;
+
 /// The way to the relay, shared by all devices of a run.
 pub(crate) struct Crowd {
     relay: RelayUrl,
     /// Whether devices come from addresses of their own: loopback has 16 million in IPv4, one in IPv6.
     many_sources: bool,
+    is_large: bool,
     entered: AtomicU64,
     pace: Mutex<Interval>,
 }
@@ -47,7 +54,8 @@ impl Crowd {
         );
         let many_sources = relay.authority().0.parse::<Ipv4Addr>().is_ok();
         let pace = Mutex::new(interval(Duration::from_secs(1) / CONNECTS_PER_SECOND));
-        Ok(Self { relay, many_sources, entered: AtomicU64::new(0), pace })
+        let is_large = devices > FEW;
+        Ok(Self { relay, many_sources, is_large, entered: AtomicU64::new(0), pace })
     }
 
     /// Connects and authenticates a device, in its turn. A relay that asks for patience gets it.
@@ -77,11 +85,14 @@ impl Crowd {
 
     async fn attempt(&self, device: &Identity) -> Result<(Wire, Session), WireError> {
         let number = self.entered.fetch_add(1, Ordering::Relaxed);
-        let options = Options {
+        let mut options = Options {
             heartbeat: HEARTBEAT_MAX,
             source: self.many_sources.then(|| source(number)),
             ..Options::default()
         };
+        if self.is_large {
+            options.read_buffer_bytes = READ_BUFFER_BYTES;
+        }
         Box::pin(wire::connect(&self.relay, device, &options)).await
     }
 }

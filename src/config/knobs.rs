@@ -3,6 +3,8 @@
 //! Everything that names a setting is made from this table: flags and `--help`, the keys of the file,
 //! `sealwire config`, and the table in docs/OPERATING.md (a test compares them).
 
+pub mod vaults;
+
 use sealwire_protocol::limits::SUBSCRIPTIONS_MAX;
 
 /// One setting.
@@ -393,6 +395,10 @@ pub const ALL: &[&Knob] = &[
     &TRUSTED_PROXY_IPS,
     &MAX_GROUPS_PER_DEVICE,
     &RETENTION_DAYS,
+    &vaults::ENTRIES_MAX,
+    &vaults::MIB_MAX,
+    &vaults::SNAPSHOTS_MIB_MAX,
+    &vaults::DEVICES_MAX,
     &CONNECTIONS_MAX,
     &UNAUTHENTICATED_MAX,
     &UNAUTHENTICATED_PER_ADDRESS_MAX,

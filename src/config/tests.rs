@@ -55,6 +55,7 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(config.database.redacted(), "sqlite:/nowhere/sealwire.db");
     assert_eq!(config.groups_max, 6);
     assert_eq!(config.retention, Duration::from_secs(30 * 86_400));
+    assert_eq!(config.vaults, VaultLimits::default());
     assert_eq!(config.log.format, LogFormat::Human);
     assert!(config.device_session_secret.is_none() && config.relay_key.is_none());
 }
@@ -205,4 +206,21 @@ fn the_documentation_holds_the_table_of_the_code() {
             "docs/OPERATING.md was out of date and has been written anew; look at it and commit it"
         );
     }
+}
+
+#[test]
+fn how_much_a_vault_may_hold_is_the_operators() {
+    let vaults = given()
+        .variable("SEALWIRE_VAULT_ENTRIES_MAX", "20000")
+        .variable("SEALWIRE_VAULT_MIB_MAX", "100")
+        .flag("vault_snapshots_mib_max", "200")
+        .flag("vault_devices_max", "3")
+        .config()
+        .vaults;
+    assert_eq!((vaults.entries_max, vaults.devices_max), (20_000, 3));
+    assert_eq!((vaults.bytes_max, vaults.snapshot_bytes_max), (100 << 20, 200 << 20));
+    // What is kept for control entries and keys leaves room for others, at the least too.
+    assert!(vaults.entries_reserve < 10_000 && vaults.bytes_reserve < 16 << 20);
+    let refusal = given().variable("SEALWIRE_VAULT_MIB_MAX", "1").refusal();
+    assert!(refusal.contains("from 16 to 1048576"), "{refusal}");
 }

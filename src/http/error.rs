@@ -35,8 +35,16 @@ pub struct Refusal {
     error: String,
     /// A sentence for a person.
     message: String,
-    /// `group_limit_reached` and `group_full`: the limit.
+    /// `group_limit_reached`, `group_full` and the limits of a vault: the limit.
     limit: Option<u64>,
+    /// `out_of_order`: the count, or the offset in an upload, that comes next.
+    expected: Option<u64>,
+    /// `revoked`: the sequence of the revocation.
+    sequence: Option<u64>,
+    /// `conflict`: the last count of this device.
+    count: Option<u64>,
+    /// `stale` and `history_changed`: the newest sequence.
+    latest_sequence: Option<u64>,
     /// 429 about a recovery vault: until when, as ISO 8601.
     #[schema(rename = "lockedUntil")]
     locked_until: Option<String>,

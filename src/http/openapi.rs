@@ -22,6 +22,7 @@ use utoipa_axum::routes;
 use super::Api;
 use super::auth::{CHALLENGE_HEADER, DEVICE_HEADER, SESSION_HEADER, SIGNATURE_HEADER};
 use super::error::Refusal;
+use super::vaults::VAULT_HEADER;
 
 /// An object without fields: the app looks at none.
 #[derive(Serialize, ToSchema)]
@@ -30,7 +31,7 @@ pub struct Nothing {}
 /// The form of every answer but a stream.
 const JSON: &str = "application/json";
 
-const ABOUT: &str = "What the Totals app speaks with a relay. The relay orders and delivers sealed boxes and \
+const ABOUT: &str = "What the Totals app speaks with a relay, and vaults for clients without a session. The relay orders and delivers sealed boxes and \
      cannot open them. Every refusal is an object with a stable `error` and a `message` for people; every 429 \
      and 503 has `Retry-After` in whole seconds. The native protocol is on the same port (`/v1/ws`).";
 
@@ -61,6 +62,24 @@ pub(super) fn describe_known(document: &mut OpenApi) {
     });
 }
 
+/// The same for the calls about vaults, which take a token of their vault as well.
+pub(super) fn describe_vaults(document: &mut OpenApi) {
+    describe_known(document);
+    for (path, item) in &mut document.paths.paths {
+        let PathItem { get, put, post, .. } = item;
+        for operation in [get, put, post].into_iter().flatten() {
+            refusal(operation, StatusCode::BAD_REQUEST, "What cannot be repeated as it is");
+            refusal(operation, StatusCode::FORBIDDEN, "A limit of the vault; `revoked`");
+            if path != "/vaults" {
+                refusal(operation, StatusCode::NOT_FOUND, "`no_such_log`, `no_such_snapshot`");
+                let none = Vec::<String>::new;
+                let token = SecurityRequirement::new("device", none()).add("vault", none());
+                operation.security.get_or_insert_default().push(token);
+            }
+        }
+    }
+}
+
 /// Adds what the document says of itself, and what its parts refer to.
 pub(super) fn complete(document: &mut OpenApi) {
     document.info = InfoBuilder::new()
@@ -73,6 +92,7 @@ pub(super) fn complete(document: &mut OpenApi) {
     for (name, header, about) in [
         ("device", DEVICE_HEADER, "The device's public key: 64 lower-case hex digits"),
         ("session", SESSION_HEADER, "A token of `POST /auth/session`"),
+        ("vault", VAULT_HEADER, "A token of `POST /vaults/{id}/token`"),
         ("challenge", CHALLENGE_HEADER, "A challenge of `POST /auth/challenge`"),
         ("signature", SIGNATURE_HEADER, "Ed25519 over the challenge's bytes: 128 hex digits"),
     ] {

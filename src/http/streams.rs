@@ -10,6 +10,7 @@
 //! without groups: the app would ask again at once and for ever.
 
 use std::convert::Infallible;
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
-use futures_util::stream::unfold;
+use futures_util::stream::{Stream, StreamExt, once, unfold};
 use sealwire_actors::totals::payload::Payload;
 use sealwire_actors::totals::stream::{PayloadStream, StreamEvent};
 use utoipa_axum::router::OpenApiRouter;
@@ -32,10 +33,10 @@ use super::instant::iso;
 use super::payloads::PendingPayload;
 
 /// How long a stream may say nothing: proxies commonly give up after thirty or sixty seconds.
-const SILENCE_MAX: Duration = Duration::from_secs(20);
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(20);
 
 /// A comment: a sign of life that the app skips.
-const COMMENT: &[u8] = b":\n\n";
+pub(super) const COMMENT: &[u8] = b":\n\n";
 
 /// The app drops an event without a data line.
 const GROUPS_CHANGED: &[u8] = b"event: groups_changed\ndata: {}\n\n";
@@ -60,7 +61,7 @@ async fn changes(
     Device(device): Device,
 ) -> Result<Response, ApiError> {
     refuse_when_draining(&api)?;
-    Ok(events(api.system.follow_changes(device)))
+    Ok(events(api.system.follow_changes(device).await))
 }
 
 /// Events `payload`: everything that is not acked in any group, and then what comes.
@@ -98,31 +99,33 @@ async fn one(
     }
 }
 
-fn refuse_when_draining(api: &Api) -> Result<(), ApiError> {
+pub(super) fn refuse_when_draining(api: &Api) -> Result<(), ApiError> {
     if *api.draining.borrow() { Err(ApiError::draining()) } else { Ok(()) }
 }
 
 /// The answer that a stream is.
 fn events(stream: PayloadStream) -> Response {
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store, no-transform")),
-        (X_ACCEL_BUFFERING, HeaderValue::from_static("no")),
-    ];
-    // The first comment brings the head on its way.
-    let chunks = unfold((stream, true), |(mut stream, first)| async move {
-        if first {
-            return Some((Ok::<Bytes, Infallible>(Bytes::from_static(COMMENT)), (stream, false)));
-        }
+    as_events(unfold(stream, |mut stream| async move {
         let chunk = match stream.next(SILENCE_MAX).await? {
             StreamEvent::Payloads(payloads) => written(&payloads),
             StreamEvent::RecoveryFetched(at) => recovery_fetched(at),
             StreamEvent::GroupsChanged => Bytes::from_static(GROUPS_CHANGED),
             StreamEvent::Silence => Bytes::from_static(COMMENT),
         };
-        Some((Ok(chunk), (stream, false)))
-    });
-    (headers, Body::from_stream(chunks)).into_response()
+        Some((chunk, stream))
+    }))
+}
+
+/// An answer that goes on for as long as there are chunks of events.
+pub(super) fn as_events(chunks: impl Stream<Item = Bytes> + Send + 'static) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store, no-transform")),
+        (X_ACCEL_BUFFERING, HeaderValue::from_static("no")),
+    ];
+    // The first comment brings the head on its way.
+    let chunks = once(ready(Bytes::from_static(COMMENT))).chain(chunks);
+    (headers, Body::from_stream(chunks.map(Ok::<Bytes, Infallible>))).into_response()
 }
 
 /// An app that does not know the event passes over it.

@@ -1,6 +1,7 @@
 //! What the promises are kept with: databases, relays, devices, and the judge of their histories.
 
 pub(crate) mod backup;
+pub(crate) mod cli;
 pub(crate) mod cluster;
 pub(crate) mod crowd;
 pub(crate) mod databases;
@@ -17,6 +18,7 @@ pub(crate) mod place;
 pub(crate) mod process;
 pub(crate) mod random;
 pub(crate) mod raw;
+pub(crate) mod vault_client;
 pub(crate) mod view;
 pub(crate) mod world;
 

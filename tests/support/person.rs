@@ -6,13 +6,21 @@ use std::time::Duration;
 use sealwire_client::address::RelayUrl;
 use sealwire_client::backoff::Bounds;
 use sealwire_client::device::{Device, Events, Options, Outgoing};
+use sealwire_client::error::Error;
 use sealwire_client::event::Event;
+use sealwire_client::recovery::RecoveryCode;
 use sealwire_client::session::Connection;
 use sealwire_protocol::{DeviceKey, LogId};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
 use super::DEADLINE;
+
+/// A relay that is started again is found soon.
+fn options() -> Options {
+    let backoff = Bounds { first: Duration::from_millis(20), max: Duration::from_millis(200) };
+    Options { backoff, watch_others: None, ..Options::default() }
+}
 
 /// A person with one device.
 pub(crate) struct Person {
@@ -28,11 +36,22 @@ impl Person {
     /// A person with a new device.
     pub(crate) async fn new() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        // A relay that is started again is found soon.
-        let backoff = Bounds { first: Duration::from_millis(20), max: Duration::from_millis(200) };
-        let options = Options { backoff, watch_others: None, ..Options::default() };
-        let made = Device::create(directory.path(), None, options).await;
-        let device = made.expect("a device");
+        let made = Device::create(directory.path(), None, options()).await;
+        Self::with(directory, made.expect("a device")).await
+    }
+
+    /// A person who comes back with a code and a PIN.
+    pub(crate) async fn restored(
+        relay: &RelayUrl,
+        code: &RecoveryCode,
+        pin: &str,
+    ) -> Result<Self, Error> {
+        let directory = tempfile::tempdir().expect("a directory");
+        let made = Device::restore(directory.path(), None, relay, code, pin, options()).await?;
+        Ok(Self::with(directory, made).await)
+    }
+
+    async fn with(directory: TempDir, device: Device) -> Self {
         let events = device.events().await.expect("events");
         Self { directory, device, events, told: Vec::new(), connection: None }
     }

@@ -355,7 +355,20 @@ impl Phone {
     /// The refusal, or what went wrong below HTTP with status 0.
     pub(crate) async fn try_listen(&self, path: &str) -> Result<Listening, Answer> {
         let broken = |_| Answer { status: 0, headers: HeaderMap::new(), json: json!({}) };
-        let mut proof = self.proof().await.map_err(broken)?;
+        let proof = self.proof().await.map_err(broken)?;
+        self.listen_with(path, proof).await
+    }
+
+    /// The same with this proof.
+    ///
+    /// # Errors
+    /// As above.
+    pub(crate) async fn listen_with(
+        &self,
+        path: &str,
+        mut proof: Proof,
+    ) -> Result<Listening, Answer> {
+        let broken = |_| Answer { status: 0, headers: HeaderMap::new(), json: json!({}) };
         for second in [false, true] {
             let mut request = hyper::Request::builder()
                 .method("GET")
@@ -435,8 +448,24 @@ impl Listening {
         }
     }
 
-    /// The next event; none when the stream has ended.
+    /// The next event that the app acts on; none when the stream has ended.
     pub(crate) async fn next(&mut self) -> Option<Event> {
+        loop {
+            let (event, data) = self.next_raw().await?;
+            match event.as_str() {
+                "payload" => {
+                    let payload = serde_json::from_str(&data);
+                    return Some(Event::Payload(payload.expect("a payload in JSON")));
+                }
+                "groups_changed" => return Some(Event::GroupsChanged),
+                "error" => {}
+                _ => self.passed_over.push((event, data)),
+            }
+        }
+    }
+
+    /// The next event with data, its name and its data; none when the stream has ended.
+    pub(crate) async fn next_raw(&mut self) -> Option<(String, String)> {
         loop {
             while let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.unread.drain(..=end).collect();
@@ -456,7 +485,7 @@ impl Listening {
         }
     }
 
-    fn line(&mut self, line: &str) -> Option<Event> {
+    fn line(&mut self, line: &str) -> Option<(String, String)> {
         if line.is_empty() {
             return self.dispatch();
         }
@@ -474,23 +503,9 @@ impl Listening {
         None
     }
 
-    fn dispatch(&mut self) -> Option<Event> {
+    fn dispatch(&mut self) -> Option<(String, String)> {
         let (event, data) = (std::mem::take(&mut self.event), std::mem::take(&mut self.data));
-        if data.is_empty() {
-            return None;
-        }
-        match event.as_str() {
-            "payload" => {
-                let payload = serde_json::from_str(&data.join("\n"));
-                Some(Event::Payload(payload.expect("a payload in JSON")))
-            }
-            "groups_changed" => Some(Event::GroupsChanged),
-            "error" => None,
-            _ => {
-                self.passed_over.push((event, data.join("\n")));
-                None
-            }
-        }
+        (!data.is_empty()).then(|| (event, data.join("\n")))
     }
 
     /// The next payload, which must come.

@@ -97,7 +97,8 @@ impl LogActor {
         if state.id.is_totals() && self.next_part > 1 {
             // What was under way when the memory was dropped may have changed the group.
             let here = self.presence.devices().into_iter();
-            registry.groups_changed(state.members().map(|(device, _)| device).chain(here));
+            let devices = state.members().map(|(device, _)| device).chain(here);
+            registry.groups_changed(devices, &[]);
         }
         // The last member may have left, and the end that was to follow may not have come.
         self.go_on_ending();

@@ -14,7 +14,8 @@ use super::requests::{later, refuse};
 use super::{Core, Step, known};
 use crate::ports::{LogKey, SnapshotRecord};
 use crate::reply::Reply;
-use crate::vaults::{self, NewPiece};
+use crate::turns::Turn;
+use crate::vaults::{self, NewPiece, Piece};
 
 /// The key of a vault that the device is enrolled in, as far as its session knows.
 fn vault(core: &Core, log: LogId) -> Result<LogKey, Failure> {
@@ -29,7 +30,7 @@ fn vault(core: &Core, log: LogId) -> Result<LogKey, Failure> {
 pub(super) async fn get_token(core: Arc<Core>, request: u32, log: LogId) {
     let issued = async {
         let key = vault(&core, log)?;
-        vaults::enrolled(&core.shared, core.outbox.device, key).await?;
+        vaults::enrolled(&core.shared, Turn::Question, core.outbox.device, key).await?;
         Ok(core.shared.vault_token(core.outbox.device, log))
     };
     match issued.await {
@@ -41,7 +42,7 @@ pub(super) async fn get_token(core: Arc<Core>, request: u32, log: LogId) {
 pub(super) async fn list_snapshots(core: Arc<Core>, request: u32, log: LogId) {
     let listed = async {
         let key = vault(&core, log)?;
-        vaults::snapshots(&core.shared, core.outbox.device, key).await
+        vaults::snapshots(&core.shared, Turn::Question, core.outbox.device, key).await
     };
     match listed.await {
         Ok(mut snapshots) => {
@@ -58,8 +59,8 @@ pub(super) async fn get_chunk(core: Arc<Core>, request: u32, frame: GetSnapshotC
     let GetSnapshotChunk { log, digest, offset, length } = frame;
     let read = async {
         let key = vault(&core, log)?;
-        let length = length as usize;
-        vaults::read_piece(&core.shared, core.outbox.device, key, digest, offset, length).await
+        let piece = Piece { digest, offset, length: length as usize };
+        vaults::read_piece(&core.shared, Turn::Question, core.outbox.device, key, piece).await
     };
     match read.await {
         Ok(bytes) => {

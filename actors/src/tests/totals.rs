@@ -6,7 +6,7 @@ use sealwire_protocol::limits::CHALLENGE_LIFETIME;
 use sealwire_protocol::signing::sign;
 
 use super::*;
-use crate::limits::{FAREWELL, ORPHAN_PAUSE};
+use crate::limits::{CONTROL_BURST, FAREWELL, ORPHAN_PAUSE};
 use crate::passes::NotProved;
 use crate::totals::Outgoing;
 use crate::totals::payload::PayloadId;
@@ -69,7 +69,7 @@ async fn a_group_that_nobody_was_told_of_goes_again() {
 async fn a_join_whose_answer_was_lost_is_the_same_when_it_is_repeated() {
     let world = World::new().await;
     let group = group_of(&world, &[key(1)]).await;
-    let mut changes = world.system.follow_changes(key(1));
+    let mut changes = world.system.follow_changes(key(1)).await;
     world.store.next_commits(1, Mishap::AnswerLost);
     let lost = world.system.join_totals(key(2), group).await.expect_err("the answer was lost");
     assert_eq!(lost.code, ErrorCode::Unavailable);
@@ -205,4 +205,25 @@ async fn half_way_through_its_life_a_token_is_to_be_renewed() {
     assert_eq!(world.system.check_http(key(1), &session.token), Some(49));
     world.clock.turn(299_000);
     assert_eq!(world.system.check_http(key(1), &session.token), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_joins_and_leaves_all_the_time_is_held_back_and_may_always_leave() {
+    let world = World::new().await;
+    let group = group_of(&world, &[key(1)]).await;
+    let mut cycles = 0;
+    let failure = loop {
+        match world.system.join_totals(key(2), group).await {
+            Ok(_) => world.system.leave_totals(key(2), group).await.expect("left"),
+            Err(failure) => break failure,
+        }
+        cycles += 1;
+        assert!(cycles <= CONTROL_BURST, "nobody holds it back");
+    };
+    assert_eq!((cycles, failure.code), (CONTROL_BURST / 2, ErrorCode::RateLimited));
+    let wait = failure.retry_after_ms.expect("it is told when to come back");
+    world.system.join_totals(key(3), group).await.expect("others are not held back");
+    tokio::time::advance(Duration::from_millis(wait)).await;
+    world.system.join_totals(key(2), group).await.expect("one was earned");
+    world.system.leave_totals(key(2), group).await.expect("and leaving is free");
 }

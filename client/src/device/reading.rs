@@ -7,6 +7,7 @@ use sealwire_protocol::LogId;
 use sealwire_protocol::error::ErrorCode;
 
 use super::{Device, LogInfo, Member, Phase};
+use crate::engine::GROUP_KEY;
 use crate::error::{Error, StoreError};
 use crate::event::{Event, Received};
 use crate::seal::KeyName;
@@ -123,6 +124,9 @@ impl Device {
 }
 
 fn holds_key(db: &Db, row: &LogRow) -> Result<bool, StoreError> {
+    if row.log.is_totals() {
+        return keys::has(db, row.id, GROUP_KEY);
+    }
     let Some(scope) = row.membership.scope() else { return Ok(false) };
     keys::has(db, row.id, KeyName { scope, epoch: row.holders.epoch() })
 }

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use rusqlite::Connection as Db;
-use sealwire_protocol::limits::RECIPIENTS_MAX;
+use sealwire_protocol::limits::{NAME_BYTES_MAX, RECIPIENTS_MAX};
 use sealwire_protocol::{DeviceKey, Digest, LogId};
 
+use super::ledger::take_own;
+use super::totals::say_goodbye;
 use super::{Device, Outgoing, Phase, Sending, Unsent, member_row};
 use crate::content::PAYLOAD_BYTES_MAX;
 use crate::error::Error;
@@ -14,6 +16,9 @@ use crate::numbering::DraftId;
 use crate::store::logs::LogRow;
 use crate::store::outbox::Draft;
 use crate::store::{logs, outbox};
+
+/// What the Totals app calls a message that it has no name for.
+const UNNAMED: &str = "group";
 
 /// Most payloads that one group's outbox holds: months of a person's writing, and at most 2.4 GB.
 const UNSENT_MAX: u64 = 10_000;
@@ -24,7 +29,8 @@ impl Device {
     /// # Errors
     /// [`Error::TooLong`], [`Error::Recipients`], [`Error::NotAMember`], [`Error::OutboxFull`].
     pub async fn send(&self, log: LogId, outgoing: Outgoing) -> Result<DraftId, Error> {
-        let Outgoing { payload, mut recipients, kind } = outgoing;
+        let me = self.key();
+        let Outgoing { payload, mut recipients, kind, name } = outgoing;
         if payload.len() > PAYLOAD_BYTES_MAX {
             return Err(Error::TooLong);
         }
@@ -33,14 +39,23 @@ impl Device {
         if recipients.len() > RECIPIENTS_MAX || recipients.contains(&self.key()) {
             return Err(Error::Recipients);
         }
-        let draft = Draft::Content { kind: kind.to_u8(), payload: Some(payload), to: recipients };
+        let draft = if log.is_totals() {
+            let name = name.unwrap_or_else(|| UNNAMED.to_owned());
+            if name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
+                return Err(Error::TooLong);
+            }
+            Draft::Totals { name, payload, to: recipients, alone: false }
+        } else {
+            Draft::Content { kind: kind.to_u8(), payload: Some(payload), to: recipients }
+        };
         self.shared
             .write(move |db| {
                 let row = member_row(db, log)?;
-                if outbox::count_unsent(db, row.id)? >= UNSENT_MAX {
-                    return Err(Error::OutboxFull);
+                check_room(db, &row)?;
+                if let Draft::Totals { payload, .. } = &draft {
+                    take_own(db, &row, me, payload)?;
                 }
-                Ok(outbox::insert(db, row.id, &draft)?)
+                Ok::<_, Error>(outbox::insert(db, row.id, &draft)?)
             })
             .await
     }
@@ -81,6 +96,7 @@ impl Device {
     /// # Errors
     /// [`Error::NotAMember`].
     pub async fn leave(&self, log: LogId) -> Result<DraftId, Error> {
+        let me = self.key();
         self.shared
             .write(move |db| {
                 let row = member_row(db, log)?;
@@ -89,6 +105,9 @@ impl Device {
                     outbox::find_unsettled(db, row.id, |draft| *draft == Draft::Leave)?
                 {
                     return Ok(id);
+                }
+                if log.is_totals() {
+                    say_goodbye(db, &row, me)?;
                 }
                 Ok::<_, Error>(outbox::insert(db, row.id, &Draft::Leave)?)
             })
@@ -99,10 +118,13 @@ impl Device {
     ///
     /// # Errors
     /// [`Error::NotAMember`], [`Error::Recipients`] if the other one is no member, or is this
-    /// device.
+    /// device; [`Error::Format`] in a `totals` group.
     pub async fn revoke(&self, log: LogId, device: DeviceKey) -> Result<DraftId, Error> {
         if device == self.key() {
             return Err(Error::Recipients);
+        }
+        if log.is_totals() {
+            return Err(Error::Format("nobody can be removed from a Totals group"));
         }
         self.shared
             .write(move |db| {
@@ -121,8 +143,11 @@ impl Device {
     /// Makes another content key. This happens by itself when it must: after a removal.
     ///
     /// # Errors
-    /// [`Error::NotAMember`], [`Error::NoKey`].
+    /// [`Error::NotAMember`], [`Error::NoKey`]; [`Error::Format`] in a `totals` group.
     pub async fn rotate(&self, log: LogId) -> Result<DraftId, Error> {
+        if log.is_totals() {
+            return Err(Error::Format("the key of a Totals group is never changed"));
+        }
         self.put(log, |row| {
             if row.holders.epoch() == 0 {
                 Err(Error::NoKey)
@@ -169,4 +194,12 @@ impl Device {
             })
             .await
     }
+}
+
+/// Whether a group's outbox takes another payload.
+pub(super) fn check_room(db: &Db, row: &LogRow) -> Result<(), Error> {
+    if outbox::count_unsent(db, row.id)? >= UNSENT_MAX {
+        return Err(Error::OutboxFull);
+    }
+    Ok(())
 }

@@ -93,6 +93,14 @@ impl Shared {
         tokio::task::spawn_blocking(write).await.map_err(|_| Error::Stopped)?.map_err(Into::into)
     }
 
+    /// Does what must not stop halfway: to its end, even if nobody waits for it any more.
+    pub(crate) async fn whole<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        tokio::spawn(work).await.map_err(|_| Error::Stopped)?
+    }
+
     /// Forgets what was kept for long enough.
     pub(crate) async fn prune(&self) -> Result<(), Error> {
         let now = Now::read().ms;

@@ -18,6 +18,8 @@ pub struct Options {
     /// How often it is looked whether another process of this device has written; none for never,
     /// when there is no other.
     pub watch_others: Option<Duration>,
+    /// Whether the key of a new device is kept in the system's keychain rather than in a file.
+    pub keychain: bool,
 }
 
 impl Default for Options {
@@ -26,6 +28,7 @@ impl Default for Options {
             heartbeat: Duration::from_secs(60),
             backoff: Bounds::default(),
             watch_others: Some(Duration::from_millis(250)),
+            keychain: false,
         }
     }
 }
@@ -36,19 +39,33 @@ pub struct Outgoing {
     pub(super) payload: Vec<u8>,
     pub(super) recipients: Vec<DeviceKey>,
     pub(super) kind: Kind,
+    pub(super) name: Option<String>,
 }
 
 impl Outgoing {
     /// To all members, ringing for those who are away.
     #[must_use]
     pub fn to_all(payload: impl Into<Vec<u8>>) -> Self {
-        Self { payload: payload.into(), recipients: Vec::new(), kind: Kind::Ring }
+        Self { payload: payload.into(), recipients: Vec::new(), kind: Kind::Ring, name: None }
     }
 
     /// To these members, at most 64, ringing for those who are away.
     #[must_use]
     pub fn to(recipients: impl Into<Vec<DeviceKey>>, payload: impl Into<Vec<u8>>) -> Self {
-        Self { payload: payload.into(), recipients: recipients.into(), kind: Kind::Ring }
+        Self {
+            payload: payload.into(),
+            recipients: recipients.into(),
+            kind: Kind::Ring,
+            name: None,
+        }
+    }
+
+    /// As the Totals app calls such a message: the relay is told, and rings or does not. In `totals`
+    /// groups the payload is a JSON object; in native ones this changes nothing.
+    #[must_use]
+    pub fn called(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
     }
 
     /// Without ringing.

@@ -78,7 +78,12 @@ impl Log {
                 self.unnumber(call, &ids, seq)
             }
             Verdict::Restore(from) => self.restore(call, from),
-            Verdict::Conflict => self.block(call),
+            Verdict::Conflict => match (failure.count, failure.digest) {
+                (Some(count), Some(digest)) if self.log.is_totals() => {
+                    self.adopt(call, Mark { count, digest })
+                }
+                _ => self.block(call),
+            },
             Verdict::Ended(ids) => {
                 self.unnumber(call, &ids, 0)?;
                 if code == ErrorCode::Revoked {
@@ -146,7 +151,12 @@ impl Log {
         call.tell(self.id, &Event::Refused { log: self.log, id, code })
     }
 
-    fn unnumber(&mut self, call: &mut Call<'_>, ids: &[DraftId], after_seq: u64) -> Result<()> {
+    pub(super) fn unnumber(
+        &mut self,
+        call: &mut Call<'_>,
+        ids: &[DraftId],
+        after_seq: u64,
+    ) -> Result<()> {
         if outbox::unnumber(call.db, ids, after_seq)? {
             return Ok(());
         }

@@ -14,6 +14,7 @@ use sealwire_protocol::{ClientFrame, Failure, LogId};
 use super::{End, Result, Return};
 use crate::event::Event;
 use crate::identity::Identity;
+use crate::numbering::DraftId;
 use crate::store::inbox;
 
 /// Most requests that are unanswered: a little less than the relay allows, so that a ping or an
@@ -46,8 +47,16 @@ impl Now {
 pub(super) enum Asked {
     Subscribe(LogId),
     Unsubscribe(LogId),
-    Append { log: LogId, count: u64, bytes: usize },
     Doorbell,
+    Append {
+        log: LogId,
+        count: u64,
+        bytes: usize,
+    },
+    /// To become a member of a `totals` group, by this draft.
+    Join(LogId, DraftId),
+    /// To be a member of a `totals` group no more, by this draft.
+    Leave(LogId, DraftId),
     Ping,
 }
 

@@ -40,6 +40,9 @@ impl Log {
 
     /// The log was read to its end: what is to be done about keys is clear now.
     pub(super) fn on_caught_up(&mut self, call: &mut Call<'_>) -> Result<()> {
+        if self.log.is_totals() {
+            return self.ask_to_be_let_in(call);
+        }
         let lacking: Vec<DeviceKey> = self
             .membership
             .members()
@@ -72,7 +75,12 @@ impl Log {
         let to: Vec<DeviceKey> =
             due.into_iter().filter(|device| self.holders.lacks(*device)).collect();
         if !to.is_empty() {
-            outbox::insert(call.db, self.id, &Draft::Deliver { to, epoch: 0 })?;
+            outbox::insert(call.db, self.id, &Draft::Deliver { to: to.clone(), epoch: 0 })?;
+        }
+        for device in to {
+            if self.is_newcomer(call, device)? {
+                self.give_history(call, device)?;
+            }
         }
         Ok(())
     }
@@ -103,8 +111,18 @@ impl Log {
         Ok(())
     }
 
+    /// Whether a member has joined since the current key was made: it has seen nothing yet.
+    fn is_newcomer(&self, call: &Call<'_>, device: DeviceKey) -> Result<bool> {
+        let (Some(scope), Some(since)) = (self.membership.scope(), self.membership.since(device))
+        else {
+            return Ok(false);
+        };
+        let before = keys::epoch_before(call.db, self.id, scope, since.seq)?;
+        Ok(before == Some(self.holders.epoch()))
+    }
+
     /// Whether this device holds the current key.
-    fn holds_current(&self, call: &Call<'_>) -> Result<bool> {
+    pub(super) fn holds_current(&self, call: &Call<'_>) -> Result<bool> {
         let Some(scope) = self.membership.scope() else { return Ok(false) };
         keys::has(call.db, self.id, KeyName { scope, epoch: self.holders.epoch() })
     }

@@ -165,7 +165,10 @@ impl Log {
             return Ok(());
         }
         if !had {
-            call.tell(self.id, &Event::KeyReceived { log: self.log, epoch: name.epoch })?;
+            call.tell(
+                self.id,
+                &Event::KeyReceived { log: self.log, epoch: name.epoch, from: sender },
+            )?;
         }
         self.ask_at = None;
         self.ask_pause = ASK_PAUSE_MIN;
@@ -221,7 +224,7 @@ impl Log {
     fn acknowledge_key(&mut self, call: &mut Call<'_>) -> Result<()> {
         let others_wonder = self.membership.members().len() > 2;
         let will_show = outbox::any_unsettled(call.db, self.id, |draft| {
-            matches!(draft, Draft::Content { .. })
+            matches!(draft, Draft::Content { .. } | Draft::Ledger { .. })
         })?;
         if others_wonder && !will_show {
             let receipt =
@@ -273,7 +276,8 @@ impl Log {
 
     /// A key should come; if it does not, it is asked for.
     pub(super) fn expect_key(&mut self, call: &Call<'_>) {
-        if self.ask_at.is_none() {
+        // In a totals group whoever approves gives the key.
+        if self.ask_at.is_none() && !self.log.is_totals() {
             self.ask_at = Some(call.now.at + ASK_FIRST + jitter(ASK_FIRST / 4));
         }
     }

@@ -78,6 +78,8 @@ pub(super) struct Log {
     pub(super) ask_pause: Duration,
     /// When each member was last given a key that it had asked for.
     pub(super) answered: HashMap<DeviceKey, Instant>,
+    /// When each member was last given the history of the ledger.
+    pub(super) told: HashMap<DeviceKey, Instant>,
 
     senders: HashMap<DeviceKey, Sender>,
     changed_senders: BTreeSet<DeviceKey>,
@@ -87,6 +89,14 @@ pub(super) struct Log {
     pruned_at: u64,
     /// Whether something was taken that this device has to ack.
     pub(super) ack_due: bool,
+    /// The device whose place this one takes, until that is out of the group.
+    pub(super) replaces: Option<DeviceKey>,
+    /// Whether the members are to be asked for what was said before.
+    pub(super) wants_history: bool,
+    /// `totals` groups: whether joining or leaving was asked for and not answered.
+    pub(super) membership_asked: bool,
+    /// `totals` groups: whether it was leaving.
+    pub(super) leaving: bool,
 }
 
 impl Log {
@@ -121,12 +131,17 @@ impl Log {
             ask_at: None,
             ask_pause: super::keys::ASK_PAUSE_MIN,
             answered: HashMap::new(),
+            told: HashMap::new(),
             senders: HashMap::new(),
             changed_senders: BTreeSet::new(),
             members_changed: false,
             progress_changed: false,
             pruned_at: 0,
             ack_due: false,
+            replaces: logs::replaces(db, row.id)?,
+            wants_history: logs::wants_history(db, row.id)?,
+            membership_asked: false,
+            leaving: false,
         })
     }
 

@@ -132,6 +132,9 @@ impl Log {
         content: Content,
     ) -> Result<()> {
         self.look_for_missing(call, header, sealed, &content)?;
+        if let Some(message) = &content.ledger {
+            self.take_ledger(call, header.sender, sealed.at, message)?;
+        }
         // A receipt says what it has to say by being opened.
         let Some(payload) = content.payload else { return Ok(()) };
         let event = Event::Entry(Received {

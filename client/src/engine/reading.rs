@@ -8,7 +8,7 @@ use super::Result;
 use super::desk::{Asked, Call};
 use super::log::{Log, Subscription};
 use crate::chain::{HeadCheck, Step};
-use crate::entry::{Rejection, digest_of, judge};
+use crate::entry::{Rejection, digest_of, judge, judge_totals};
 use crate::event::Event;
 use crate::numbering;
 use crate::store::inbox::{self, Sealed};
@@ -67,6 +67,9 @@ impl Log {
     /// The relay does not serve this log, and nothing is deleted here: the next connection asks
     /// again.
     pub(super) fn end(&mut self, call: &mut Call<'_>, code: ErrorCode) -> Result<()> {
+        if self.log.is_totals() && code == ErrorCode::NoSuchLog && self.wished_to_leave(call)? {
+            return self.removed(call, false, 0);
+        }
         self.subscription = Subscription::Denied;
         call.tell(self.id, &Event::Ended { log: self.log, code })
     }
@@ -89,9 +92,16 @@ impl Log {
         let digest = digest_of(&entry.header);
         let below = step == Step::Below;
         self.compare_old(call.db, entry.seq, digest)?;
-        let taken = match judge(self.log, entry) {
-            Ok(judged) => self.take(call, entry, &judged, below)?,
-            Err(rejection) => Err(rejection),
+        let taken = if self.log.is_totals() {
+            match judge_totals(self.log, entry) {
+                Ok(judged) => self.take_totals(call, entry, &judged)?,
+                Err(rejection) => Err(rejection),
+            }
+        } else {
+            match judge(self.log, entry) {
+                Ok(judged) => self.take(call, entry, &judged, below)?,
+                Err(rejection) => Err(rejection),
+            }
         };
         if let Err(rejection) = taken {
             self.reject(call, entry, rejection)?;
@@ -183,6 +193,9 @@ impl Log {
             MembershipState::Left => {
                 // What this device did itself it knows from its own entry. If it did nothing, the
                 // relay may have forgotten: nothing is given up, and the next connection asks again.
+                if self.leaving {
+                    return self.removed(call, false, seq);
+                }
                 if self.phase == Phase::Member && seq > self.joined_seq {
                     self.end(call, ErrorCode::NoSuchLog)?;
                 }

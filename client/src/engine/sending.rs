@@ -25,7 +25,7 @@ use crate::store::{StoreError, keys, logs};
 const UNSETTLED_MAX: usize = 32;
 
 /// What became of the draft that was next.
-enum Next {
+pub(super) enum Next {
     /// It has a number.
     Numbered,
     /// It was dropped or refused, or another one goes before it: look again.
@@ -80,6 +80,9 @@ impl Log {
 
     /// Gives the next draft its number, if its time has come.
     fn number(&mut self, call: &mut Call<'_>, waiting: Waiting) -> Result<Next> {
+        if self.log.is_totals() {
+            return self.number_totals(call, waiting);
+        }
         let Waiting { id, draft, after_seq } = waiting;
         if draft == Draft::Join {
             return self.number_join(call, id);
@@ -92,7 +95,7 @@ impl Log {
             return Ok(Next::Waits);
         }
         match draft {
-            Draft::Join | Draft::Found => {
+            Draft::Join | Draft::Found | Draft::Totals { .. } => {
                 // A first entry has its number since it was made.
                 outbox::refuse(call.db, id, ErrorCode::Internal)?;
                 Ok(Next::Again)
@@ -111,7 +114,13 @@ impl Log {
             Draft::Ask { to, epoch } => self.number_question(call, id, to, epoch),
             Draft::Content { kind, payload, to } => {
                 let kind = Kind::from_u8(kind).unwrap_or(Kind::Ring);
-                self.number_content(call, id, kind, payload, to)
+                let content = Content { payload, ..Content::default() };
+                self.number_content(call, id, kind, content, to)
+            }
+            Draft::Ledger { kind, message, to } => {
+                let kind = Kind::from_u8(kind).unwrap_or(Kind::Ring);
+                let content = Content { ledger: Some(message), ..Content::default() };
+                self.number_content(call, id, kind, content, to)
             }
         }
     }
@@ -243,7 +252,7 @@ impl Log {
         call: &mut Call<'_>,
         id: DraftId,
         kind: Kind,
-        payload: Option<Vec<u8>>,
+        content: Content,
         to: Vec<DeviceKey>,
     ) -> Result<Next> {
         if to.iter().any(|device| !self.membership.has(*device)) {
@@ -255,7 +264,7 @@ impl Log {
         // Who was removed still holds the key: whoever writes next makes another one first.
         // A receipt tells such a one nothing.
         let makes_first = epoch == 0 && self.founded_here(call);
-        let removed = epoch > 0 && payload.is_some() && self.membership.wants_rotation();
+        let removed = epoch > 0 && !content.is_receipt() && self.membership.wants_rotation();
         if makes_first || removed {
             outbox::insert(call.db, self.id, &Draft::Rotate { asked: false })?;
             return Ok(Next::Again);
@@ -266,7 +275,7 @@ impl Log {
             return Ok(Next::Waits);
         };
         let before = outbox::newest_addressed(call.db, self.id, &to)?;
-        let content = Content { payload, before: Bounded::new(before).unwrap_or_default() };
+        let content = Content { before: Bounded::new(before).unwrap_or_default(), ..content };
         let content = content.encode().map_err(|_| StoreError::Damaged)?;
         let outline = self.outline(kind, to.clone());
         let sender = call.device.key();
@@ -281,7 +290,7 @@ impl Log {
     }
 
     /// All of the next entry but its body.
-    fn outline(&self, kind: Kind, recipients: Vec<DeviceKey>) -> Outline {
+    pub(super) fn outline(&self, kind: Kind, recipients: Vec<DeviceKey>) -> Outline {
         let last = self.numbering.last();
         Outline {
             log: self.log,

@@ -12,6 +12,13 @@
 //! argon2id <memory KiB> <passes> <lanes> <salt in hex> <nonce in hex> <sealed seed in hex>
 //! ```
 //!
+//! or, with the seed in the system's keychain,
+//!
+//! ```text
+//! sealwire device key v1
+//! keychain <public key in hex>
+//! ```
+//!
 //! The seal is XChaCha20-Poly1305 under the Argon2id hash of the passphrase, with the first line and
 //! the parameters as additional data. The file is made with mode 0600, whole or not at all, and is
 //! never written over: a second identity in its place would be a lost one.
@@ -20,31 +27,19 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use argon2::{Algorithm, Argon2, Params, Version};
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
+use sealwire_protocol::DeviceKey;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::{Identity, NoRandomness, random};
+use super::{Identity, NoRandomness, keychain, random};
+use crate::stretch::{Cost, stretch};
 
 const FIRST_LINE: &str = "sealwire device key v1";
 
 /// Longest key file that is read, in bytes; a sealed one is about 250.
 const FILE_BYTES_MAX: u64 = 1024;
-
-/// Memory of one guess at a passphrase, in KiB. RFC 9106's second recommendation: 64 MiB and three
-/// passes, about a tenth of a second on a phone.
-const MEMORY_KIB: u32 = 64 * 1024;
-/// Passes over that memory.
-const PASSES: u32 = 3;
-/// Lanes of that memory.
-const LANES: u32 = 4;
-
-/// Most memory that a file may ask for, in KiB: it must not be able to take the machine down.
-const MEMORY_KIB_MAX: u32 = 1024 * 1024;
-/// Most passes that a file may ask for.
-const PASSES_MAX: u32 = 16;
 
 /// Why a key file could not be read or made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -67,6 +62,12 @@ pub enum KeyFileError {
     /// The passphrase does not open it.
     #[error("the passphrase is wrong, or the key file is damaged")]
     PassphraseWrong,
+    /// The system has no keychain that could be used, or this build cannot use one.
+    #[error("the system's keychain cannot be used; a passphrase is the other way")]
+    NoKeychain,
+    /// The system's keychain does not have this device's key.
+    #[error("the system's keychain does not have this device's key")]
+    NotInKeychain,
     /// The system failed.
     #[error("the key file cannot be used: {0}")]
     Io(io::ErrorKind),
@@ -92,10 +93,30 @@ impl Identity {
         let words: Vec<&str> = lines.next().unwrap_or_default().split(' ').collect();
         let seed = match words[..] {
             ["clear", seed] => Zeroizing::new(unhex::<32>(seed)?),
+            ["keychain", key] => {
+                let key = DeviceKey(unhex(key)?);
+                let device = Self::from_seed(&*keychain::get(key)?);
+                // Another one under this name would be another device.
+                return if device.key() == key { Ok(device) } else { Err(KeyFileError::Damaged) };
+            }
             ["argon2id", ..] => open(&words, passphrase.ok_or(KeyFileError::PassphraseNeeded)?)?,
             _ => return Err(KeyFileError::Damaged),
         };
         Ok(Self::from_seed(&seed))
+    }
+
+    /// Keeps the key in the system's keychain, and makes a key file that says so. May ask the person
+    /// to unlock the keychain.
+    ///
+    /// # Errors
+    /// [`KeyFileError::NoKeychain`]; [`KeyFileError::Exists`] if there is a key file.
+    pub fn save_in_keychain(&self, path: &Path) -> Result<(), KeyFileError> {
+        if path.exists() {
+            return Err(KeyFileError::Exists);
+        }
+        keychain::put(self.key(), &self.seed())?;
+        let text = format!("{FIRST_LINE}\nkeychain {}\n", self.key().to_hex());
+        write_new(path, text.as_bytes()).map_err(|error| from_io(&error))
     }
 
     /// Makes a key file.
@@ -115,8 +136,10 @@ impl Identity {
 fn seal(seed: &[u8; 32], passphrase: &str) -> Result<String, KeyFileError> {
     let salt = random::<16>()?;
     let nonce = random::<24>()?;
-    let head = format!("argon2id {MEMORY_KIB} {PASSES} {LANES} {}", hex::encode(salt));
-    let key = stretch(passphrase, &salt, MEMORY_KIB, PASSES, LANES)?;
+    let cost = Cost::USUAL;
+    let Cost { memory_kib, passes, lanes } = cost;
+    let head = format!("argon2id {memory_kib} {passes} {lanes} {}", hex::encode(salt));
+    let key = key_of(passphrase, &salt, cost)?;
     let aad = format!("{FIRST_LINE}\n{head}");
     let sealed = XChaCha20Poly1305::new(&(*key).into())
         .encrypt(&XNonce::from(nonce), Payload { msg: seed, aad: aad.as_bytes() })
@@ -128,19 +151,12 @@ fn open(words: &[&str], passphrase: &str) -> Result<Zeroizing<[u8; 32]>, KeyFile
     let [_, memory, passes, lanes, salt_text, nonce, sealed] = words else {
         return Err(KeyFileError::Damaged);
     };
-    let number = |text: &str, max: u32| {
-        text.parse().ok().filter(|value| *value <= max).ok_or(KeyFileError::Damaged)
-    };
+    let number = |text: &str| text.parse().map_err(|_| KeyFileError::Damaged);
+    let cost = Cost { memory_kib: number(memory)?, passes: number(passes)?, lanes: number(lanes)? };
     let salt = unhex::<16>(salt_text)?;
     let nonce = unhex::<24>(nonce)?;
     let sealed = unhex::<48>(sealed)?;
-    let key = stretch(
-        passphrase,
-        &salt,
-        number(memory, MEMORY_KIB_MAX)?,
-        number(passes, PASSES_MAX)?,
-        number(lanes, 64)?,
-    )?;
+    let key = key_of(passphrase, &salt, cost)?;
     let aad = format!("{FIRST_LINE}\nargon2id {memory} {passes} {lanes} {salt_text}");
     let seed = XChaCha20Poly1305::new(&(*key).into())
         .decrypt(&XNonce::from(nonce), Payload { msg: &sealed, aad: aad.as_bytes() })
@@ -149,19 +165,12 @@ fn open(words: &[&str], passphrase: &str) -> Result<Zeroizing<[u8; 32]>, KeyFile
     seed.as_slice().try_into().map(Zeroizing::new).map_err(|_| KeyFileError::Damaged)
 }
 
-fn stretch(
+fn key_of(
     passphrase: &str,
     salt: &[u8; 16],
-    memory: u32,
-    passes: u32,
-    lanes: u32,
+    cost: Cost,
 ) -> Result<Zeroizing<[u8; 32]>, KeyFileError> {
-    let params = Params::new(memory, passes, lanes, Some(32)).map_err(|_| KeyFileError::Damaged)?;
-    let mut key = Zeroizing::new([0; 32]);
-    Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
-        .hash_password_into(passphrase.as_bytes(), salt, &mut *key)
-        .map_err(|_| KeyFileError::Damaged)?;
-    Ok(key)
+    stretch(passphrase.as_bytes(), salt, cost).map_err(|_| KeyFileError::Damaged)
 }
 
 fn unhex<const N: usize>(text: &str) -> Result<[u8; N], KeyFileError> {
@@ -268,5 +277,21 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("mode");
         assert_eq!(Identity::load(&path, None).map(|_| ()), Err(KeyFileError::Exposed));
+    }
+
+    #[test]
+    fn a_key_that_a_missing_keychain_has_is_not_taken_for_another_one() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("device.key");
+        let device = Identity::generate().expect("randomness");
+        // Where there is a keychain, its person is not to find keys of tests in it.
+        if !cfg!(feature = "keychain") {
+            assert_eq!(device.save_in_keychain(&path), Err(KeyFileError::NoKeychain));
+            assert!(!path.exists());
+        }
+        let text = format!("{FIRST_LINE}\nkeychain {}\n", device.key().to_hex());
+        write_new(&path, text.as_bytes()).expect("written");
+        let read = Identity::load(&path, None).map(|read| read.key());
+        assert!(matches!(read, Err(KeyFileError::NoKeychain | KeyFileError::NotInKeychain)));
     }
 }

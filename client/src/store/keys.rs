@@ -80,6 +80,26 @@ pub(crate) fn prove(
     Ok(())
 }
 
+/// Puts a key in the place of all others of an epoch.
+pub(crate) fn replace(
+    db: &Connection,
+    log: i64,
+    name: KeyName,
+    key: &EpochKey,
+) -> Result<(), StoreError> {
+    db.prepare_cached("delete from keys where log = ?1 and scope = ?2 and epoch = ?3")?
+        .execute((log, &name.scope.0[..], name.epoch))?;
+    insert(db, log, name, key, None)?;
+    Ok(())
+}
+
+/// The newest epoch of a scope that there is a key of.
+pub(crate) fn newest(db: &Connection, log: i64, scope: Scope) -> Result<Option<u32>, StoreError> {
+    Ok(db
+        .prepare_cached("select max(epoch) from keys where log = ?1 and scope = ?2")?
+        .query_row((log, &scope.0[..]), |row| row.get(0))?)
+}
+
 /// The newest epoch whose rotation stands before `seq`, as far as this device has seen.
 pub(crate) fn epoch_before(
     db: &Connection,

@@ -1,7 +1,7 @@
 //! The rows of logs: what is known of each, and how far it was read.
 
 use rusqlite::{Connection, OptionalExtension, Row};
-use sealwire_protocol::{AckSet, Digest, Head, LogId};
+use sealwire_protocol::{AckSet, DeviceKey, Digest, Head, LogId};
 use zeroize::Zeroizing;
 
 use super::{StoreError, decode, encode, from_sql, to_sql};
@@ -87,7 +87,7 @@ pub(crate) fn insert(
     db: &Connection,
     log: LogId,
     relay: &RelayUrl,
-    join_seed: &JoinSeed,
+    join_seed: Option<&JoinSeed>,
 ) -> Result<i64, StoreError> {
     let position = Track::new(log).position();
     db.prepare_cached(
@@ -101,7 +101,7 @@ pub(crate) fn insert(
         &position.chain.0[..],
         encode(&Membership::new())?,
         encode(&Holders::default())?,
-        &join_seed.bytes()[..],
+        join_seed.map(|seed| seed.bytes().to_vec()),
         &Digest::ZERO.0[..],
     ))?;
     Ok(db.last_insert_rowid())
@@ -211,6 +211,38 @@ pub(crate) fn set_joined(db: &Connection, id: i64, seq: u64) -> Result<(), Store
     db.prepare_cached("update logs set joined_seq = ?2 where id = ?1")?
         .execute((id, to_sql(seq)?))?;
     Ok(())
+}
+
+/// Keeps that this device takes the place of another one in a log.
+pub(crate) fn set_replaces(
+    db: &Connection,
+    id: i64,
+    old: Option<DeviceKey>,
+) -> Result<(), StoreError> {
+    db.prepare_cached("update logs set replaces = ?2 where id = ?1")?
+        .execute((id, old.map(|old| old.0.to_vec())))?;
+    Ok(())
+}
+
+/// The device whose place this one takes in a log.
+pub(crate) fn replaces(db: &Connection, id: i64) -> Result<Option<DeviceKey>, StoreError> {
+    let old: Option<Vec<u8>> = db
+        .prepare_cached("select replaces from logs where id = ?1")?
+        .query_row([id], |row| row.get(0))?;
+    old.map(|old| DeviceKey::from_slice(&old).ok_or(StoreError::Damaged)).transpose()
+}
+
+/// Keeps whether the members are to be asked for what was said before.
+pub(crate) fn set_wants_history(db: &Connection, id: i64, wants: bool) -> Result<(), StoreError> {
+    db.prepare_cached("update logs set wants_history = ?2 where id = ?1")?.execute((id, wants))?;
+    Ok(())
+}
+
+/// Whether the members are to be asked for what was said before.
+pub(crate) fn wants_history(db: &Connection, id: i64) -> Result<bool, StoreError> {
+    Ok(db
+        .prepare_cached("select wants_history from logs where id = ?1")?
+        .query_row([id], |row| row.get(0))?)
 }
 
 /// Keeps whether anything is sent.

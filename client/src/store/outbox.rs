@@ -8,11 +8,12 @@ mod draft;
 mod settled;
 
 use rusqlite::{Connection, OptionalExtension};
+use sealwire_protocol::bounded::BoundedText;
 use sealwire_protocol::error::ErrorCode;
 use sealwire_protocol::frame::{EntryIn, Recipients};
 use sealwire_protocol::header::HeaderBytes;
 use sealwire_protocol::ids::Signature;
-use sealwire_protocol::{Body, DeviceKey, Digest, Kind};
+use sealwire_protocol::{Body, DeviceKey, Digest, Kind, LogId};
 
 pub(crate) use draft::{Draft, Own, Waiting, join_keys, split_keys};
 pub use draft::{Sending, Unsent};
@@ -23,6 +24,7 @@ use crate::entry::Signed;
 use crate::numbering::DraftId;
 use crate::seal::EpochKey;
 use crate::store::logs::Phase;
+use crate::totals::payload::Payload;
 
 const WAITING: i64 = 0;
 const NUMBERED: i64 = 1;
@@ -31,10 +33,30 @@ const REFUSED: i64 = 3;
 
 /// Keeps a draft.
 pub(crate) fn insert(db: &Connection, log: i64, draft: &Draft) -> Result<DraftId, StoreError> {
-    let content = matches!(draft, Draft::Content { payload: Some(_), .. });
+    let content = draft.is_payload();
     db.prepare_cached("insert into outbox (log, urgent, content, draft) values (?1, ?2, ?3, ?4)")?
         .execute((log, draft.urgency(), content, encode(draft)?))?;
     Ok(db.last_insert_rowid())
+}
+
+/// Keeps a message of a ledger, in the form in which the group has it: sealed natively, or as the
+/// Totals app does it.
+pub(crate) fn insert_ledger(
+    db: &Connection,
+    log: i64,
+    name: LogId,
+    payload: &Payload,
+    kind: Kind,
+    to: Vec<DeviceKey>,
+) -> Result<DraftId, StoreError> {
+    let message = payload.encode().map_err(|_| StoreError::Damaged)?.to_vec();
+    let draft = if name.is_totals() {
+        let name = payload.kind().to_owned();
+        Draft::Totals { name, payload: message, to, alone: false }
+    } else {
+        Draft::Ledger { kind: kind.to_u8(), message, to }
+    };
+    insert(db, log, &draft)
 }
 
 /// The draft of a log that is to be numbered next.
@@ -91,7 +113,7 @@ pub(crate) fn number(
     let signature = signed.entry.signature.as_ref().map(|signature| signature.0.to_vec());
     db.prepare_cached(
         "update outbox set state = 1, count = ?2, digest = ?3, header = ?4, signature = ?5,
-             body = ?6, recipients = ?7, barrier = ?8, secret = ?9 where id = ?1",
+             body = ?6, recipients = ?7, barrier = ?8, secret = ?9, totals_kind = ?10 where id = ?1",
     )?
     .execute((
         id,
@@ -103,6 +125,7 @@ pub(crate) fn number(
         join_keys(&signed.entry.recipients),
         barrier,
         secret.map(|key| key.bytes().to_vec()),
+        signed.entry.totals_kind.as_ref().map(|kind| kind.to_string()),
     ))?;
     Ok(())
 }
@@ -126,22 +149,29 @@ pub(crate) fn numbered(
 
 /// The bytes of a numbered draft, as they are sent.
 pub(crate) fn bytes(db: &Connection, id: DraftId) -> Result<EntryIn, StoreError> {
-    let (header, signature, body, recipients) = db
-        .prepare_cached("select header, signature, body, recipients from outbox where id = ?1")?
+    let (header, signature, body, recipients, kind) = db
+        .prepare_cached(
+            "select header, signature, body, recipients, totals_kind from outbox where id = ?1",
+        )?
         .query_row([id], |row| {
             Ok((
                 row.get::<_, Vec<u8>>(0)?,
-                row.get::<_, Vec<u8>>(1)?,
+                row.get::<_, Option<Vec<u8>>>(1)?,
                 row.get::<_, Vec<u8>>(2)?,
                 row.get::<_, Vec<u8>>(3)?,
+                row.get::<_, Option<String>>(4)?,
             ))
         })?;
     Ok(EntryIn {
         header: HeaderBytes::from_slice(&header).map_err(|_| StoreError::Damaged)?,
         body: Body(body.into()),
-        signature: Some(Signature::from_slice(&signature).ok_or(StoreError::Damaged)?),
+        signature: signature
+            .map(|signature| Signature::from_slice(&signature).ok_or(StoreError::Damaged))
+            .transpose()?,
         recipients: Recipients::new(split_keys(&recipients)?).ok_or(StoreError::Damaged)?,
-        totals_kind: None,
+        totals_kind: kind
+            .map(|kind| BoundedText::new(kind).ok_or(StoreError::Damaged))
+            .transpose()?,
     })
 }
 
@@ -163,7 +193,8 @@ pub(crate) fn unnumber(
     for id in ids {
         db.prepare_cached(
             "update outbox set state = 0, count = null, digest = null, header = null,
-                 signature = null, body = null, recipients = null, barrier = 0, secret = null,
+                 signature = null, body = null, recipients = null, totals_kind = null, barrier = 0,
+                 secret = null,
                  after_seq = max(after_seq, ?2)
              where id = ?1",
         )?

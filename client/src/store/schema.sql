@@ -3,7 +3,10 @@
 
 -- The device that this file belongs to: one row.
 create table device (
-    key blob not null
+    key blob not null,
+    -- What its person is called in totals groups, and since when.
+    name text,
+    name_at integer not null default 0
 );
 
 -- The key that belongs to the address of each relay that was met.
@@ -47,7 +50,11 @@ create table logs (
     -- Entries up to here were read before the relay's history changed.
     read_before integer not null default 0,
     -- The seq of the newest own entry that made this device a member.
-    joined_seq integer not null default 0
+    joined_seq integer not null default 0,
+    -- The device whose place this one takes, until that is out of the group.
+    replaces blob,
+    -- 1 if the members are to be asked for what was said before.
+    wants_history integer not null default 0
 );
 
 -- The newest part of each log's history: for heads that the relay or other members name.
@@ -109,6 +116,8 @@ create table outbox (
     signature blob,
     body blob,
     recipients blob,
+    -- What the Totals app calls it; none in native groups.
+    totals_kind text,
     -- 1 if nothing is numbered behind it before it is answered.
     barrier integer not null default 0,
     -- The content key that a rotation makes.
@@ -163,3 +172,61 @@ create table sealed (
     primary key (log, sender, count, seq)
 ) without rowid;
 create index sealed_by_epoch on sealed (log, epoch);
+
+-- The records of shared-expense ledgers: the group itself, people, expenses, what has happened, and
+-- messages that are not known yet.
+create table ledger (
+    log integer not null references logs on delete cascade,
+    -- 0 group, 1 person, 2 expense, 3 activity, 4 unknown.
+    shelf integer not null,
+    name text not null,
+    record blob not null,
+    primary key (log, shelf, name)
+) without rowid;
+
+-- Members of totals groups who have asked to be let in.
+create table requests (
+    log integer not null references logs on delete cascade,
+    device blob not null,
+    -- What the person calls itself.
+    name text,
+    asked_at integer not null,
+    primary key (log, device)
+) without rowid;
+
+-- Members of totals groups whom this device has asked to let it in.
+create table asked (
+    log integer not null references logs on delete cascade,
+    device blob not null,
+    primary key (log, device)
+) without rowid;
+
+-- Keys that members offer for a totals group that has another one: a person decides.
+create table offers (
+    log integer not null references logs on delete cascade,
+    sender blob not null,
+    key blob not null,
+    primary key (log, sender)
+) without rowid;
+
+-- The device's recovery vault: at most one row. What it is sealed with, so that it can be sealed anew
+-- without asking for the PIN.
+create table recovery (
+    relay text not null,
+    -- 0 as the Totals app makes it, 1 native.
+    format integer not null,
+    -- What the relay is given in the place of a code.
+    code text not null,
+    -- Native: the half of the key that comes from the code.
+    code_key blob,
+    -- What the PIN gives.
+    key blob not null,
+    salt blob not null,
+    memory_kib integer not null,
+    passes integer not null,
+    lanes integer not null,
+    -- The digest of what the relay was given last; none if it must be given something.
+    uploaded blob,
+    -- The seed of the device whose place this one has taken, until that one's vault is gone.
+    old_seed blob
+);

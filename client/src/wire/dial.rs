@@ -21,13 +21,29 @@ impl Wire {
     pub async fn open(relay: &RelayUrl, options: &Options) -> Result<Self, WireError> {
         // Boxed: the TLS handshake's state is large and is needed once.
         let open = Box::pin(async {
-            let stream = reach(relay, options).await?;
+            let stream = stream(relay, options).await?;
             upgrade(relay, options, stream).await
         });
         let socket = tokio::time::timeout(options.connect_deadline, open)
             .await
             .unwrap_or(Err(WireError::Timeout(Step::Connect)))?;
         Ok(Self::new(socket))
+    }
+}
+
+/// A connection to a relay's address, with TLS or on this machine.
+pub(crate) type Stream = MaybeTlsStream<TcpStream>;
+
+/// Connects, and does nothing on it.
+///
+/// # Errors
+/// As [`Wire::open`].
+pub(crate) async fn stream(relay: &RelayUrl, options: &Options) -> Result<Stream, WireError> {
+    let stream = reach(relay, options).await?;
+    if relay.is_plaintext() {
+        Ok(MaybeTlsStream::Plain(stream))
+    } else {
+        tls::wrap(relay, stream).await
     }
 }
 
@@ -64,8 +80,8 @@ async fn connect_from(options: &Options, address: SocketAddr) -> Result<TcpStrea
 async fn upgrade(
     relay: &RelayUrl,
     options: &Options,
-    stream: TcpStream,
-) -> Result<WebSocketStream<MaybeTlsStream<TcpStream>>, WireError> {
+    stream: Stream,
+) -> Result<WebSocketStream<Stream>, WireError> {
     let mut request =
         relay.websocket().into_client_request().map_err(|error| from_socket(&error))?;
     request
@@ -77,11 +93,6 @@ async fn upgrade(
         .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
         .max_message_size(Some(FRAME_BYTES_MAX))
         .max_frame_size(Some(FRAME_BYTES_MAX));
-    let stream = if relay.is_plaintext() {
-        MaybeTlsStream::Plain(stream)
-    } else {
-        tls::wrap(relay, stream).await?
-    };
     tokio_tungstenite::client_async_with_config(request, stream, Some(config))
         .await
         .map(|(socket, _)| socket)

@@ -85,15 +85,15 @@ async fn two_terminals_meet_in_a_handful_of_commands() {
     let anna = Terminal::new(&directories, "anna", &relay);
     let ben = Terminal::new(&directories, "ben", &relay);
     let key = anna.types(&["init"]).await;
-    assert_eq!(anna.types(&["id"]).await, key);
+    assert_eq!(anna.types(&["whoami"]).await, key);
     assert!(anna.fails(&["init"]).await.contains("already"));
     ben.types(&["init"]).await;
 
-    let group = anna.types(&["found"]).await;
-    let link = anna.types(&["invite", &group[..8]]).await;
+    let group = anna.types(&["group", "create"]).await;
+    let link = anna.types(&["group", "invite", &group[..8]]).await;
     let out = directories.path().join("anna.out");
     let mut listening = anna.spawn(&["--json", "listen"], &out);
-    assert_eq!(ben.types(&["join", &link]).await, group);
+    assert_eq!(ben.types(&["group", "join", &link]).await, group);
     ben.types(&["send", &group, "hello from ben"]).await;
     until("hearing it", async || texts(&out) == ["hello from ben"]).await;
 
@@ -104,14 +104,14 @@ async fn two_terminals_meet_in_a_handful_of_commands() {
     let again = ben.types(&["--json", "listen", "--once"]).await;
     assert!(!again.contains("hello from anna"), "it was taken");
 
-    let members = ben.types(&["members", &group]).await;
+    let members = ben.types(&["group", "members", &group]).await;
     assert_eq!(members.lines().count(), 2);
     assert!(members.contains(&key));
-    let ben_key = ben.types(&["id"]).await;
-    anna.types(&["revoke", &group, &ben_key[..8]]).await;
+    let ben_key = ben.types(&["whoami"]).await;
+    anna.types(&["group", "revoke", &group, &ben_key[..8]]).await;
     assert!(ben.fails(&["send", &group, "still here?"]).await.contains("revoked"));
-    anna.types(&["leave", &group]).await;
-    assert!(anna.types(&["logs"]).await.contains("left"));
+    anna.types(&["group", "leave", &group]).await;
+    assert!(anna.types(&["group", "list"]).await.contains("left"));
     listening.kill().expect("killed");
     listening.wait().expect("ended");
 }
@@ -127,8 +127,8 @@ async fn a_passphrase_is_asked_for_when_there_is_one() {
         command.output().expect("the program")
     };
     assert!(with("open sesame", &["init", "--passphrase"]).status.success());
-    assert!(with("open sesame", &["id"]).status.success());
-    let wrong = with("open says me", &["id"]);
+    assert!(with("open sesame", &["whoami"]).status.success());
+    let wrong = with("open says me", &["whoami"]);
     assert!(!wrong.status.success());
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("passphrase"));
 }
@@ -138,11 +138,11 @@ async fn what_is_mistyped_is_explained() {
     let relay = Relay::start().await;
     let directories = tempfile::tempdir().expect("a directory");
     let anna = Terminal::new(&directories, "anna", &relay);
-    assert!(anna.fails(&["id"]).await.contains("init"));
+    assert!(anna.fails(&["whoami"]).await.contains("init"));
     anna.types(&["init"]).await;
     assert!(anna.fails(&["send", "12345678", "x"]).await.contains("no group begins with"));
-    assert!(anna.fails(&["join", "sealwire://join#nonsense"]).await.contains("invite"));
-    let plain = anna.fails(&["--relay", "ws://192.0.2.1:4000", "found"]).await;
+    assert!(anna.fails(&["group", "join", "sealwire://join#nonsense"]).await.contains("invite"));
+    let plain = anna.fails(&["--relay", "ws://192.0.2.1:4000", "group", "create"]).await;
     assert!(plain.contains("without TLS"), "{plain}");
 }
 
@@ -154,12 +154,12 @@ async fn a_device_that_is_killed_while_it_talks_loses_and_doubles_nothing() {
     let ben = Terminal::new(&directories, "ben", &relay);
     anna.types(&["init"]).await;
     ben.types(&["init"]).await;
-    let group = anna.types(&["found"]).await;
-    let link = anna.types(&["invite", &group]).await;
+    let group = anna.types(&["group", "create"]).await;
+    let link = anna.types(&["group", "invite", &group]).await;
     let out = directories.path().join("ben.out");
     let silence = directories.path().join("anna.out");
     let mut answering = anna.spawn(&["listen"], &silence);
-    ben.types(&["join", &link]).await;
+    ben.types(&["group", "join", &link]).await;
     answering.kill().expect("killed");
     answering.wait().expect("ended");
 
@@ -188,7 +188,7 @@ async fn a_device_that_is_killed_while_it_talks_loses_and_doubles_nothing() {
     listening.wait().expect("ended");
 
     let log = sealwire_protocol::LogId::from_uuid_text(&group).expect("a group");
-    let key = anna.types(&["id"]).await;
+    let key = anna.types(&["whoami"]).await;
     let counts: Vec<u64> = relay
         .entries(log)
         .iter()
@@ -203,4 +203,86 @@ async fn a_device_that_is_killed_while_it_talks_loses_and_doubles_nothing() {
     assert!(numbers.is_sorted(), "in the order in which it was typed: {numbers:?}");
     assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "each once: {numbers:?}");
     assert!(!numbers.is_empty());
+}
+
+/// What each owes, as `balances` prints it for scripts: from, to, amount.
+async fn plan(terminal: &Terminal, group: &str, how: &[&str]) -> Vec<(String, String, String)> {
+    let words = [&["--json", "balances", group], how].concat();
+    let printed: Value = serde_json::from_str(&terminal.types(&words).await).expect("JSON");
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    let plan = printed["plan"].as_array().expect("a plan").iter();
+    plan.map(|it| (text(&it["from"]), text(&it["to"]), text(&it["amount"]))).collect()
+}
+
+#[tokio::test]
+async fn two_terminals_share_a_lunch_and_pay_it_back() {
+    let relay = Relay::start().await;
+    let directories = tempfile::tempdir().expect("a directory");
+    let anna = Terminal::new(&directories, "anna", &relay);
+    let ben = Terminal::new(&directories, "ben", &relay);
+    let anna_key = anna.types(&["init"]).await;
+    let ben_key = ben.types(&["init"]).await;
+    let group = anna.types(&["group", "create"]).await;
+    let link = anna.types(&["group", "invite", &group]).await;
+    let out = directories.path().join("anna.out");
+    let mut watching = anna.spawn(&["--json", "watch"], &out);
+    ben.types(&["group", "join", &link]).await;
+
+    anna.types(&["expense", "add", &group, "30", "Lunch"]).await;
+    let owes = [(ben_key.clone(), anna_key.clone(), "15.00 ETB".to_owned())];
+    assert_eq!(plan(&ben, &group, &["--sync"]).await, owes);
+    assert_eq!(plan(&anna, &group, &[]).await, owes);
+    let listed = ben.types(&["expense", "list", &group]).await;
+    assert!(listed.contains("Lunch") && listed.contains("30.00 ETB"), "{listed}");
+    let table = ben.types(&["balances", &group]).await;
+    assert!(table.contains("(you)") && table.contains("-15.00 ETB"), "{table}");
+
+    let line = ben.types(&["--json", "expense", "list", &group]).await;
+    let expense: Value = serde_json::from_str(&line).expect("JSON");
+    let id = expense["expense"].as_str().expect("a name").to_owned();
+    ben.types(&["expense", "edit", &group, &id[..8], "--amount", "40", "--on", "2026-01-31"]).await;
+    anna.types(&["nudge", &group]).await;
+    ben.types(&["settle", &group, &anna_key[..8]]).await;
+    assert_eq!(plan(&ben, &group, &["--simplified"]).await, []);
+    assert!(ben.fails(&["settle", &group, &anna_key[..8]]).await.contains("nothing"));
+    assert!(anna.fails(&["nudge", &group]).await.contains("nobody owes"));
+    anna.types(&["expense", "delete", &group, &id[..8]]).await;
+    let back = [(anna_key.clone(), ben_key.clone(), "20.00 ETB".to_owned())];
+    assert_eq!(plan(&anna, &group, &["--sync"]).await, back);
+
+    let seen = || std::fs::read_to_string(&out).unwrap_or_default();
+    until("watching it all", async || seen().contains("expense_deleted")).await;
+    let whats = ["expense_created", "expense_amount_changed", "settlement_created", "nudge_sent"];
+    assert!(whats.iter().all(|what| seen().contains(what)), "{}", seen());
+    watching.kill().expect("killed");
+    watching.wait().expect("ended");
+}
+
+#[tokio::test]
+async fn what_is_mistyped_about_money_is_explained_and_what_cannot_be_sent_is_kept() {
+    let relay = Relay::start().await;
+    let directories = tempfile::tempdir().expect("a directory");
+    let anna = Terminal::new(&directories, "anna", &relay);
+    anna.types(&["init"]).await;
+    let group = anna.types(&["group", "create"]).await;
+    let add =
+        async |words: &[&str]| anna.fails(&[&["expense", "add", &group], words].concat()).await;
+    assert!(add(&["twelve", "Lunch"]).await.contains("twelve is no amount of ETB"));
+    assert!(add(&["1.234", "Lunch"]).await.contains("no such small part"));
+    assert!(add(&["12", "Lunch", "--split", "nobody"]).await.contains("called nobody"));
+    assert!(add(&["12", "Lunch", "--on", "tomorrow"]).await.contains("write it like"));
+    let missing = anna.fails(&["expense", "delete", &group, "12345678"]).await;
+    assert!(missing.contains("expense list"), "{missing}");
+
+    drop(relay);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sealwire-device"));
+    command.env("SEALWIRE_DEVICE_DIR", &anna.directory).args(["--wait", "1"]);
+    command.args(["expense", "add", &group, "12", "Lunch"]);
+    let written = tokio::task::spawn_blocking(move || command.output());
+    let written = written.await.expect("a thread").expect("the program");
+    assert!(written.status.success());
+    let remark = String::from_utf8_lossy(&written.stderr).into_owned();
+    assert!(remark.contains("when the relay is reached"), "{remark}");
+    let listed = anna.types(&["expense", "list", &group]).await;
+    assert!(listed.contains("12.00 ETB"), "{listed}");
 }

@@ -13,13 +13,17 @@
 //! | `hostile.rs` | relays and members that lie, lose or withhold |
 //! | `command_line.rs` | the program, also when it is killed |
 //! | `convergence.rs` | many things at once, and what all agree on afterwards |
+//! | `interop.rs` | what another program opens and seals |
+//! | `ledger.rs` | shared expenses: balances, history, reminders |
 //! | `processes.rs` | several processes of one device, and clones |
 
 mod command_line;
 mod convergence;
 mod groups;
 mod hostile;
+mod interop;
 mod keys;
+mod ledger;
 mod processes;
 mod relay;
 mod sending;

@@ -24,6 +24,7 @@ pub(crate) fn options() -> Options {
         heartbeat: Duration::from_secs(25),
         backoff: Bounds { first: Duration::from_millis(5), max: Duration::from_millis(50) },
         watch_others: Some(Duration::from_millis(20)),
+        ..Options::default()
     }
 }
 

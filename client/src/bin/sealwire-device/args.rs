@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use crate::expense_args::MoneyCommand;
 use crate::vault::VaultCommand;
 
 /// A Sealwire device: sealed groups from the command line.
@@ -39,23 +40,26 @@ pub(crate) enum Command {
     Init {
         /// Ask for a passphrase and keep the key sealed under it (or take it from
         /// SEALWIRE_PASSPHRASE).
-        #[arg(long)]
+        #[arg(long, conflicts_with = "keychain")]
         passphrase: bool,
+        /// Keep the key in the system's keychain.
+        #[arg(long)]
+        keychain: bool,
+        /// What to be called in groups that share expenses.
+        #[arg(long)]
+        name: Option<String>,
     },
-    /// Print the device's key: its only name.
-    Id,
-    /// Found a group and print its name.
-    Found,
-    /// Print a link by which others can join a group.
-    Invite {
-        /// The group's name, or the beginning of it.
-        group: String,
+    /// Print the device's key, which is its only name, and its fingerprint.
+    Whoami {
+        /// What to be called in groups that share expenses from now on.
+        #[arg(long)]
+        name: Option<String>,
     },
-    /// Join a group by a link.
-    Join {
-        /// The link.
-        link: String,
-    },
+    /// Make, join and leave groups, and let others in.
+    #[command(subcommand)]
+    Group(GroupCommand),
+    #[command(flatten)]
+    Money(MoneyCommand),
     /// Send a text to a group.
     Send {
         /// The group's name, or the beginning of it.
@@ -79,10 +83,58 @@ pub(crate) enum Command {
         /// The group's name, or the beginning of it.
         group: String,
     },
-    /// Print the members of a group.
-    Members {
+    /// The way back after losing this device: a code on paper and a PIN in the head.
+    #[command(subcommand)]
+    Recovery(RecoveryCommand),
+    /// Accept another key for a relay whose key has changed.
+    Trust {
+        /// The relay's new key, as the error message and the relay's operator say.
+        key: String,
+    },
+    /// Print a script that completes these commands in a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Share tables of an app's own database with your devices, or with a household.
+    #[command(subcommand)]
+    Vault(VaultCommand),
+}
+
+#[derive(Subcommand)]
+pub(crate) enum GroupCommand {
+    /// Make a group and print its name.
+    Create {
+        /// A group of the Totals app, which phones can join; its format stays for life.
+        #[arg(long)]
+        totals: bool,
+    },
+    /// Print a link, or of a Totals group the code, by which others can join.
+    Invite {
         /// The group's name, or the beginning of it.
         group: String,
+    },
+    /// Join a group by a link, or a Totals group of the relay by its code.
+    Join {
+        /// The link or code.
+        invite: String,
+    },
+    /// Print who asks to be let into a Totals group, or let somebody in.
+    Approve {
+        /// The group's name, or the beginning of it.
+        group: String,
+        /// The key of the one to be let in, or the beginning of it. Compare the fingerprint first.
+        device: Option<String>,
+        /// What the newcomer's app calls the group at first.
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Take the key that a member offers in place of the one that this device has (Totals groups).
+    AcceptKey {
+        /// The group's name, or the beginning of it.
+        group: String,
+        /// The key of the member, or the beginning of it.
+        device: String,
     },
     /// Leave a group.
     Leave {
@@ -96,14 +148,44 @@ pub(crate) enum Command {
         /// The member's key, or the beginning of it.
         device: String,
     },
-    /// Print the groups that this device is or was in.
-    Logs,
-    /// Accept another key for a relay whose key has changed.
-    Trust {
-        /// The relay's new key, as the error message and the relay's operator say.
-        key: String,
+    /// Make another content key, which happens by itself after a removal.
+    Rotate {
+        /// The group's name, or the beginning of it.
+        group: String,
     },
-    /// Share tables of an app's own database with your devices, or with a household.
-    #[command(subcommand)]
-    Vault(VaultCommand),
+    /// Print the groups that this device is or was in.
+    List,
+    /// Print the members of a group with their fingerprints.
+    Members {
+        /// The group's name, or the beginning of it.
+        group: String,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum RecoveryCommand {
+    /// Store a recovery vault at the relay and print its code: write it down, it is not kept. The PIN
+    /// is asked for (or taken from SEALWIRE_PIN).
+    Setup {
+        /// As the Totals app makes it: brings the same key back, and knows Totals groups alone.
+        #[arg(long)]
+        totals: bool,
+    },
+    /// Make a device out of a recovery vault. Code and PIN are asked for (or taken from
+    /// SEALWIRE_RECOVERY_CODE and SEALWIRE_PIN).
+    Restore {
+        /// The code is one of the Totals app.
+        #[arg(long)]
+        totals: bool,
+        /// Ask for a passphrase and keep the key sealed under it.
+        #[arg(long, conflicts_with = "keychain")]
+        passphrase: bool,
+        /// Keep the key in the system's keychain.
+        #[arg(long)]
+        keychain: bool,
+    },
+    /// Change the PIN (from SEALWIRE_PIN to SEALWIRE_NEW_PIN); the code stays.
+    ChangePin,
+    /// Delete the recovery vault.
+    Delete,
 }

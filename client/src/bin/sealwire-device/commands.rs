@@ -4,29 +4,30 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
+use clap::CommandFactory;
 use sealwire_client::address::RelayUrl;
 use sealwire_client::device::{Device, LogInfo, Options, Outgoing};
 use sealwire_client::error::Error;
-use sealwire_client::invite::Invite;
+use sealwire_client::identity::fingerprint;
 use sealwire_client::numbering::DraftId;
 use sealwire_client::session::Connection;
 use sealwire_protocol::DeviceKey;
 use serde_json::json;
 
 use crate::args::{Args, Command};
-use crate::chat;
 use crate::output::{Output, remark, short};
-use crate::place::{directory, group, member, open, passphrase};
-use crate::vault;
+use crate::place::{directory, group as find_group, member, open, passphrase};
+use crate::{chat, expenses, group, recovery, vault};
 
 pub(crate) async fn run(args: Args) -> Result<()> {
     let out = Output { json: args.json };
     match &args.command {
-        Command::Init { passphrase } => init(&args, out, *passphrase).await,
-        Command::Id => id(&open(&args).await?, out),
-        Command::Found => found(&args, out, &open(&args).await?).await,
-        Command::Invite { group } => invite(&args, out, &open(&args).await?, group).await,
-        Command::Join { link } => join(&args, out, &open(&args).await?, link).await,
+        Command::Init { passphrase, keychain, name } => {
+            init(&args, out, *passphrase, *keychain, name.as_deref()).await
+        }
+        Command::Whoami { name } => whoami(&open(&args).await?, out, name.as_deref()).await,
+        Command::Group(command) => group::run(&args, out, &open(&args).await?, command).await,
+        Command::Money(command) => expenses::run(&args, out, command).await,
         Command::Send { group, text, to } => {
             send(&args, out, &open(&args).await?, group, text, to).await
         }
@@ -34,76 +35,46 @@ pub(crate) async fn run(args: Args) -> Result<()> {
             chat::listen(&args, out, &open(&args).await?, group.as_deref(), *once).await
         }
         Command::Chat { group } => chat::chat(&args, out, &open(&args).await?, group).await,
-        Command::Members { group } => members(out, &open(&args).await?, group).await,
-        Command::Leave { group } => leave(&args, out, &open(&args).await?, group).await,
-        Command::Revoke { group, device } => {
-            revoke(&args, out, &open(&args).await?, group, device).await
-        }
-        Command::Logs => logs(out, &open(&args).await?).await,
+        Command::Recovery(command) => recovery::run(&args, out, command).await,
         Command::Trust { key } => trust(&args, &open(&args).await?, key).await,
+        Command::Completions { shell } => {
+            clap_complete::generate(
+                *shell,
+                &mut Args::command(),
+                "sealwire-device",
+                &mut std::io::stdout(),
+            );
+            Ok(())
+        }
         Command::Vault(command) => vault::run(&args, out, command).await,
     }
 }
 
-async fn init(args: &Args, out: Output, sealed: bool) -> Result<()> {
+async fn init(
+    args: &Args,
+    out: Output,
+    sealed: bool,
+    keychain: bool,
+    name: Option<&str>,
+) -> Result<()> {
     let passphrase = sealed.then(|| passphrase("new passphrase: ")).transpose()?;
     let directory = directory(args)?;
-    let device = Device::create(&directory, passphrase.as_deref(), Options::default()).await?;
+    let options = Options { keychain, ..Options::default() };
+    let device = Device::create(&directory, passphrase.as_deref(), options).await?;
     remark(&format!("made a device in {}", directory.display()));
-    id(&device, out)
+    whoami(&device, out, name).await
 }
 
-fn id(device: &Device, out: Output) -> Result<()> {
+pub(crate) async fn whoami(device: &Device, out: Output, name: Option<&str>) -> Result<()> {
+    if let Some(name) = name {
+        device.set_name(name).await?;
+    }
     let key = device.key().to_hex();
-    out.line(&key, &json!({ "device": key }))
-}
-
-async fn found(args: &Args, out: Output, device: &Device) -> Result<()> {
-    let relay = RelayUrl::parse(&args.relay)?;
-    let log = device.found_group(&relay).await?;
-    let name = log.to_uuid_text();
-    let connection = device.connect(&relay);
-    match device.wait_ready(log, args.deadline()).await {
-        Ok(()) => {}
-        Err(Error::Timeout) => {
-            remark("the relay was not reached; the group is made there when it is");
-        }
-        Err(error) => bail!(error),
+    let (print, name) = (fingerprint(device.key()), device.name().await?);
+    if !out.json {
+        remark(&format!("fingerprint {print}"));
     }
-    connection.stop().await;
-    out.line(&name, &json!({ "log": name }))
-}
-
-async fn invite(args: &Args, out: Output, device: &Device, name: &str) -> Result<()> {
-    let group = group(device, name).await?;
-    let invite = match device.invite(group.log).await {
-        Err(Error::UnknownRelay) => {
-            let connection = connect(args, device, &group.relay).await?;
-            let invite = device.invite(group.log).await;
-            connection.stop().await;
-            invite?
-        }
-        invite => invite?,
-    };
-    let link = invite.link();
-    out.line(&link, &json!({ "link": link.as_str() }))
-}
-
-async fn join(args: &Args, out: Output, device: &Device, link: &str) -> Result<()> {
-    let invite = Invite::parse(link)?;
-    let log = device.join(&invite).await.map_err(|error| explain(&error))?;
-    let name = log.to_uuid_text();
-    let connection = connect(args, device, &invite.relay).await?;
-    match device.wait_ready(log, args.deadline()).await {
-        Ok(()) => {}
-        Err(Error::Timeout) => remark(
-            "joined, but no member was there to give the group's key; it comes when one is, while \
-             `listen` or `chat` runs",
-        ),
-        Err(error) => bail!(error),
-    }
-    connection.stop().await;
-    out.line(&name, &json!({ "log": name }))
+    out.line(&key, &json!({ "device": key, "fingerprint": print, "name": name }))
 }
 
 async fn send(
@@ -114,7 +85,7 @@ async fn send(
     text: &str,
     to: &[String],
 ) -> Result<()> {
-    let group = group(device, name).await?;
+    let group = find_group(device, name).await?;
     let mut recipients = Vec::with_capacity(to.len());
     for name in to {
         recipients.push(member(device, &group, name).await?);
@@ -125,21 +96,8 @@ async fn send(
     settle(args, out, device, &group, id).await
 }
 
-async fn leave(args: &Args, out: Output, device: &Device, name: &str) -> Result<()> {
-    let group = group(device, name).await?;
-    let id = device.leave(group.log).await?;
-    settle(args, out, device, &group, id).await
-}
-
-async fn revoke(args: &Args, out: Output, device: &Device, name: &str, whom: &str) -> Result<()> {
-    let group = group(device, name).await?;
-    let whom = member(device, &group, whom).await?;
-    let id = device.revoke(group.log, whom).await?;
-    settle(args, out, device, &group, id).await
-}
-
 /// Waits until an entry is on the relay's disk.
-async fn settle(
+pub(crate) async fn settle(
     args: &Args,
     out: Output,
     device: &Device,
@@ -160,21 +118,6 @@ async fn settle(
         }
         Err(error) => bail!(error),
     }
-}
-
-async fn members(out: Output, device: &Device, name: &str) -> Result<()> {
-    let group = group(device, name).await?;
-    for member in device.members(group.log).await? {
-        out.member(&member, device.key())?;
-    }
-    Ok(())
-}
-
-async fn logs(out: Output, device: &Device) -> Result<()> {
-    for info in device.logs().await? {
-        out.group(&info)?;
-    }
-    Ok(())
 }
 
 async fn trust(args: &Args, device: &Device, key: &str) -> Result<()> {
@@ -198,7 +141,7 @@ pub(crate) async fn connect(args: &Args, device: &Device, relay: &RelayUrl) -> R
     Ok(connection)
 }
 
-fn explain(error: &Error) -> anyhow::Error {
+pub(crate) fn explain(error: &Error) -> anyhow::Error {
     if let Error::RelayKeyChanged { pinned, presented } = error {
         return anyhow!(
             "the relay's key has changed from {} to {}. If its operator says that this is right, \
@@ -216,6 +159,14 @@ pub(crate) fn connect_all(device: &Device, groups: &[LogInfo]) -> Vec<Connection
     let relays: BTreeMap<&str, &RelayUrl> =
         groups.iter().map(|group| (group.relay.as_str(), &group.relay)).collect();
     relays.into_values().map(|relay| device.connect(relay)).collect()
+}
+
+/// Brings the recovery vault up to date after something has changed. If that does not work now, the
+/// next command does it.
+pub(crate) async fn keep_recovery(device: &Device) {
+    if let Err(error) = device.keep_recovery().await {
+        remark(&format!("the recovery vault could not be brought up to date: {error}"));
+    }
 }
 
 /// How long what was typed last may take when the input ends.

@@ -2,10 +2,13 @@
 //!
 //! ```text
 //! sealwire-device init
-//! sealwire-device found                      prints the name of the new group
-//! sealwire-device invite <group>             prints a link; whoever has it can join
-//! sealwire-device --dir other join <link>
+//! sealwire-device group create               prints the name of the new group
+//! sealwire-device group invite <group>       prints a link; whoever has it can join
+//! sealwire-device --dir other group join <link>
+//! sealwire-device expense add <group> 30 Lunch
+//! sealwire-device balances <group>
 //! sealwire-device chat <group>
+//! sealwire-device recovery setup             prints a code for the day on which the device is lost
 //! ```
 //!
 //! It is a thin layer over the SDK: everything that it does, an app can do in as few lines. Results
@@ -15,9 +18,15 @@
 mod args;
 mod chat;
 mod commands;
+mod expense_args;
+mod expenses;
+mod group;
 mod output;
 mod place;
+mod recovery;
+mod tables;
 mod vault;
+mod watch;
 
 use std::process::ExitCode;
 

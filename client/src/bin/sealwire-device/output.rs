@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use anyhow::Result;
 use sealwire_client::device::{LogInfo, Member, Phase};
 use sealwire_client::event::{Event, Received, Unreadable};
+use sealwire_client::identity::fingerprint;
 use sealwire_protocol::DeviceKey;
 use serde_json::{Value, json};
 
@@ -30,11 +31,7 @@ impl Output {
     /// Prints an entry.
     pub(crate) fn entry(self, received: &Received) -> Result<()> {
         let text = String::from_utf8_lossy(&received.payload);
-        // What another person has written must not steer the terminal.
-        let shown: String = text
-            .chars()
-            .map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c })
-            .collect();
+        let shown = clean(&text);
         let aside = if received.recipients.is_empty() { "" } else { " (to you)" };
         let line = format!("{}{aside}: {shown}", short(received.sender));
         let value = json!({
@@ -91,6 +88,9 @@ impl Output {
             Event::Ended { code, .. } => {
                 (format!("! the relay does not serve this group: {}", code.sentence()), "ended")
             }
+            Event::Ledger { sender, .. } => {
+                (format!("* {} has changed the ledger", short(*sender)), "ledger")
+            }
             Event::Connected { relay } => (format!("* connected to {relay}"), "connected"),
             Event::Disconnected { reason, retry_in, .. } => {
                 let next = if retry_in.is_some() { "trying again" } else { "not trying again" };
@@ -102,6 +102,17 @@ impl Output {
             Event::Drained { head, .. } => {
                 (format!("* read to the end, entry {}", head.seq), "drained")
             }
+            Event::JoinRequested { device, name, .. } => {
+                let name = name.as_deref().map(clean).unwrap_or_default();
+                (format!("? {} {name} asks to be let in", short(*device)), "join_requested")
+            }
+            Event::KeyOffered { sender, .. } => {
+                (format!("? {} offers another key of the group", short(*sender)), "key_offered")
+            }
+            Event::RecoveryFetched { .. } => {
+                ("! somebody has fetched this device's recovery vault".into(), "recovery_fetched")
+            }
+            // What a newer version of the library may tell.
             _ => return Ok(()),
         };
         let log = event.log().map(|log| log.to_uuid_text());
@@ -126,6 +137,7 @@ impl Output {
         );
         let value = json!({
             "log": name,
+            "format": if info.log.is_totals() { "totals" } else { "native" },
             "relay": info.relay.as_str(),
             "phase": phase,
             "seq": seq,
@@ -139,17 +151,26 @@ impl Output {
     }
 
     /// Prints a member.
-    pub(crate) fn member(self, member: &Member, me: DeviceKey) -> Result<()> {
+    pub(crate) fn member(self, member: &Member, me: DeviceKey, asks: bool) -> Result<()> {
         let key = member.device.to_hex();
+        let print = fingerprint(member.device);
         let you = if member.device == me { "  (you)" } else { "" };
+        let note = if asks { "  (asks to be let in)" } else { you };
         let value = json!({
             "device": key,
             "joined_seq": member.joined_seq,
             "joined_at": member.joined_at,
+            "fingerprint": print,
             "you": member.device == me,
+            "asks": asks,
         });
-        self.line(&format!("{key}{you}"), &value)
+        self.line(&format!("{key}  {print}{note}"), &value)
     }
+}
+
+/// What another person has written must not steer the terminal.
+pub(crate) fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
 /// The beginning of a key: enough to tell people apart on a screen.

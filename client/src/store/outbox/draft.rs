@@ -34,17 +34,47 @@ pub(crate) enum Draft {
         payload: Option<Vec<u8>>,
         to: Vec<DeviceKey>,
     },
+    /// A message of the ledger of a native group.
+    Ledger {
+        kind: u8,
+        #[serde(with = "serde_bytes")]
+        message: Vec<u8>,
+        to: Vec<DeviceKey>,
+    },
+    /// What is to be sent to a `totals` group: JSON, and what the app calls it. If it is `alone`, it
+    /// is sealed for the one that it names and nobody else.
+    Totals {
+        name: String,
+        #[serde(with = "serde_bytes")]
+        payload: Vec<u8>,
+        to: Vec<DeviceKey>,
+        alone: bool,
+    },
 }
 
 impl Draft {
-    /// What goes before what: joining before all, then what others need to read, then what must not
-    /// wait behind content, then the rest in the order in which it came.
+    /// Whether it is the app's own.
+    pub(super) fn is_payload(&self) -> bool {
+        matches!(
+            self,
+            Self::Content { payload: Some(_), .. }
+                | Self::Ledger { .. }
+                | Self::Totals { alone: false, .. }
+        )
+    }
+
+    /// What goes before what: joining and asking for the key before all, then what others need to
+    /// read, then what must not wait behind content, then the rest in the order in which it came.
     pub(super) fn urgency(&self) -> i64 {
         match self {
-            Self::Join => 3,
+            Self::Join | Self::Totals { alone: true, .. } => 3,
             Self::Deliver { .. } | Self::Ask { .. } => 2,
             Self::Revoke { .. } | Self::Rotate { .. } => 1,
-            Self::Found | Self::Leave | Self::Content { .. } => 0,
+            Self::Found
+            | Self::Leave
+            | Self::Content { .. }
+            | Self::Ledger { .. }
+            | Self::Totals { .. } => 0,
         }
     }
 }

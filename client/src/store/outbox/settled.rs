@@ -112,7 +112,10 @@ pub(crate) fn unsent(db: &Connection, log: i64, limit: usize) -> Result<Vec<Unse
     let mut unsent = Vec::new();
     while let Some(row) = rows.next()? {
         let draft: Draft = decode(&row.get::<_, Vec<u8>>(1)?)?;
-        if let Draft::Content { payload: Some(payload), to, .. } = draft {
+        if let Draft::Content { payload: Some(payload), to, .. }
+        | Draft::Ledger { message: payload, to, .. }
+        | Draft::Totals { payload, to, .. } = draft
+        {
             unsent.push(Unsent {
                 id: row.get(0)?,
                 payload,

@@ -1,0 +1,224 @@
+//! What a client asks of a vault without a session: one request, one answer.
+//!
+//! Holds always: requests of one device that write to one vault are acted on one after the other, so
+//! that its entries reach the log in the order in which they came.
+
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use sealwire_protocol::bounded::BoundedBytes;
+use sealwire_protocol::frame::{Appended, Member};
+use sealwire_protocol::limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, TOKEN_LIFETIME};
+use sealwire_protocol::token::{Claims, Purpose, TOKEN_BYTES};
+use sealwire_protocol::{
+    Control, DeviceKey, Digest, EntryIn, ErrorCode, Failure, Head, LogId, LogType,
+};
+use tokio::time::timeout;
+
+use super::{NewPiece, Piece, append, enrolled, keep_piece, read_piece, snapshots};
+use crate::entry::{CheckedEntry, Content};
+use crate::limits::STORE_DEADLINE;
+use crate::ports::{LogKey, SnapshotRecord};
+use crate::reply::{Reply, unavailable};
+use crate::session::requests::found;
+use crate::system::{Shared, System};
+use crate::turns::Turn;
+
+/// Whose turn it is: one request of a device to a vault at a time.
+#[derive(Default)]
+pub(crate) struct PushTurns(DashMap<(DeviceKey, LogId), Arc<tokio::sync::Mutex<()>>>);
+
+impl PushTurns {
+    async fn take<T>(
+        &self,
+        whose: (DeviceKey, LogId),
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let turn = self.0.entry(whose).or_default().clone();
+        let done = match timeout(STORE_DEADLINE, turn.lock()).await {
+            Ok(_held) => work.await,
+            Err(_) => Err(unavailable()),
+        };
+        // The map's and this one: nobody else waits.
+        self.0.remove_if(&whose, |_, turn| Arc::strong_count(turn) == 2);
+        done
+    }
+}
+
+impl Shared {
+    /// A token for the routes of one vault, and until when it is good, in seconds since the epoch.
+    pub(crate) fn vault_token(
+        &self,
+        device: DeviceKey,
+        log: LogId,
+    ) -> (BoundedBytes<TOKEN_BYTES>, u64) {
+        let issued = self.clock.now_ms() / 1000;
+        let expires = issued + TOKEN_LIFETIME.as_secs();
+        let claims = Claims { purpose: Purpose::Vault, device, log, issued, expires };
+        (self.issue(&claims), expires)
+    }
+
+    /// The key of a vault, if there is one of this name.
+    pub(super) async fn vault_key(&self, log: LogId) -> Result<LogKey, Failure> {
+        let brief = self
+            .turns
+            .ask(Turn::Request, self.store.find_log(log))
+            .await
+            .map_err(|_| unavailable())?;
+        let vault = brief.filter(|brief| brief.log_type == LogType::Vault);
+        Ok(vault.ok_or(Failure::new(ErrorCode::NoSuchLog))?.key)
+    }
+
+    /// What a device is told that is not enrolled: if it was revoked, that it was.
+    pub(super) async fn not_enrolled(&self, device: DeviceKey, log: LogId) -> Failure {
+        match self.turns.ask(Turn::Request, self.store.revoked_at(log, device)).await {
+            Ok(Some(seq)) => Failure::revoked(seq),
+            Ok(None) => Failure::new(ErrorCode::NoSuchLog),
+            Err(_) => unavailable(),
+        }
+    }
+
+    /// The key of a vault that the device is enrolled in now.
+    pub(super) async fn own_vault(&self, device: DeviceKey, log: LogId) -> Result<LogKey, Failure> {
+        let key = self.vault_key(log).await?;
+        match enrolled(self, Turn::Request, device, key).await {
+            Err(failure) if failure.code == ErrorCode::NoSuchLog => {
+                Err(self.not_enrolled(device, log).await)
+            }
+            checked => checked.map(|()| key),
+        }
+    }
+}
+
+impl System {
+    /// Whether a token is good for requests of this device to this vault now. Whether it is enrolled,
+    /// each request asks.
+    #[must_use]
+    pub fn check_vault_token(&self, device: DeviceKey, log: LogId, token: &[u8]) -> bool {
+        let now = self.shared.clock.now_ms() / 1000;
+        self.shared
+            .options
+            .token_keys
+            .iter()
+            .filter_map(|key| key.check(token, Purpose::Vault, now).ok())
+            .any(|claims| claims.device == device && claims.log == log)
+    }
+
+    /// A token for the routes of one vault, and until when it is good, in seconds since the epoch.
+    ///
+    /// # Errors
+    /// `no_such_log`, `revoked` or `unavailable`.
+    pub async fn vault_token(
+        &self,
+        device: DeviceKey,
+        log: LogId,
+    ) -> Result<(Vec<u8>, u64), Failure> {
+        self.shared.own_vault(device, log).await?;
+        let (token, expires) = self.shared.vault_token(device, log);
+        Ok((token.to_vec(), expires))
+    }
+
+    /// Founds a vault with its first entry, or appends entries to the vault `log`: all or none.
+    ///
+    /// # Errors
+    /// As over a session.
+    pub async fn push_to_vault(
+        &self,
+        device: DeviceKey,
+        log: Option<LogId>,
+        entries: Vec<EntryIn>,
+    ) -> Result<Appended, Failure> {
+        let shared = &self.shared;
+        let bytes: usize = entries.iter().map(|entry| entry.body.len()).sum();
+        if entries.len() > BATCH_ENTRIES_MAX || bytes > BATCH_BYTES_MAX {
+            return Err(Failure::new(ErrorCode::TooLarge));
+        }
+        let (reply, answer) = Reply::to_caller(&shared.budget, bytes)?;
+        let named = log.unwrap_or(LogId::ZERO);
+        let work = async {
+            let checked: Result<Vec<CheckedEntry>, Failure> =
+                entries.into_iter().map(|entry| CheckedEntry::check(entry, device)).collect();
+            let entries = checked?;
+            let first = entries.first().ok_or(Failure::new(ErrorCode::Malformed))?;
+            if entries.iter().any(|entry| entry.header.log != named) {
+                return Err(Failure::new(ErrorCode::BadHeader));
+            }
+            match (&first.content, log) {
+                (Content::Control(Control::Found { log_type: LogType::Vault, .. }), None) => {
+                    found(shared.clone(), device, entries, reply).await;
+                }
+                (_, None) => return Err(Failure::new(ErrorCode::BadControl)),
+                (_, Some(log)) => {
+                    let key = shared.own_vault(device, log).await?;
+                    append(shared.clone(), device, key, entries, reply).await;
+                }
+            }
+            // Dropped only with the actor that should have answered.
+            answer.await.unwrap_or_else(|_| Err(unavailable()))
+        };
+        shared.vault_turns.take((device, named), work).await
+    }
+
+    /// The devices of a vault, and the head at which they are.
+    ///
+    /// # Errors
+    /// `no_such_log`, `revoked` or `unavailable`.
+    pub async fn vault_devices(
+        &self,
+        device: DeviceKey,
+        log: LogId,
+    ) -> Result<(Head, Vec<Member>), Failure> {
+        let key = self.shared.own_vault(device, log).await?;
+        let members = self
+            .shared
+            .turns
+            .ask(Turn::Request, self.shared.store.members(key))
+            .await
+            .map_err(|_| unavailable())?;
+        let (position, members) = members.ok_or(Failure::new(ErrorCode::NoSuchLog))?;
+        Ok((self.shared.head(position), members))
+    }
+
+    /// The real snapshots of a vault, newest first.
+    ///
+    /// # Errors
+    /// `no_such_log`, `revoked` or `unavailable`.
+    pub async fn vault_snapshots(
+        &self,
+        device: DeviceKey,
+        log: LogId,
+    ) -> Result<Vec<SnapshotRecord>, Failure> {
+        let key = self.shared.own_vault(device, log).await?;
+        snapshots(&self.shared, Turn::Request, device, key).await
+    }
+
+    /// Bytes of a snapshot, at most 512 KiB.
+    ///
+    /// # Errors
+    /// Also `no_such_snapshot`.
+    pub async fn vault_piece(
+        &self,
+        device: DeviceKey,
+        log: LogId,
+        digest: Digest,
+        offset: u64,
+        length: usize,
+    ) -> Result<Vec<u8>, Failure> {
+        let key = self.shared.own_vault(device, log).await?;
+        read_piece(&self.shared, Turn::Request, device, key, Piece { digest, offset, length }).await
+    }
+
+    /// Keeps a piece of an upload.
+    ///
+    /// # Errors
+    /// `bad_snapshot`, `out_of_order` with the next offset, `snapshots_limit_reached`, and as above.
+    pub async fn put_vault_piece(
+        &self,
+        device: DeviceKey,
+        log: LogId,
+        piece: NewPiece,
+    ) -> Result<(), Failure> {
+        let key = self.shared.own_vault(device, log).await?;
+        keep_piece(&self.shared, device, key, piece).await
+    }
+}

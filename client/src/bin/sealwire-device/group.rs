@@ -1,0 +1,264 @@
+//! `group`: making, joining and leaving groups, and letting others in.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow, bail};
+use sealwire_client::address::RelayUrl;
+use sealwire_client::device::{Device, Events, JoinRequest};
+use sealwire_client::error::Error;
+use sealwire_client::event::Event;
+use sealwire_client::identity::fingerprint;
+use sealwire_client::invite::Invite;
+use sealwire_protocol::{DeviceKey, LogId};
+use serde_json::json;
+use tokio::time::timeout;
+
+use crate::args::{Args, GroupCommand};
+use crate::commands::{connect, explain, keep_recovery, settle};
+use crate::output::{Output, clean, remark, short};
+use crate::place::{group, member};
+
+/// How long it may take to be told what has happened.
+const AT_ONCE: Duration = Duration::from_millis(500);
+
+pub(crate) async fn run(
+    args: &Args,
+    out: Output,
+    device: &Device,
+    command: &GroupCommand,
+) -> Result<()> {
+    match command {
+        GroupCommand::Create { totals } => create(args, out, device, *totals).await,
+        GroupCommand::Invite { group } => invite(args, out, device, group).await,
+        GroupCommand::Join { invite } => join(args, out, device, invite).await,
+        GroupCommand::Approve { group, device: None, .. } => {
+            requests(args, out, device, group).await
+        }
+        GroupCommand::Approve { group, device: Some(whom), name } => {
+            approve(args, out, device, group, whom, name.clone()).await
+        }
+        GroupCommand::AcceptKey { group, device: whom } => accept_key(device, group, whom).await,
+        GroupCommand::Leave { group: name } => {
+            let group = group(device, name).await?;
+            let id = device.leave(group.log).await?;
+            settle(args, out, device, &group, id).await?;
+            keep_recovery(device).await;
+            Ok(())
+        }
+        GroupCommand::Revoke { group: name, device: whom } => {
+            let group = group(device, name).await?;
+            let whom = member(device, &group, whom).await?;
+            let id = device.revoke(group.log, whom).await?;
+            settle(args, out, device, &group, id).await?;
+            keep_recovery(device).await;
+            Ok(())
+        }
+        GroupCommand::Rotate { group: name } => {
+            let group = group(device, name).await?;
+            let id = device.rotate(group.log).await?;
+            settle(args, out, device, &group, id).await?;
+            keep_recovery(device).await;
+            Ok(())
+        }
+        GroupCommand::List => {
+            for info in device.logs().await? {
+                out.group(&info)?;
+            }
+            Ok(())
+        }
+        GroupCommand::Members { group: name } => members(out, device, name).await,
+    }
+}
+
+async fn create(args: &Args, out: Output, device: &Device, totals: bool) -> Result<()> {
+    let relay = RelayUrl::parse(&args.relay)?;
+    if totals {
+        let made = device.create_totals_group(&relay).await;
+        let log = made.map_err(|error| explain(&error))?;
+        keep_recovery(device).await;
+        return print_group(out, log);
+    }
+    let log = device.found_group(&relay).await?;
+    let connection = device.connect(&relay);
+    match device.wait_ready(log, args.deadline()).await {
+        Ok(()) => keep_recovery(device).await,
+        Err(Error::Timeout) => {
+            remark("the relay was not reached; the group is made there when it is");
+        }
+        Err(error) => bail!(error),
+    }
+    connection.stop().await;
+    print_group(out, log)
+}
+
+async fn invite(args: &Args, out: Output, device: &Device, name: &str) -> Result<()> {
+    let group = group(device, name).await?;
+    if group.log.is_totals() {
+        remark("whoever has this code can ask to be let in; let them in with `group approve`");
+        let code = group.log.to_uuid_text();
+        return out.line(&code, &json!({ "code": code, "relay": group.relay.as_str() }));
+    }
+    let invite = match device.invite(group.log).await {
+        Err(Error::UnknownRelay) => {
+            let connection = connect(args, device, &group.relay).await?;
+            let invite = device.invite(group.log).await;
+            connection.stop().await;
+            invite?
+        }
+        invite => invite?,
+    };
+    let link = invite.link();
+    remark(&format!("who joins sees your fingerprint: {}", fingerprint(device.key())));
+    out.line(&link, &json!({ "link": link.as_str() }))
+}
+
+async fn join(args: &Args, out: Output, device: &Device, text: &str) -> Result<()> {
+    let (log, relay, missing) = if let Some(log) = LogId::from_uuid_text(text.trim()) {
+        let relay = RelayUrl::parse(&args.relay)?;
+        match device.join_totals(&relay, log).await {
+            // Asked before, and not let in yet.
+            Ok(()) | Err(Error::AlreadyMember) => {}
+            Err(error) => bail!(error),
+        }
+        remark(&format!("your fingerprint is {}", fingerprint(device.key())));
+        let missing = "asked to be let in; a member does it with `group approve`, or in the app. The \
+                       key comes while this program runs: join again, or `listen`";
+        (log, relay, missing)
+    } else {
+        let invite = Invite::parse(text)?;
+        let log = device.join(&invite).await.map_err(|error| explain(&error))?;
+        let inviter = fingerprint(invite.inviter);
+        remark(&format!("you are invited by the device with the fingerprint {inviter}"));
+        let missing = "joined, but no member was there to give the group's key; it comes when one \
+                       is, while `listen` or `chat` runs";
+        (log, invite.relay, missing)
+    };
+    let mut events = device.events().await?;
+    let connection = connect(args, device, &relay).await?;
+    match device.wait_ready(log, args.deadline()).await {
+        Ok(()) => say_who(&mut events, log).await?,
+        Err(Error::Timeout) => remark(missing),
+        Err(error) => bail!(error),
+    }
+    keep_recovery(device).await;
+    connection.stop().await;
+    print_group(out, log)
+}
+
+/// Says who has given the key of a Totals group: the relay could have put in another device.
+async fn say_who(events: &mut Events, log: LogId) -> Result<()> {
+    // What has happened is told at once; nothing is waited for.
+    while let Ok(event) = timeout(AT_ONCE, events.next()).await {
+        if let Event::KeyReceived { log: of, from, .. } = event?
+            && of == log
+        {
+            let print = fingerprint(from);
+            remark(&format!("the key came from the device with the fingerprint {print}"));
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Reads a group to its end, and prints who asks to be let in.
+async fn requests(args: &Args, out: Output, device: &Device, name: &str) -> Result<()> {
+    let group = group(device, name).await?;
+    if !group.log.is_totals() {
+        bail!("whoever has the link of a native group is let in by it; see `group members`");
+    }
+    let mut events = device.events().await?;
+    let connection = device.connect(&group.relay);
+    let mut unread = BTreeSet::from([group.log]);
+    let read = timeout(args.deadline(), async {
+        while !unread.is_empty() {
+            if let Event::Drained { log, .. } | Event::Ended { log, .. } = events.next().await? {
+                unread.remove(&log);
+            }
+        }
+        Ok::<_, Error>(())
+    });
+    match read.await {
+        Ok(read) => read?,
+        Err(_) => remark("the relay was not reached; these have asked before"),
+    }
+    connection.stop().await;
+    for request in device.join_requests(group.log).await? {
+        print_request(out, &request)?;
+    }
+    for sender in device.offered_keys(group.log).await? {
+        remark(&format!(
+            "{} offers another key of this group; if you trust that one more than what you have, \
+             run `group accept-key`",
+            short(sender)
+        ));
+    }
+    Ok(())
+}
+
+async fn approve(
+    args: &Args,
+    out: Output,
+    device: &Device,
+    name: &str,
+    whom: &str,
+    group_name: Option<String>,
+) -> Result<()> {
+    let group = group(device, name).await?;
+    let asking: Vec<DeviceKey> =
+        device.join_requests(group.log).await?.into_iter().map(|it| it.device).collect();
+    let whom = only(&asking, whom, "nobody who asks to be let in")?;
+    let id = device.approve(group.log, whom, group_name).await?;
+    remark(&format!("let in {}, fingerprint {}", short(whom), fingerprint(whom)));
+    settle(args, out, device, &group, id).await
+}
+
+async fn accept_key(device: &Device, name: &str, whom: &str) -> Result<()> {
+    let group = group(device, name).await?;
+    let offering = device.offered_keys(group.log).await?;
+    let whom = only(&offering, whom, "nobody who offers a key")?;
+    device.accept_key(group.log, whom).await?;
+    remark(&format!("the group's key is the one of {} from now on", short(whom)));
+    keep_recovery(device).await;
+    Ok(())
+}
+
+async fn members(out: Output, device: &Device, name: &str) -> Result<()> {
+    let group = group(device, name).await?;
+    let asking = device.join_requests(group.log).await?;
+    for member in device.members(group.log).await? {
+        let asks = asking.iter().any(|request| request.device == member.device);
+        out.member(&member, device.key(), asks)?;
+    }
+    Ok(())
+}
+
+fn print_group(out: Output, log: LogId) -> Result<()> {
+    let name = log.to_uuid_text();
+    let format = if log.is_totals() { "totals" } else { "native" };
+    out.line(&name, &json!({ "log": name, "format": format }))
+}
+
+fn print_request(out: Output, request: &JoinRequest) -> Result<()> {
+    let (key, print) = (request.device.to_hex(), fingerprint(request.device));
+    let name = request.name.as_deref().map(clean);
+    let text = format!("{key}  {print}  {}", name.as_deref().unwrap_or("(no name)"));
+    let value = json!({
+        "device": key,
+        "fingerprint": print,
+        "name": name,
+        "asked_at": request.asked_at,
+    });
+    out.line(&text, &value)
+}
+
+/// The one among these whose key begins with these letters.
+fn only(keys: &[DeviceKey], name: &str, none: &str) -> Result<DeviceKey> {
+    let wanted = name.to_ascii_lowercase();
+    let mut found = keys.iter().filter(|key| key.to_hex().starts_with(&wanted));
+    match (found.next(), found.next()) {
+        (Some(key), None) => Ok(*key),
+        (None, _) => Err(anyhow!("there is {none} whose key begins with {name}")),
+        (Some(_), Some(_)) => Err(anyhow!("several keys begin with {name}")),
+    }
+}

@@ -1,0 +1,90 @@
+//! The ledger of a group, as far as the engine has to do with it: messages are applied in the
+//! transaction that takes their entry, and whoever has no history is given it.
+
+use std::time::Duration;
+
+use sealwire_protocol::{DeviceKey, Kind, LogId};
+
+use super::Result;
+use super::desk::{Call, Now};
+use super::log::Log;
+use crate::event::Event;
+use crate::ledger::{Change, Ledger, Person, Said, SnapshotOf, new_id};
+use crate::membership::Membership;
+use crate::store::{StoreError, ledger, outbox};
+use crate::totals::payload::{Party, Payload};
+
+/// How often one member is given the history: it may be asked for over and over.
+const HISTORY_PAUSE: Duration = Duration::from_secs(60);
+
+impl Log {
+    /// Applies an opened message.
+    pub(super) fn take_ledger(
+        &mut self,
+        call: &mut Call<'_>,
+        sender: DeviceKey,
+        at: u64,
+        message: &[u8],
+    ) -> Result<()> {
+        let approvals = self.log.is_totals();
+        let said = Said { log: self.log, sender, at, approvals, message };
+        let changes = ledger::take(call.db, self.id, said)?;
+        if changes.is_empty() {
+            return Ok(());
+        }
+        if changes.contains(&Change::HistoryAsked(Party::from(sender))) {
+            self.give_history(call, sender)?;
+        }
+        call.tell(self.id, &Event::Ledger { log: self.log, sender, changes })
+    }
+
+    /// Sends the ledger, as this device has it, to one member. In a `totals` group that must be one
+    /// who was let in.
+    pub(super) fn give_history(&mut self, call: &Call<'_>, to: DeviceKey) -> Result<()> {
+        let lately = self.told.get(&to).is_some_and(|at| *at + HISTORY_PAUSE > call.now.at);
+        if lately || to == call.device.key() || !self.membership.has(to) {
+            return Ok(());
+        }
+        if ledger::is_empty(call.db, self.id)? {
+            return Ok(());
+        }
+        let kept = ledger::load(call.db, self.id)?;
+        let approved = kept.person(&to.into()).is_some_and(Person::is_approved);
+        if self.log.is_totals() && !approved {
+            return Ok(());
+        }
+        self.told.insert(to, call.now.at);
+        let me = call.device.key();
+        for part in history(&kept, self.log, &self.membership, me, call.now)? {
+            outbox::insert_ledger(call.db, self.id, self.log, &part, Kind::Bulk, vec![to])?;
+        }
+        Ok(())
+    }
+}
+
+/// The whole ledger as messages for one who lacks it; the first says who is in the group.
+pub(crate) fn history(
+    kept: &Ledger,
+    log: LogId,
+    membership: &Membership,
+    me: DeviceKey,
+    now: Now,
+) -> Result<Vec<Payload>> {
+    let members: Vec<SnapshotOf> = membership
+        .members()
+        .map(|(device, since)| SnapshotOf { device, joined_at: since.at })
+        .collect();
+    let approved: Vec<DeviceKey> = members
+        .iter()
+        .map(|member| member.device)
+        .filter(|device| {
+            let known = || kept.person(&(*device).into()).is_some_and(Person::is_approved);
+            *device == me || !log.is_totals() || known()
+        })
+        .collect();
+    let id = new_id().map_err(|_| StoreError::Io)?;
+    let at = i64::try_from(now.ms).unwrap_or(i64::MAX);
+    let parts = kept.snapshot(log, &id, &members, &approved, at).into_iter();
+    // One item that is too long for any message is all that cannot be told.
+    Ok(parts.map(Payload::GroupSnapshot).filter(|part| part.encode().is_ok()).collect())
+}

@@ -1,0 +1,220 @@
+//! A person who has lost a device comes back with a code and a PIN.
+
+use sealwire_client::device::Outgoing;
+use sealwire_client::error::Error;
+use sealwire_client::event::Event;
+use sealwire_client::identity::Identity;
+use sealwire_client::ledger::NewExpense;
+use sealwire_client::ledger::money::{Currency, Money};
+use sealwire_client::recovery::{Format, RecoveryCode, RecoveryError, VaultError};
+use sealwire_client::totals::seal::{self, GroupKey};
+use sealwire_protocol::DeviceKey;
+use serde_json::{Value, json};
+
+use crate::support::person::Person;
+use crate::support::phone::{Phone, Proof};
+use crate::support::place::Database;
+use crate::support::world::World;
+use crate::support::{DEADLINE, eventually, on_both_databases};
+
+on_both_databases!(
+    a_new_device_takes_the_place_of_the_lost_one,
+    who_was_alone_in_a_group_finds_its_way_back,
+    the_key_that_a_totals_group_knows_comes_back,
+    a_wrong_pin_is_reported_and_locks_in_the_end,
+    a_changed_pin_counts_and_the_code_stays,
+    a_native_code_is_never_sent,
+);
+
+const PIN: &str = "246810";
+
+fn wrong_pin() -> Error {
+    RecoveryError::from(VaultError::WrongPin).into()
+}
+
+fn lunch() -> NewExpense {
+    let currency = Currency::parse("ETB").expect("a currency");
+    NewExpense {
+        amount: Money::parse("30", &currency).expect("an amount"),
+        reason: "Lunch".to_owned(),
+        paid_by: None,
+        split_among: Vec::new(),
+        at: None,
+    }
+}
+
+async fn a_new_device_takes_the_place_of_the_lost_one(database: Database) {
+    let world = World::start(database).await;
+    let (mut alice, mut bob) = (Person::new().await, Person::new().await);
+    alice.connect(&world.url()).await;
+    bob.connect(&world.url()).await;
+    let code =
+        alice.device.set_up_recovery(&world.url(), Format::Native, PIN).await.expect("set up");
+    let log = alice.found(&world.url()).await;
+    bob.join(&alice, log).await;
+    bob.device.add_expense(log, lunch()).await.expect("written");
+    assert_eq!(alice.device.keep_recovery().await, Ok(true), "there is a group now");
+    assert_eq!(alice.device.keep_recovery().await, Ok(false), "nothing has changed");
+    let lost = alice.key();
+    alice.disconnect().await;
+    drop(alice);
+
+    let wrong = Person::restored(&world.url(), &code, "135790").await;
+    assert_eq!(wrong.err(), Some(wrong_pin()));
+    let mut back = Person::restored(&world.url(), &code, PIN).await.expect("restored");
+    assert_ne!(back.key(), lost);
+    back.connect(&world.url()).await;
+    back.device.wait_ready(log, DEADLINE).await.expect("in the group again");
+    let gone = |event: &Event| matches!(event, Event::Revoked { device, .. } if *device == lost);
+    bob.until("the lost one is out", |bob| bob.told.iter().any(gone)).await;
+    back.say(log, "it is me").await;
+    bob.hears(log, "it is me").await;
+    bob.say(log, "welcome back").await;
+    back.hears(log, "welcome back").await;
+    // He is asked for what was written before, and gives it.
+    eventually("the history", async || {
+        back.device.ledger(log).await.expect("a ledger").expenses().len() == 1
+    })
+    .await;
+    let members: Vec<DeviceKey> =
+        back.device.members(log).await.expect("a group").iter().map(|it| it.device).collect();
+    assert!(!members.contains(&lost) && members.len() == 2);
+
+    // The old vault goes, and the same code and PIN open the new one.
+    eventually("the old device is ended", async || {
+        back.device.keep_recovery().await.expect("kept")
+    })
+    .await;
+    back.disconnect().await;
+    let again = Person::restored(&world.url(), &code, PIN).await.expect("restored again");
+    assert_ne!(again.key(), back.key());
+    let own = Identity::from_seed(&back.seed().try_into().expect("a seed")).key();
+    assert_eq!(own, back.key());
+}
+
+async fn who_was_alone_in_a_group_finds_its_way_back(database: Database) {
+    let world = World::start(database).await;
+    let mut alice = Person::new().await;
+    alice.connect(&world.url()).await;
+    let log = alice.found(&world.url()).await;
+    let code =
+        alice.device.set_up_recovery(&world.url(), Format::Native, PIN).await.expect("set up");
+    alice.disconnect().await;
+    let mut back = Person::restored(&world.url(), &code, PIN).await.expect("restored");
+    back.connect(&world.url()).await;
+    back.device.wait_ready(log, DEADLINE).await.expect("with the key that the vault had");
+    back.say(log, "anybody there?").await;
+    // And can let others in.
+    let mut bob = Person::new().await;
+    bob.connect(&world.url()).await;
+    eventually("the lost one is out", async || {
+        back.device.members(log).await.expect("a group").len() == 1
+    })
+    .await;
+    bob.join(&back, log).await;
+    back.say(log, "at last").await;
+    bob.hears(log, "at last").await;
+}
+
+async fn the_key_that_a_totals_group_knows_comes_back(database: Database) {
+    let world = World::start(database).await;
+    let mut alice = Person::new().await;
+    alice.connect(&world.url()).await;
+    alice.device.set_name("Alice").await.expect("a name");
+    let log = alice.device.create_totals_group(&world.url()).await.expect("made");
+    let group = log.to_uuid_text();
+    let phone = Phone::new(world.address(), 2);
+    phone.join(&group).await.ok();
+    let (me, before) = (alice.key(), json!({ "type": "nudge", "id": "before" }).to_string());
+    let id = alice.device.send(log, Outgoing::to_all(before).called("nudge")).await;
+    alice.device.wait_appended(id.expect("in the outbox"), DEADLINE).await.expect("appended");
+    let made = alice.device.set_up_recovery(&world.url(), Format::Totals, "12345").await;
+    assert_eq!(made.err(), Some(RecoveryError::from(VaultError::Digits).into()));
+    let code =
+        alice.device.set_up_recovery(&world.url(), Format::Totals, PIN).await.expect("set up");
+    alice.disconnect().await;
+    drop(alice);
+
+    let wrong = Person::restored(&world.url(), &code, "135790").await;
+    assert_eq!(wrong.err(), Some(wrong_pin()));
+    let mut back = Person::restored(&world.url(), &code, PIN).await.expect("restored");
+    assert_eq!(back.key(), me);
+    assert_eq!(back.device.name().await, Ok(Some("Alice".to_owned())));
+    back.connect(&world.url()).await;
+    back.device.wait_ready(log, DEADLINE).await.expect("a member as before");
+    // It asks for what was said, behind what it had said before and does not know any more.
+    let vault: Value = {
+        let body = json!({ "recoveryCode": code.shown().replace('-', "") }).to_string();
+        let path = "/identity/vault/fetch";
+        let answer = phone.send("POST", path, &Proof::None, Some(body.into_bytes())).await;
+        answer.expect("an answer").ok()
+    };
+    let stored = serde_json::from_value(vault).expect("as the app has it");
+    let contents = sealwire_client::totals::recovery::open(&stored, PIN).expect("opened");
+    let key: &GroupKey = contents.group_keys.get(&log).expect("the group");
+    let device = Identity::from_seed(&phone.signing.to_bytes());
+    eventually("the phone is asked", async || {
+        phone.pending(&group).await.iter().any(|payload| {
+            let blob = hex::decode(payload["encryptedBlob"].as_str().expect("text"));
+            let opened = seal::open(Some(key), &device, me, &blob.expect("hex")).expect("opened");
+            let message: Value = serde_json::from_slice(&opened.plaintext).expect("JSON");
+            message["type"] == "snapshot_request" && message["publicKey"] == me.to_hex()
+        })
+    })
+    .await;
+    assert_eq!(back.device.keep_recovery().await, Ok(true), "with its groups, by the same code");
+    let again = Person::restored(&world.url(), &code, PIN).await.expect("restored again");
+    assert_eq!(again.key(), me);
+}
+
+async fn a_wrong_pin_is_reported_and_locks_in_the_end(database: Database) {
+    let world = World::start(database).await;
+    let alice = Person::new().await;
+    let code =
+        alice.device.set_up_recovery(&world.url(), Format::Native, PIN).await.expect("set up");
+    for _ in 0..5 {
+        let wrong = Person::restored(&world.url(), &code, "135790").await;
+        assert_eq!(wrong.err(), Some(wrong_pin()));
+    }
+    let locked = Person::restored(&world.url(), &code, PIN).await.err();
+    let Some(Error::Recovery(RecoveryError::Locked(Some(until)))) = locked else {
+        panic!("{locked:?}")
+    };
+    assert!(until.ends_with('Z'), "{until}");
+    // Its owner is not locked out of storing, which unlocks.
+    alice.device.change_pin(PIN, "987654").await.expect("changed");
+    Person::restored(&world.url(), &code, "987654").await.expect("restored");
+    let unknown = RecoveryCode::generate(Format::Native).expect("randomness");
+    let missing = Person::restored(&world.url(), &unknown, PIN).await.err();
+    assert_eq!(missing, Some(RecoveryError::Missing.into()));
+}
+
+async fn a_changed_pin_counts_and_the_code_stays(database: Database) {
+    let world = World::start(database).await;
+    for format in [Format::Native, Format::Totals] {
+        let alice = Person::new().await;
+        let none = alice.device.change_pin(PIN, "987654").await;
+        assert_eq!(none, Err(RecoveryError::Missing.into()));
+        let code = alice.device.set_up_recovery(&world.url(), format, PIN).await.expect("set up");
+        assert_eq!(alice.device.change_pin("000000", "987654").await, Err(wrong_pin()));
+        alice.device.change_pin(PIN, "987654").await.expect("changed");
+        let old = Person::restored(&world.url(), &code, PIN).await;
+        assert_eq!(old.err(), Some(wrong_pin()));
+        Person::restored(&world.url(), &code, "987654").await.expect("restored");
+        alice.device.delete_recovery().await.expect("deleted");
+        let gone = Person::restored(&world.url(), &code, "987654").await.err();
+        assert_eq!(gone, Some(RecoveryError::Missing.into()));
+    }
+}
+
+async fn a_native_code_is_never_sent(database: Database) {
+    let world = World::start(database).await;
+    let alice = Person::new().await;
+    let code =
+        alice.device.set_up_recovery(&world.url(), Format::Native, PIN).await.expect("set up");
+    let phone = Phone::new(world.address(), 2);
+    let body = json!({ "recoveryCode": code.shown().replace('-', "") }).to_string();
+    let answer =
+        phone.send("POST", "/identity/vault/fetch", &Proof::None, Some(body.into_bytes())).await;
+    answer.expect("an answer").refused(404, "no_such_vault");
+}

@@ -1,0 +1,213 @@
+//! The tour of the README, as it stands there, and what else `sealwire-device` does.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use sealwire_client::identity::Identity;
+use sealwire_client::totals::seal::{self, GroupKey, PairKey};
+use sealwire_protocol::DeviceKey;
+use serde_json::{Value, json};
+
+use crate::support::cli::{Terminal, Typing};
+use crate::support::phone::Phone;
+use crate::support::place::Database;
+use crate::support::world::World;
+use crate::support::{eventually, on_both_databases};
+
+on_both_databases!(
+    the_tour_of_the_readme_does_what_it_says,
+    a_group_of_the_command_line_is_shared_with_a_phone,
+    what_goes_wrong_is_said_with_what_to_do_next,
+);
+
+const PIN: &str = "246810";
+
+/// The commands of a section of the README, in order.
+fn commands_of(section: &str) -> Vec<String> {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let page = std::fs::read_to_string(page).expect("the README");
+    let (_, rest) = page.split_once(&format!("## {section}\n")).expect("the section");
+    let section = rest.split("\n## ").next().expect("a section");
+    let blocks = section.split("```sh\n").skip(1);
+    let blocks = blocks.map(|block| block.split("```").next().expect("an end"));
+    let lines = blocks.flat_map(str::lines).map(str::to_owned);
+    lines.filter(|line| line.starts_with("device ") || line.starts_with("rm ")).collect()
+}
+
+async fn the_tour_of_the_readme_does_what_it_says(database: Database) {
+    let world = World::start(database).await;
+    let place = tempfile::tempdir().expect("a directory");
+    let mut terminal = Terminal::new(&world.url()).with("SEALWIRE_PIN", PIN);
+    let mut known: BTreeMap<&str, String> = BTreeMap::new();
+    let mut chats: Vec<(String, Typing)> = Vec::new();
+    let mut shown = String::new();
+    for line in commands_of("Two people, three terminals") {
+        let mut line = line.replace("/tmp/", &format!("{}/", place.path().display()));
+        for (name, value) in &known {
+            line = line.replace(&format!("<{name}>"), value);
+        }
+        let words: Vec<&str> =
+            line.split_whitespace().map(|word| word.trim_matches('\'')).collect();
+        match words.as_slice() {
+            ["rm", "-r", directory] => std::fs::remove_dir_all(directory).expect("removed"),
+            ["device", "--dir", directory, "chat", _] => {
+                let name = directory.rsplit('/').next().expect("a name").to_owned();
+                chats.push((name, terminal.start(&words[1..])));
+            }
+            ["device", arguments @ ..] => {
+                if arguments.contains(&"setup") {
+                    talk(&mut chats).await;
+                }
+                shown = terminal.ok(arguments).await;
+                if arguments.contains(&"balances") {
+                    // What the other has written may be on its way.
+                    eventually("both see that Bob owes nine", async || {
+                        shown = terminal.ok(arguments).await;
+                        shown.contains("9.00 ETB") && shown.contains("-9.00 ETB")
+                    })
+                    .await;
+                }
+                let printed = |value: &str| Some(value.to_owned());
+                let name = match arguments {
+                    [.., "create"] => Some(("group", printed(&shown))),
+                    [.., "invite", _] => Some(("link", printed(&shown))),
+                    [.., "setup"] => {
+                        terminal = terminal.with("SEALWIRE_RECOVERY_CODE", &shown);
+                        None
+                    }
+                    _ => None,
+                };
+                if let Some((name, Some(value))) = name {
+                    known.insert(name, value);
+                }
+            }
+            other => panic!("a command that this test does not know: {other:?}"),
+        }
+    }
+    // The members are Bob and the new device; the lost one is out.
+    let members: Vec<&str> = shown.lines().collect();
+    assert_eq!(members.len(), 2, "{shown}");
+    assert_eq!(members.iter().filter(|member| member.contains("(you)")).count(), 1, "{shown}");
+    for (_, chat) in chats {
+        chat.end().await;
+    }
+}
+
+/// Alice and Bob say something to each other; Alice goes.
+async fn talk(chats: &mut Vec<(String, Typing)>) {
+    let [(_, alice), (_, bob)] = &mut chats[..] else { panic!("two chats") };
+    bob.types("hello alice").await;
+    alice.shows("hello alice").await;
+    alice.types("hello bob").await;
+    bob.shows("hello bob").await;
+    let (name, alice) = chats.remove(0);
+    assert_eq!(name, "alice");
+    alice.end().await;
+}
+
+async fn a_group_of_the_command_line_is_shared_with_a_phone(database: Database) {
+    let world = World::start(database).await;
+    let place = tempfile::tempdir().expect("a directory");
+    let place = place.path().to_str().expect("a path");
+    let terminal = Terminal::new(&world.url());
+    let alice = terminal.clone().with("SEALWIRE_DEVICE_DIR", place);
+    let made = alice.json(&["init", "--name", "Alice"]).await;
+    let me = DeviceKey::from_hex(made[0]["device"].as_str().expect("a key")).expect("a key");
+    assert_eq!(made[0]["name"], "Alice");
+    let made = alice.json(&["group", "create", "--totals"]).await;
+    assert_eq!(made[0]["format"], "totals");
+    let group = made[0]["log"].as_str().expect("a name").to_owned();
+    let invite = alice.json(&["group", "invite", &group[..6]]).await;
+    assert_eq!(invite[0]["code"], group.as_str());
+
+    let phone = Phone::new(world.address(), 2);
+    let bob = Identity::from_seed(&phone.signing.to_bytes());
+    phone.join(&group).await.ok();
+    let request = json!({
+        "type": "join_request", "publicKey": phone.name(), "displayName": "Bob",
+        "memberMetaUpdatedAt": 1, "timestamp": 1_767_225_600_000_u64,
+    });
+    let pair = PairKey::between(&bob, me).expect("a good key");
+    let blob = pair.seal(request.to_string().as_bytes()).expect("sealed");
+    let body = json!({
+        "encryptedBlob": hex::encode(blob), "recipientPublicKeys": [me.to_hex()],
+        "kind": "join_request",
+    });
+    phone.post(&format!("/groups/{group}/payloads/targeted"), body).await.ok();
+    let asking = alice.json(&["group", "approve", &group]).await;
+    assert_eq!((&asking[0]["device"], &asking[0]["name"]), (&json!(phone.name()), &json!("Bob")));
+    let members = alice.json(&["group", "members", &group]).await;
+    let asks = members.iter().find(|member| member["asks"] == true).expect("somebody asks");
+    assert_eq!(asks["fingerprint"], asking[0]["fingerprint"]);
+    alice.ok(&["group", "approve", &group, &phone.name()[..8], "--name", "Lunch"]).await;
+
+    let pending = phone.pending(&group).await;
+    let exchange = pending.iter().find(|it| it["kind"] == "key_exchange").expect("the key");
+    let opened = |key: Option<&GroupKey>, payload: &Value| -> Value {
+        let blob = hex::decode(payload["encryptedBlob"].as_str().expect("text")).expect("hex");
+        let opened = seal::open(key, &bob, me, &blob).expect("opened");
+        serde_json::from_slice(&opened.plaintext).expect("JSON")
+    };
+    let exchange = opened(None, exchange);
+    assert_eq!(
+        (&exchange["groupName"], &exchange["approverDisplayName"]),
+        (&json!("Lunch"), &json!("Alice"))
+    );
+    let key = GroupKey::from_hex(exchange["groupKey"].as_str().expect("text")).expect("a key");
+    // Each says something that the other reads.
+    let note = json!({ "type": "note_of_a_newer_app", "text": "hello" }).to_string();
+    alice.ok(&["send", &group, &note]).await;
+    let pending = phone.pending(&group).await;
+    assert_eq!(opened(Some(&key), pending.last().expect("a payload"))["text"], "hello");
+    let answer = json!({ "type": "note_of_a_newer_app", "text": "hello yourself" }).to_string();
+    let blob = hex::encode(key.seal(answer.as_bytes()).expect("sealed"));
+    phone.send_all(&group, "group", &blob).await.ok();
+    let heard = alice.ok(&["listen", &group, "--once"]).await;
+    assert!(heard.contains("hello yourself"), "{heard}");
+
+    alice.ok(&["group", "leave", &group]).await;
+    assert_eq!(phone.members(&group).await.len(), 1);
+    let listed = alice.json(&["group", "list"]).await;
+    assert_eq!((&listed[0]["phase"], &listed[0]["format"]), (&json!("left"), &json!("totals")));
+}
+
+async fn what_goes_wrong_is_said_with_what_to_do_next(database: Database) {
+    let world = World::start(database).await;
+    let place = tempfile::tempdir().expect("a directory");
+    let terminal = Terminal::new(&world.url())
+        .with("SEALWIRE_DEVICE_DIR", place.path().to_str().expect("a path"))
+        .with("SEALWIRE_PIN", PIN);
+    let says = async |arguments: &[&str], sentence: &str| {
+        let printed = terminal.run(arguments).await;
+        assert!(!printed.success, "{arguments:?}");
+        assert!(printed.err.contains(sentence), "{arguments:?}: {}", printed.err);
+    };
+    says(&["whoami"], "make one with `init`").await;
+    let me = terminal.json(&["init"]).await;
+    assert_eq!(terminal.ok(&["whoami"]).await, me[0]["device"].as_str().expect("a key"));
+    says(&["init"], "there is a key file already").await;
+    let native = terminal.ok(&["group", "create"]).await;
+    says(&["group", "approve", &native], "is let in by it").await;
+    let totals = terminal.ok(&["group", "create", "--totals"]).await;
+    says(&["group", "rotate", &totals], "never changed").await;
+    terminal.ok(&["group", "rotate", &native]).await;
+    says(&["recovery", "change-pin"], "there is no such recovery vault").await;
+    let code = terminal.json(&["recovery", "setup", "--totals"]).await;
+    assert_eq!(code[0]["format"], "totals");
+    let code = code[0]["code"].as_str().expect("a code").to_owned();
+    let other = tempfile::tempdir().expect("a directory");
+    let lost = Terminal::new(&world.url())
+        .with("SEALWIRE_DEVICE_DIR", other.path().to_str().expect("a path"))
+        .with("SEALWIRE_RECOVERY_CODE", &code);
+    let wrong = lost.clone().with("SEALWIRE_PIN", "135790");
+    let printed = wrong.run(&["recovery", "restore"]).await;
+    assert!(printed.err.contains("add --totals"), "{}", printed.err);
+    let printed = wrong.run(&["recovery", "restore", "--totals"]).await;
+    assert!(!printed.success && printed.err.contains("the PIN is wrong"), "{}", printed.err);
+    let right = lost.with("SEALWIRE_PIN", PIN);
+    let back = right.json(&["recovery", "restore", "--totals"]).await;
+    assert_eq!(back[0]["device"], me[0]["device"]);
+    terminal.clone().with("SEALWIRE_NEW_PIN", "987654").ok(&["recovery", "change-pin"]).await;
+    terminal.ok(&["recovery", "delete"]).await;
+    assert!(terminal.ok(&["completions", "bash"]).await.contains("sealwire-device"));
+}
