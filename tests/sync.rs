@@ -11,6 +11,7 @@ use sealwire_protocol::DeviceKey;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
+use crate::support::backup::Backup;
 use crate::support::on_both_databases;
 use crate::support::place::Database;
 use crate::support::world::World;
@@ -23,6 +24,7 @@ on_both_databases!(
     two_devices_that_are_kept_synced_see_each_others_writes_at_once,
     a_revoked_device_sends_nothing_and_reads_nothing_more,
     a_database_that_was_set_back_takes_its_own_changes_from_the_vault,
+    a_relay_that_was_set_back_is_given_back_what_it_had_lost,
 );
 
 const TABLES: &str = "
@@ -300,4 +302,32 @@ async fn a_database_that_was_set_back_takes_its_own_changes_from_the_vault(datab
     phone.sync().await;
     assert_eq!(phone.rows(ALL).len(), 3);
     assert_eq!(laptop.rows(ALL), phone.rows(ALL));
+}
+
+async fn a_relay_that_was_set_back_is_given_back_what_it_had_lost(database: Database) {
+    let mut world = World::start(database).await;
+    let (laptop, phone) = two_of_ada(&world).await;
+    laptop.app("insert into transactions values ('a', 1, 'early', 'card')");
+    laptop.sync().await;
+    phone.sync().await;
+    let backup = Backup::of(world.place()).await;
+    laptop.app("insert into transactions values ('b', 2, 'lost', 'card')");
+    laptop.sync().await;
+    phone.sync().await;
+    phone.app("insert into transactions values ('c', 3, 'lost, too', 'card')");
+    phone.sync().await;
+    laptop.sync().await;
+    world.stop().await;
+    backup.put_back(world.place()).await;
+    world.run().await;
+    // Nothing is deleted here because it is gone there; and both give back what was theirs.
+    assert!(laptop.sync().await.history_changed);
+    assert!(phone.sync().await.history_changed);
+    laptop.sync().await;
+    assert_eq!(laptop.rows(ALL).len(), 3);
+    assert_eq!(laptop.rows(ALL), phone.rows(ALL));
+    let tablet = Phone::new(3).await;
+    laptop.enrol(&tablet, Whose::Mine).await;
+    tablet.sync().await;
+    assert_eq!(tablet.rows(ALL), laptop.rows(ALL));
 }

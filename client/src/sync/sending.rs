@@ -10,20 +10,24 @@ use std::time::Duration;
 use sealwire_protocol::bounded::Bounded;
 use sealwire_protocol::error::ErrorCode;
 use sealwire_protocol::frame::{Append, AppendBatch};
+use sealwire_protocol::header::HeaderBytes;
 use sealwire_protocol::ids::Scope;
 use sealwire_protocol::limits::BATCH_BYTES_MAX;
-use sealwire_protocol::{ClientFrame, Failure, RelayFrame};
+use sealwire_protocol::{ClientFrame, Digest, Failure, RelayFrame};
 use tokio::time::sleep;
 
+use super::boxes;
 use super::clock::now_ms;
 use super::error::SyncError;
 use super::outbox::{self, Cut};
 use super::report::{Phase, Progress};
 use super::turn::{Turn, ended};
-use super::writer::set_meta;
+use super::writer::{Writer, set_meta};
+use crate::error::StoreError;
 use crate::identity::random;
 use crate::numbering::{Mark, hold, is_passing};
-use crate::vault::VaultError;
+use crate::seal;
+use crate::vault::{Vault, VaultError};
 use crate::wire::{self, WireError};
 
 /// How often in a row the relay may ask for patience before the turn is given up.
@@ -176,11 +180,12 @@ impl Turn {
             sleep(hold(failure).min(HOLD_MAX)).await;
             return Ok(());
         }
-        if code == ErrorCode::OutOfOrder && expected <= self.vault.own().count {
+        if code == ErrorCode::OutOfOrder && (1..=self.vault.own().count).contains(&expected) {
             // The relay was restored from a backup: it is given back what it has lost.
-            let again = move |db: &rusqlite::Connection| outbox::send_again(db, expected);
-            if self.shared.write(move |writer| again(writer.db)).await? {
-                self.report.history_changed = true;
+            let before = expected - 1;
+            let found = self.shared.read(move |db| outbox::find(db, before)).await?;
+            let digest = found.map_or(Digest::ZERO, |(digest, _)| digest);
+            if self.send_again(Mark { count: before, digest }).await? {
                 return Ok(());
             }
         }
@@ -189,8 +194,68 @@ impl Turn {
             return Err(SyncError::Cloned);
         }
         if code != ErrorCode::Revoked && code != ErrorCode::NoSuchLog {
-            self.shared.write(move |writer| outbox::free_from(writer.db, count)).await?;
+            self.write(move |writer, vault| {
+                writer.recover_parts(vault, count)?;
+                outbox::free_from(writer.db, count)
+            })
+            .await?;
         }
         Err(ended(WireError::Refused(Box::new(*failure)).into()))
+    }
+
+    /// The relay has nothing of this device behind `read`: what is here is to be sent again. Says whether
+    /// all of it is.
+    pub(super) async fn send_again(&mut self, read: Mark) -> Result<bool, SyncError> {
+        self.report.history_changed = true;
+        let before = self.vault.own();
+        // In one transaction: what counts as appended must not be settled again by itself.
+        self.vault.set_back_own(read);
+        let whole = self
+            .write(move |writer, vault| {
+                let whole = outbox::send_again(writer.db, read.count + 1)?;
+                if whole {
+                    set_meta(writer.db, "vault", vault.save())?;
+                }
+                Ok(whole)
+            })
+            .await?;
+        if !whole {
+            self.vault.set_back_own(before);
+        }
+        Ok(whole)
+    }
+}
+
+impl Writer<'_> {
+    /// Changesets that were appended once are kept sealed alone. Those that are to get another number are
+    /// opened, to be sealed anew.
+    fn recover_parts(&self, vault: &Vault, from: u64) -> Result<(), SyncError> {
+        let mut statement = self.db.prepare_cached(
+            "select id, header, body from sealwire_outbox where state = 1 and count >= ?1 and rows > 0
+             and group_part is null and private_part is null",
+        )?;
+        let rows: Vec<(i64, Vec<u8>, Vec<u8>)> = statement
+            .query_map([from.cast_signed()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            .collect::<rusqlite::Result<_>>()?;
+        for (id, header, body) in rows {
+            let header = HeaderBytes::from_slice(&header).map_err(|_| StoreError::Damaged)?;
+            let (mut group, mut private) = (None, None);
+            for sealed in boxes::split(&body).unwrap_or_default() {
+                let Ok(name) = seal::key_name(&sealed) else { continue };
+                let opened = vault.open_box(self.me, header.aad(), &sealed);
+                let part = opened.map_err(|_| StoreError::Damaged)?.to_vec();
+                if name.scope == vault.scope() {
+                    group = Some(part);
+                } else {
+                    private = Some(part);
+                }
+            }
+            self.db
+                .prepare_cached(
+                    "update sealwire_outbox set group_part = ?2, private_part = ?3 where id = ?1",
+                )?
+                .execute((id, group, private))?;
+        }
+        Ok(())
     }
 }

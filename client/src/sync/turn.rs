@@ -151,6 +151,10 @@ impl Turn {
                 self.vault.start_over();
                 let frame = subscribe(&self.vault);
                 self.read(frame).await?;
+                let read = self.vault.read_of_own();
+                if read.count < self.vault.own().count {
+                    self.send_again(read).await?;
+                }
             }
             other => other?,
         }

@@ -186,6 +186,16 @@ impl Vault {
         }
     }
 
+    /// The relay has lost what this device had appended behind `mark`.
+    pub(crate) fn set_back_own(&mut self, mark: Mark) {
+        self.own = mark;
+    }
+
+    /// The newest entry of this device that was read.
+    pub(crate) fn read_of_own(&self) -> Mark {
+        self.senders.get(&self.device.key()).copied().unwrap_or(Mark::NONE)
+    }
+
     /// Whether whoever writes under a scope rotates first.
     pub(crate) fn scope_wants_rotation(&self, scope: Scope) -> bool {
         if scope == self.scope() {
