@@ -126,7 +126,7 @@ impl Inner {
                 &json!({ "access_token": "measured", "expires_in": 3600 }),
             );
         }
-        let body = request.into_body().collect().await.map(|body| body.to_bytes());
+        let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes);
         let json: Value = serde_json::from_slice(&body.unwrap_or_default()).unwrap_or_default();
         let message = &json["message"];
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
