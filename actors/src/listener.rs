@@ -2,7 +2,7 @@
 //!
 //! A stream has no queue. It knows up to where it has given each log and whether there may be more;
 //! whoever publishes only says so, and never waits. The streams themselves
-//! ([`crate::totals::stream`], [`crate::vaults::stream`]) fetch what there is.
+//! ([`crate::totals::stream`], [`crate::vaults`]) fetch what there is.
 //!
 //! Lock order: a log's streams, then a listener. Nothing is awaited under either.
 

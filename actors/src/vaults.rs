@@ -3,7 +3,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`snapshots`] | the bytes of snapshots |
+//! | [`mod@snapshots`] | the bytes of snapshots |
 //! | [`requests`] | tokens, pushing and lists, without a session |
 //! | [`pages`] | what a vault holds after a cursor |
 //! | [`stream`] | what comes after a cursor, for as long as a client listens |
