@@ -135,7 +135,8 @@ async fn a_new_device_is_ready_from_snapshot_and_tail(database: Database) {
     let begun = Instant::now();
     let replayed = old.vault.pull(&mut old.wire).await.expect("pulled");
     let (replay, replay_bytes) = (begun.elapsed(), replayed.bytes);
-    let known = replayed.changesets.len();
+    let (known, forgotten) = (replayed.changesets.len(), replayed.forgotten);
+    assert_eq!(known + forgotten, year, "everything was read, once");
 
     // Nobody has spoken on these connections for as long as that took.
     for member in [&mut laptop, &mut phone, &mut tablet] {
@@ -173,8 +174,9 @@ async fn a_new_device_is_ready_from_snapshot_and_tail(database: Database) {
     assert!(opened.is_some_and(|opened| opened == state));
     assert_eq!(tail.changesets.len(), TAIL.min(year));
     println!(
-        "  full replay: {known} changesets, {replay_bytes} bytes, {replay:?}\n  snapshot and tail: \
-         {} changesets, {} bytes, {ready:?}",
+        "  from the first entry: {known} changesets opened, {forgotten} more read before their key and \
+         to be read again, {replay_bytes} bytes, {replay:?}\n  snapshot and tail: {} changesets, {} \
+         bytes, {ready:?}",
         tail.changesets.len(),
         tail.bytes + snapshot.size,
     );
