@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use rusqlite::Connection;
@@ -20,7 +21,7 @@ use super::writer::{Writer, meta, set_meta};
 use crate::address::RelayUrl;
 use crate::error::StoreError;
 use crate::identity::Identity;
-use crate::vault::{Vault, VaultError};
+use crate::vault::{STATE_BYTES_MAX, Vault, VaultError};
 
 type OnProgress = Arc<dyn Fn(Progress) + Send + Sync>;
 
@@ -29,6 +30,8 @@ pub(crate) struct Shared {
     pub(crate) identity: Arc<Identity>,
     pub(crate) path: PathBuf,
     on_progress: Mutex<Option<OnProgress>>,
+    /// Longest state that a snapshot may open to, in bytes.
+    pub(crate) state_bytes_max: AtomicU64,
     /// Raised when the app says that it has written.
     pub(crate) written: watch::Sender<u64>,
 }
@@ -113,6 +116,7 @@ impl Attached {
                 identity,
                 path,
                 on_progress: Mutex::new(None),
+                state_bytes_max: AtomicU64::new(STATE_BYTES_MAX),
                 written: watch::Sender::new(0),
             };
             Ok(Self { shared: Arc::new(shared) })
@@ -123,6 +127,14 @@ impl Attached {
     /// Tells `tell` of every step of long work from now on. It is called often and must be quick.
     pub fn on_progress(&self, tell: impl Fn(Progress) + Send + Sync + 'static) {
         *self.shared.on_progress.lock() = Some(Arc::new(tell));
+    }
+
+    /// Longest state that a snapshot may open to, in bytes, from now on: [`STATE_BYTES_MAX`] is what
+    /// most devices can hold. A longer one is refused with [`SnapshotError::TooLong`].
+    ///
+    /// [`SnapshotError::TooLong`]: crate::vault::SnapshotError::TooLong
+    pub fn open_at_most(&self, bytes_max: u64) {
+        self.shared.state_bytes_max.store(bytes_max, Ordering::Relaxed);
     }
 
     /// Writes to the app's tables in one transaction, which becomes one changeset of its own. An app

@@ -24,7 +24,8 @@ use crate::chain::Track;
 use crate::seal::{self, KeyName, Place, SNAPSHOT};
 use crate::wire::Wire;
 
-/// Longest state that a snapshot may open to, in bytes: what a phone can hold beside its database.
+/// Longest state that a snapshot may open to, in bytes, unless [`Vault::open_at_most`] says otherwise:
+/// what a phone can hold beside its database.
 pub const STATE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
 /// Bytes of a chunk: a bad network brings it within a message's deadline.
@@ -159,6 +160,16 @@ impl Vault {
         let place = Place { log: self.log, sender: author, aad: &aad };
         let packed = seal::open_for(SNAPSHOT, key, &place, sealed);
         Ok(packed.map_err(|_| SnapshotError::Damaged)?)
+    }
+
+    /// Longest state that a snapshot may open to, in bytes, from now on.
+    pub fn open_at_most(&mut self, bytes_max: u64) {
+        self.state_bytes_max = bytes_max;
+    }
+
+    /// Decompresses a state as it is read.
+    pub(crate) fn unpacked<'a>(&self, packed: &'a [u8]) -> Result<Unpacked<'a>, SnapshotError> {
+        Unpacked::new(packed, self.state_bytes_max)
     }
 
     /// Makes a snapshot of `state`, which must be what this device holds at its head, uploads it, and
@@ -330,12 +341,14 @@ impl Vault {
         let sealed = self.download(wire, &snapshot).await?;
         self.track = Track::new(self.log);
         let frame = SubscribeFrom { log: self.log, snapshot: snapshot.digest };
-        let pulled = self.read(wire, frame.into()).await?;
+        self.read(wire, frame.into()).await?;
+        let mut pulled = self.take_read();
+        pulled.floor = None;
         // Entries from below the head that are kept have been read: the keys are there, and who made
         // it is known by a signed entry, which lies above its head.
         let author = self.devices.author(snapshot.digest).ok_or(SnapshotError::Damaged)?;
         let packed = self.open_state(author, &snapshot.head, &sealed)?;
-        Ok((Some(unpack(&packed, STATE_BYTES_MAX)?), pulled))
+        Ok((Some(unpack(&packed, self.state_bytes_max)?), pulled))
     }
 
     /// Downloads and opens a snapshot of another device, to compare it with what this one holds.
@@ -350,7 +363,7 @@ impl Vault {
         let author = self.devices.author(snapshot.digest).ok_or(SnapshotError::Damaged)?;
         let sealed = self.download(wire, snapshot).await?;
         let packed = self.open_state(author, &snapshot.head, &sealed)?;
-        Ok(unpack(&packed, STATE_BYTES_MAX)?)
+        Ok(unpack(&packed, self.state_bytes_max)?)
     }
 
     /// Says that this device has opened a snapshot of another one and found what it has itself. From

@@ -113,7 +113,7 @@ impl Vault {
         let control = Control::Revoke { device, join_key: None };
         let signed = self.sign(Kind::Control, &[], &control.encode())?;
         let seq = self.append(wire, vec![signed]).await?.seq;
-        self.pull(wire).await?;
+        self.read_on(wire).await?;
         self.rotate(wire).await?;
         Ok(seq)
     }
@@ -143,7 +143,7 @@ impl Vault {
             keys::seal(&key, KeyName { scope, epoch }, &place, &vault.holders(scope))
         };
         self.write_conditional(wire, Kind::Key, seal).await?;
-        self.pull(wire).await?;
+        self.read_on(wire).await?;
         Ok(epoch)
     }
 
@@ -332,7 +332,7 @@ impl Vault {
             let signed = self.sign_outline(outline, &bytes)?;
             match self.append(wire, vec![signed]).await {
                 Err(error) if error.code() == Some(ErrorCode::Stale) => {
-                    self.pull(wire).await?;
+                    self.read_on(wire).await?;
                 }
                 result => return result,
             }
