@@ -318,7 +318,10 @@ fn print_report(out: Output, report: &Report) -> Result<()> {
             report.confirmed,
             "compared a snapshot of another device with what is here, and confirmed it",
         ),
-        (report.refused_snapshot, "a snapshot lacks something that is here; it was not confirmed"),
+        (
+            report.refused_snapshot,
+            "a snapshot lacks something that is here, or does not open; it was not confirmed",
+        ),
         (report.damaged > 0, "some entries are damaged; they are kept sealed"),
         (report.rejected > 0, "some entries are not believed"),
     ] {
