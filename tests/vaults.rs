@@ -8,12 +8,12 @@ use sealwire_client::entry::{Outline, Rejection};
 use sealwire_client::identity::Identity;
 use sealwire_client::numbering::Mark;
 use sealwire_client::vault::{Changeset, SnapshotError, Vault, VaultError};
-use sealwire_client::wire::{self, Wire};
+use sealwire_client::wire::{self, Wire, WireError};
 use sealwire_protocol::bounded::BoundedBytes;
 use sealwire_protocol::digest::{entry_digest, sha256};
 use sealwire_protocol::frame::{Append, GetVaultToken, ListMembers, PutSnapshotChunk, Subscribe};
 use sealwire_protocol::token::{Purpose, TokenKey};
-use sealwire_protocol::{Control, Digest, ErrorCode, Head, Kind, LogId, RelayFrame};
+use sealwire_protocol::{Control, Digest, ErrorCode, Failure, Head, Kind, LogId, RelayFrame};
 use tokio::time::timeout;
 
 use crate::support::on_both_databases;
@@ -30,6 +30,7 @@ on_both_databases!(
     a_new_device_starts_from_a_snapshot_and_the_changesets_after_it,
     a_device_that_was_away_is_told_where_to_start,
     a_snapshot_that_is_not_what_it_says_is_refused_by_relay_or_reader,
+    what_is_sent_wrong_over_a_session_is_refused_and_nothing_changes,
     an_upload_goes_on_after_a_restart_of_the_relay,
     a_token_is_for_one_vault_and_one_device,
 );
@@ -52,7 +53,12 @@ fn identity(number: u8) -> Arc<Identity> {
 
 impl Member {
     async fn found(world: &World) -> Self {
-        let identity = identity(1);
+        Self::with(world, 1).await
+    }
+
+    /// The first device of a vault.
+    async fn with(world: &World, number: u8) -> Self {
+        let identity = identity(number);
         let mut wire = connect(world, &identity).await;
         let vault = Vault::create(identity.clone(), &mut wire).await.expect("founded");
         Self { identity, wire, vault }
@@ -367,6 +373,76 @@ async fn a_snapshot_that_is_not_what_it_says_is_refused_by_relay_or_reader(datab
     let unknown = phone.vault.confirm(&mut phone.wire, Digest([5; 32])).await;
     assert_eq!(unknown.expect_err("refused").code(), Some(ErrorCode::NoSuchSnapshot));
     assert_eq!(world.stored(log).await.floor.seq, 0, "nothing went");
+}
+
+fn refused(answer: Result<RelayFrame, WireError>) -> Failure {
+    VaultError::from(answer.expect_err("refused")).refusal().expect("by the relay")
+}
+
+async fn what_is_sent_wrong_over_a_session_is_refused_and_nothing_changes(database: Database) {
+    let world = World::start(database).await;
+    let mut laptop = Member::found(&world).await;
+    let mut phone = laptop.enrol(&world, 2).await;
+    let log = laptop.vault.log();
+    let mut alone = Member::with(&world, 3).await;
+    let elsewhere = alone.vault.log();
+    let before = world.stored(log).await;
+    let entry = |author: &Identity, log, count| {
+        let (prev, seen) = (Digest::ZERO, Head::NONE);
+        let outline = Outline { log, count, prev, kind: Kind::Ring, recipients: Vec::new(), seen };
+        outline.sign(author, b"a changeset").expect("short").entry
+    };
+    let append =
+        async |wire: &mut Wire, entry| refused(wire.request(&Append { entry }.into()).await);
+    // Another device's key, another vault, somebody who is in none, a forged one, the future.
+    let foreign = append(&mut laptop.wire, entry(&phone.identity, log, 1)).await;
+    assert_eq!(foreign.code, ErrorCode::BadHeader);
+    let other = append(&mut phone.wire, entry(&phone.identity, elsewhere, 1)).await;
+    assert_eq!(other.code, ErrorCode::NoSuchLog);
+    let outside = append(&mut alone.wire, entry(&alone.identity, log, 1)).await;
+    assert_eq!(outside.code, ErrorCode::NoSuchLog);
+    let mut forged = entry(&phone.identity, log, 1);
+    forged.signature.as_mut().expect("signed").0[5] ^= 1;
+    assert_eq!(append(&mut phone.wire, forged).await.code, ErrorCode::BadSignature);
+    let future = append(&mut phone.wire, entry(&phone.identity, log, 7)).await;
+    assert_eq!((future.code, future.expected), (ErrorCode::OutOfOrder, Some(1)));
+
+    // Chunks that do not fit, of a snapshot that is not what it is called.
+    let whole = vec![7; 100_000];
+    let (size, digest) = (whole.len() as u64, sha256(&whole));
+    let piece = |offset: usize, bytes: &[u8], digest| PutSnapshotChunk {
+        log,
+        digest,
+        size,
+        offset: offset as u64,
+        bytes: BoundedBytes::new(bytes.to_vec()).expect("short"),
+    };
+    let put =
+        async |wire: &mut Wire, chunk: PutSnapshotChunk| refused(wire.request(&chunk.into()).await);
+    let early = put(&mut phone.wire, piece(50_000, &whole[50_000..], digest)).await;
+    assert_eq!((early.code, early.expected), (ErrorCode::OutOfOrder, Some(0)));
+    let tiny = put(&mut phone.wire, piece(0, &whole[..100], digest)).await;
+    assert_eq!(tiny.code, ErrorCode::BadSnapshot);
+    let long = PutSnapshotChunk { size: 1000, ..piece(0, &whole, digest) };
+    assert_eq!(put(&mut phone.wire, long).await.code, ErrorCode::BadSnapshot);
+    let huge = PutSnapshotChunk { size: u64::MAX, ..piece(0, &whole, digest) };
+    assert_eq!(put(&mut phone.wire, huge).await.code, ErrorCode::TooLarge);
+    let named = put(&mut phone.wire, piece(0, &whole, Digest([1; 32]))).await;
+    assert_eq!(named.code, ErrorCode::BadSnapshot);
+    let uninvited = put(&mut alone.wire, piece(0, &whole, digest)).await;
+    assert_eq!(uninvited.code, ErrorCode::NoSuchLog);
+    let unreal =
+        laptop.vault.make_real(&mut laptop.wire, Digest([1; 32]), size, 1, Head::NONE).await;
+    assert_eq!(unreal.expect_err("refused").code(), Some(ErrorCode::NoSuchSnapshot));
+
+    let after = world.stored(log).await;
+    assert_eq!((after.head, after.vault), (before.head, before.vault));
+    assert!(phone.vault.snapshots(&mut phone.wire).await.expect("listed").is_empty());
+    // And nothing of it is in the way of what is right.
+    phone.pull().await;
+    phone.push(&[b"right"]).await;
+    phone.vault.upload(&mut phone.wire, digest, &whole).await.expect("uploaded");
+    assert_eq!(payloads(&laptop.pull().await), [b"right"]);
 }
 
 async fn an_upload_goes_on_after_a_restart_of_the_relay(database: Database) {
