@@ -30,7 +30,7 @@ on_both_databases!(
 );
 
 /// What the bombs open to, in bytes.
-const HUGE: usize = 256 * 1024 * 1024;
+const HUGE: usize = 128 * 1024 * 1024;
 
 /// What the devices of these tests open at most, in bytes.
 const STATE_MAX: u64 = 1024 * 1024;

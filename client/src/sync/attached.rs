@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use sealwire_protocol::{DeviceKey, LogId};
 use tokio::sync::watch;
 
-use super::code::{Consent, Offer, Whose};
+use super::code::{Consent, Offer, RecoveredVault, Whose};
 use super::engine::Engine;
 use super::error::SyncError;
 use super::keeper::Keeper;
@@ -205,26 +205,42 @@ impl Attached {
     /// # Errors
     /// [`SyncError::OtherVault`] if the database belongs to another vault.
     pub async fn accept(&self, offer: &Offer) -> Result<Consent, SyncError> {
-        let offer = offer.clone();
-        let (device, vault) = (self.shared.identity.key(), offer.vault);
-        let signature = Vault::consent(&self.shared.identity, vault, offer.by);
-        self.shared
-            .write(move |writer| {
-                let place = Place::read(writer.db)?;
-                if place.is_some_and(|place| place.log != vault) {
-                    return Err(SyncError::OtherVault);
-                }
-                set_meta(writer.db, "log", &vault.0[..])?;
-                set_meta(writer.db, "relay", offer.relay.as_str())?;
-                set_meta(writer.db, "relay_key", &offer.relay_key.0[..])?;
-                if let Some(scope) = offer.private {
-                    set_meta(writer.db, "private_scope", &scope.0[..])?;
-                    set_meta(writer.db, "private_is_new", false)?;
-                }
-                Ok(())
-            })
-            .await?;
+        let Offer { relay, relay_key, vault, by, private } = offer.clone();
+        let device = self.shared.identity.key();
+        let signature = Vault::consent(&self.shared.identity, vault, by);
+        self.belong_to(RecoveredVault { relay, relay_key, vault, private }).await?;
         Ok(Consent { device, vault, signature })
+    }
+
+    /// Goes on in the vault of a lost device, in which this one has taken its place
+    /// ([`Device::recovered_vaults`]). Nothing is sent; the next sync reads what the lost device had.
+    ///
+    /// [`Device::recovered_vaults`]: crate::device::Device::recovered_vaults
+    ///
+    /// # Errors
+    /// [`SyncError::OtherVault`] if the database belongs to another vault.
+    pub async fn take_over(&self, vault: &RecoveredVault) -> Result<(), SyncError> {
+        self.belong_to(vault.clone()).await
+    }
+
+    /// From now on the database belongs to a vault that this device is, or will be, enrolled in.
+    async fn belong_to(&self, vault: RecoveredVault) -> Result<(), SyncError> {
+        let RecoveredVault { relay, relay_key, vault, private } = vault;
+        let joined = self.shared.write(move |writer| {
+            let place = Place::read(writer.db)?;
+            if place.is_some_and(|place| place.log != vault) {
+                return Err(SyncError::OtherVault);
+            }
+            set_meta(writer.db, "log", &vault.0[..])?;
+            set_meta(writer.db, "relay", relay.as_str())?;
+            set_meta(writer.db, "relay_key", &relay_key.0[..])?;
+            if let Some(scope) = private {
+                set_meta(writer.db, "private_scope", &scope.0[..])?;
+                set_meta(writer.db, "private_is_new", false)?;
+            }
+            Ok(())
+        });
+        joined.await
     }
 
     /// Enrols a device that has consented, and gives it the vault's keys; if it is this person's own,

@@ -70,11 +70,16 @@ impl Vault {
                 }
             }
         }
-        let first = self.scope();
-        for scope in self.keys.scopes().into_iter().filter(|scope| *scope != first) {
+        for scope in self.own_scopes() {
             self.deliver_scope(wire, device, scope).await?;
         }
         Ok(())
+    }
+
+    /// The scopes besides the vault's first one of which this device holds a key: its person's own.
+    pub(crate) fn own_scopes(&self) -> Vec<Scope> {
+        let first = self.scope();
+        self.keys.scopes().into_iter().filter(|scope| *scope != first).collect()
     }
 
     /// Gives an enrolled device every content key that this device holds.
