@@ -32,10 +32,9 @@ pub const STATE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 const CHUNK_BYTES: usize = 256 * 1024;
 
 /// How hard is compressed. A snapshot is made seldom, kept for long and read by every new device, so it
-/// may cost its author something. Of a state of 100,000 rows (16.7 MB, a part of it random ids and boxes
-/// that do not compress) `sync_measured` made 6.16 MB at level 9 in 0.3 s, 5.99 at 12 in 0.7 s, 5.81 at
-/// 15 in 3.2 s and 5.54 at 19 in 14 s: behind 12 each hundredth costs a phone seconds, and twice the
-/// memory.
+/// may cost its author something. Of a state of 100,000 rows (16,662 KiB, a part of it random ids and
+/// boxes that do not compress) `sync_measured` made 6,156 KiB at level 9 in 0.3 s, 5,994 at 12 in 0.7 s,
+/// 5,811 at 15 in 3.2 s and 5,543 at 19 in 14 s: behind 12 each percent costs a phone seconds.
 const LEVEL: i32 = 12;
 
 /// Most memory that decompressing takes for what was before, as a power of two: 32 MiB. Compressing at
