@@ -38,6 +38,16 @@ impl Log {
         call.tell(self.id, &Event::Ledger { log: self.log, sender, changes })
     }
 
+    /// A device was revoked: if it has a successor, that one's balances are others from now on.
+    pub(super) fn hand_over_ledger(&self, call: &Call<'_>, lost: DeviceKey) -> Result<()> {
+        let successors = ledger::successors_of(call.db, self.id, lost)?;
+        let changes: Vec<Change> = successors.into_iter().map(Change::Person).collect();
+        if changes.is_empty() {
+            return Ok(());
+        }
+        call.tell(self.id, &Event::Ledger { log: self.log, sender: lost, changes })
+    }
+
     /// Sends the ledger, as this device has it, to one member. In a `totals` group that must be one
     /// who was let in.
     pub(super) fn give_history(&mut self, call: &Call<'_>, to: DeviceKey) -> Result<()> {
@@ -85,6 +95,8 @@ pub(crate) fn history(
     let id = new_id().map_err(|_| StoreError::Io)?;
     let at = i64::try_from(now.ms).unwrap_or(i64::MAX);
     let parts = kept.snapshot(log, &id, &members, &approved, at).into_iter();
+    let successions = kept.successions().cloned().map(Payload::Succession);
+    let all = parts.map(Payload::GroupSnapshot).chain(successions);
     // One item that is too long for any message is all that cannot be told.
-    Ok(parts.map(Payload::GroupSnapshot).filter(|part| part.encode().is_ok()).collect())
+    Ok(all.filter(|part| part.encode().is_ok()).collect())
 }

@@ -74,7 +74,8 @@ impl Log {
     }
 
     fn remove_old(&mut self, call: &Call<'_>, old: DeviceKey) -> Result<()> {
-        if self.membership.has(old) {
+        // Even if it had left: it is not to come back, and its successor counts only then.
+        if self.membership.revocation(old).is_none() {
             let seed = JoinSeed::generate().map_err(|_| StoreError::Io)?;
             let seed = Digest(*seed.bytes());
             outbox::insert(call.db, self.id, &Draft::Revoke { device: old, seed })?;
