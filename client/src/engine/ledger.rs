@@ -29,6 +29,7 @@ impl Log {
         let approvals = self.log.is_totals();
         let said = Said { log: self.log, sender, at, approvals, message };
         let changes = ledger::take(call.db, self.id, said)?;
+        self.note_history(call, message)?;
         if changes.is_empty() {
             return Ok(());
         }
@@ -48,14 +49,16 @@ impl Log {
         call.tell(self.id, &Event::Ledger { log: self.log, sender: lost, changes })
     }
 
-    /// Sends the ledger, as this device has it, to one member. In a `totals` group that must be one
-    /// who was let in.
+    /// Sends the ledger, as this device has it, to one member: even if it is empty, so that a newcomer
+    /// need not ask others. In a `totals` group that must be one who was let in, and there must be
+    /// something to tell.
     pub(super) fn give_history(&mut self, call: &Call<'_>, to: DeviceKey) -> Result<()> {
         let lately = self.told.get(&to).is_some_and(|at| *at + HISTORY_PAUSE > call.now.at);
         if lately || to == call.device.key() || !self.membership.has(to) {
             return Ok(());
         }
-        if ledger::is_empty(call.db, self.id)? {
+        let empty = self.log.is_totals() && ledger::is_empty(call.db, self.id)?;
+        if empty || !self.knows_history() {
             return Ok(());
         }
         let kept = ledger::load(call.db, self.id)?;

@@ -53,7 +53,7 @@ create table logs (
     joined_seq integer not null default 0,
     -- The device whose place this one takes, until that is out of the group.
     replaces blob,
-    -- 1 if the members are to be asked for what was said before.
+    -- 1 if what was said before is still to come, or the members are to be asked for it.
     wants_history integer not null default 0
 );
 
