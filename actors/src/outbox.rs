@@ -200,6 +200,14 @@ impl Outbox {
         }
     }
 
+    /// Bytes that wait, and whether a log is behind.
+    pub(crate) fn load(&self) -> (usize, bool) {
+        let inner = self.inner.lock();
+        let behind =
+            |log: &Membered| log.subscription.as_deref().is_some_and(|it| it.state != State::Live);
+        (inner.queued_bytes, inner.logs.iter().any(behind))
+    }
+
     /// Why the session must end, if it must. What is queued goes out first.
     #[must_use]
     pub fn closing(&self) -> Option<CloseReason> {

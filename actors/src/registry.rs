@@ -218,6 +218,18 @@ impl Registry {
         self.sessions.iter().flat_map(|entry| entry.value().clone()).collect()
     }
 
+    /// Looks at every session, under the lock of its part of the map.
+    pub(crate) fn each_session(&self, mut look: impl FnMut(&Outbox)) {
+        for sessions in &self.sessions {
+            sessions.value().iter().for_each(|outbox| look(outbox));
+        }
+    }
+
+    /// Looks at the actor of every active log, in the same way.
+    pub(crate) fn each_log(&self, mut look: impl FnMut(&LogRef)) {
+        self.logs.iter().for_each(|log| look(log.value()));
+    }
+
     /// How many sessions are open.
     #[must_use]
     pub fn session_count(&self) -> usize {
