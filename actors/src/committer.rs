@@ -274,9 +274,13 @@ impl State {
                 }
             };
             self.busy = true;
-            let mut done = WorkDone { mailbox: self.mailbox.clone(), answers: Vec::new() };
+            let done = WorkDone { mailbox: self.mailbox.clone(), answers: Vec::new() };
             // The task is not a child: it ends by itself, within the store's deadline.
-            tokio::spawn(async move { done.answers = work.await });
+            tokio::spawn(async move {
+                let mut done = done;
+                done.answers = work.await;
+                drop(done);
+            });
             return;
         }
     }

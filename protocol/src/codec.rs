@@ -63,11 +63,12 @@ pub fn decode_relay(bytes: &[u8]) -> Result<Envelope<RelayFrame>, DecodeError> {
 /// Writes a device's frame.
 #[must_use]
 pub fn encode_client(request: u32, frame: &ClientFrame) -> Vec<u8> {
-    let carried = match frame {
-        ClientFrame::Append(append) => ENTRY_BYTES_USUAL + append.entry.body.as_ref().len(),
-        _ => SMALL_BYTES_USUAL,
+    let usual = if let ClientFrame::Append(append) = frame {
+        ENTRY_BYTES_USUAL + append.entry.body.as_ref().len()
+    } else {
+        SMALL_BYTES_USUAL
     };
-    let mut out = begin(frame.number(), request, carried);
+    let mut out = begin(frame.number(), request, usual);
     frame.encode_fields(&mut out);
     out
 }
@@ -75,13 +76,13 @@ pub fn encode_client(request: u32, frame: &ClientFrame) -> Vec<u8> {
 /// Writes a relay's frame.
 #[must_use]
 pub fn encode_relay(request: u32, frame: &RelayFrame) -> Vec<u8> {
-    let carried = match frame {
-        RelayFrame::Entry(entry) => {
-            ENTRY_BYTES_USUAL + entry.body.as_ref().len() + entry.recipients.len() * (DeviceKey::LEN + 2)
-        }
-        _ => SMALL_BYTES_USUAL,
+    let usual = if let RelayFrame::Entry(entry) = frame {
+        let names = entry.recipients.len() * (DeviceKey::LEN + 2);
+        ENTRY_BYTES_USUAL + entry.body.as_ref().len() + names
+    } else {
+        SMALL_BYTES_USUAL
     };
-    let mut out = begin(frame.number(), request, carried);
+    let mut out = begin(frame.number(), request, usual);
     frame.encode_fields(&mut out);
     out
 }
