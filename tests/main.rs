@@ -67,6 +67,8 @@ mod totals_devices;
 mod totals_histories;
 // The operator sees whether the relay lives and works, and what it is doing, actor by actor.
 mod operator;
+// Every metric moves, and no label tells of a device, a log or an address.
+mod metrics;
 // Retention beside a relay takes nothing from anybody who is there.
 mod worker;
 // The program does what is typed.
@@ -82,6 +84,7 @@ mod vaults_http;
 // A small snapshot that opens to a huge one costs whoever opens it nothing but an error.
 mod bombs;
 // An app's own database is the same on all devices, and what is private to one person is that person's.
+mod successors;
 mod sync;
 // How long a database of 50,000 rows takes to a second device: a measurement.
 mod sync_measured;

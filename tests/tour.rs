@@ -79,9 +79,13 @@ async fn the_tour_of_the_readme_does_what_it_says(database: Database) {
                 shown = terminal.ok(arguments).await;
                 if arguments.contains(&"balances") {
                     // What the other has written may be on its way.
-                    eventually("both see that Bob owes nine", async || {
+                    // One line for each person, and one for who pays whom: nobody is in it twice.
+                    eventually("both see that Bob owes Alice nine", async || {
                         shown = terminal.ok(arguments).await;
-                        shown.contains("9.00 ETB") && shown.contains("-9.00 ETB")
+                        let lines = |word: &str| shown.matches(word).count();
+                        lines("-9.00 ETB") == 1
+                            && lines("9.00 ETB") == 3
+                            && (lines("Alice"), lines("Bob")) == (2, 2)
                     })
                     .await;
                 }
