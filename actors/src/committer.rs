@@ -142,8 +142,12 @@ enum Message {
     Part(Box<Part>),
     Load(Load),
     Job(Job),
-    Done,
+    /// What was under way has ended, and these parts of it are still to be answered.
+    Done(Answers),
 }
+
+/// Parts of a transaction, and what became of each, in the order in which they were asked for.
+type Answers = Vec<(Part, PartResult)>;
 
 struct State {
     store: Arc<dyn Store>,
@@ -206,7 +210,17 @@ impl Actor for Committer {
             Message::Part(part) => state.parts.push_back(Queued { item: *part, _place: place }),
             Message::Load(load) => state.loads.push_back(Queued { item: load, _place: place }),
             Message::Job(job) => state.jobs.push_back(Queued { item: job, _place: place }),
-            Message::Done => state.busy = false,
+            Message::Done(answers) => {
+                state.busy = false;
+                // The disk first: it would rest while hundreds of logs are told. A read comes after
+                // the answers, because its log must have them before it is given what the store holds.
+                if state.is_commit_next() {
+                    state.start_next();
+                }
+                for (part, result) in answers {
+                    part.finish(result);
+                }
+            }
         }
         state.start_next();
         Ok(())
@@ -214,6 +228,16 @@ impl Actor for Committer {
 }
 
 impl State {
+    /// Whether the next piece of work is a transaction of parts.
+    fn is_commit_next(&self) -> bool {
+        let others = match self.turn {
+            Turn::Parts => true,
+            Turn::Loads => self.loads.is_empty() && self.jobs.is_empty(),
+            Turn::Jobs => self.jobs.is_empty(),
+        };
+        others && !self.parts.is_empty()
+    }
+
     /// Starts the next piece of work, if none is under way.
     fn start_next(&mut self) {
         if self.busy {
@@ -227,7 +251,7 @@ impl State {
                 Turn::Jobs => Turn::Parts,
             };
             let store = self.store.clone();
-            let work: Pin<Box<dyn Future<Output = ()> + Send>> = match turn {
+            let work: Pin<Box<dyn Future<Output = Answers> + Send>> = match turn {
                 Turn::Parts => match take_batch(&mut self.parts) {
                     batch if batch.is_empty() => continue,
                     batch => Box::pin(commit(store, batch)),
@@ -246,33 +270,32 @@ impl State {
                 }
             };
             self.busy = true;
-            let done = WorkDone { mailbox: self.mailbox.clone() };
+            let mut done = WorkDone { mailbox: self.mailbox.clone(), answers: Vec::new() };
             // The task is not a child: it ends by itself, within the store's deadline.
-            tokio::spawn(async move {
-                let _done = done;
-                work.await;
-            });
+            tokio::spawn(async move { done.answers = work.await });
             return;
         }
     }
 }
 
 /// Makes small writes one after the other.
-async fn run_jobs(store: Arc<dyn Store>, jobs: Vec<Job>) {
+async fn run_jobs(store: Arc<dyn Store>, jobs: Vec<Job>) -> Answers {
     for job in jobs {
         job(store.clone()).await;
     }
+    Answers::new()
 }
 
 /// Tells the committer that its work has ended, even by a panic.
 struct WorkDone {
     mailbox: Mailbox<Message>,
+    answers: Answers,
 }
 
 impl Drop for WorkDone {
     fn drop(&mut self) {
-        // Refused only if the committer has ended; then nobody waits.
-        let _ = self.mailbox.post(Message::Done);
+        // Refused only if the committer has ended; then the logs hear that nothing is known.
+        let _ = self.mailbox.post(Message::Done(std::mem::take(&mut self.answers)));
     }
 }
 
@@ -323,7 +346,8 @@ fn take_loads(loads: &mut VecDeque<Queued<Load>>, parts: &VecDeque<Queued<Part>>
 }
 
 /// Commits a batch; halves it for as long as the store refuses its data.
-async fn commit(store: Arc<dyn Store>, batch: Vec<Part>) {
+async fn commit(store: Arc<dyn Store>, batch: Vec<Part>) -> Answers {
+    let mut answers = Answers::with_capacity(batch.len());
     let mut pending = VecDeque::from([batch]);
     while let Some(batch) = pending.pop_front() {
         let merged = merge(&batch);
@@ -346,7 +370,7 @@ async fn commit(store: Arc<dyn Store>, batch: Vec<Part>) {
                     if result == PartResult::Stale {
                         counter!(COMMITS_STALE).increment(1);
                     }
-                    part.finish(result);
+                    answers.push((part, result));
                 }
             }
             Err(StoreError::Refused) if batch.len() > 1 => {
@@ -363,12 +387,11 @@ async fn commit(store: Arc<dyn Store>, batch: Vec<Part>) {
                 } else {
                     PartResult::Failed
                 };
-                for part in batch {
-                    part.finish(result);
-                }
+                answers.extend(batch.into_iter().map(|part| (part, result)));
             }
         }
     }
+    answers
 }
 
 fn error_name(error: StoreError) -> &'static str {
@@ -430,7 +453,7 @@ fn merge_vault(whole: &mut Option<VaultChange>, next: Option<&VaultChange>) {
 }
 
 /// Loads logs in one read, and one by one if one of them cannot be read.
-async fn load(store: Arc<dyn Store>, loads: Vec<Load>) {
+async fn load(store: Arc<dyn Store>, loads: Vec<Load>) -> Answers {
     let keys: Vec<LogKey> = loads.iter().map(|load| load.key).collect();
     let result = timeout(STORE_DEADLINE, store.load(&keys)).await;
     match result.unwrap_or(Err(StoreError::Unavailable)) {
@@ -452,4 +475,5 @@ async fn load(store: Arc<dyn Store>, loads: Vec<Load>) {
             }
         }
     }
+    Answers::new()
 }

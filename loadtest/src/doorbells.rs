@@ -1,36 +1,39 @@
 //! A burst to devices that sleep: how soon their doorbells ring, and what that costs those who write.
 //!
-//! In each group one phone posts payloads as fast as they are answered; the others have said where
-//! their doorbells are, and have gone. It is done twice with one relay: first while it rings nobody,
-//! then, started again, while it rings at a push service that stands in for Google's. The groups of the
-//! first burst have no doorbells, so that nothing of it is rung in the second.
+//! In each group one phone posts payloads; the others have said where their doorbells are, and have
+//! gone. It is done in rounds, each with one relay that is started twice: first it rings nobody, then it
+//! rings at a push service that stands in for Google's. So both sides are seen in turn, and what they
+//! differ by has a range. The push service is a process of its own, as it is in the world: what it
+//! takes from the machine is not the relay's.
+//!
+//! Holds always: the groups of one side are left before the next begins, so that nothing of it is read
+//! again or rung in the next.
 
+mod burst;
+mod groups;
 mod measured;
 mod provider;
+pub(crate) mod service;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use futures_util::{StreamExt, TryStreamExt, stream};
-use hyper::Method;
 use sealwire_client::address::RelayUrl;
 use serde::Serialize;
-use serde_json::json;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
-use self::measured::Measured;
-use self::provider::{Manners, Provider};
+use self::burst::Burst;
+use self::measured::{Measured, Rung, Seen};
+use self::provider::Provider;
+use self::service::Manners;
 use crate::ceiling::Shape;
 use crate::frame::Measurement;
 use crate::frame::relay::Relay;
-use crate::group::random_body;
-use crate::latency::Latencies;
-use crate::limits::{DEVICES_MAX, DRAIN_DEADLINE, LOOK_PAUSE, SETUPS_MAX};
-use crate::phones::http::{Calls, Phone};
+use crate::frame::timeline::Timeline;
+use crate::limits::{DEVICES_MAX, DRAIN_DEADLINE, LOOK_PAUSE, ROUNDS_MAX, SECONDS_MAX};
 use crate::progress;
 
 /// Longest body of a payload, in bytes: half of its length in hex.
@@ -41,6 +44,12 @@ const GROUP_MEMBERS_MAX: usize = 64;
 
 /// Most payloads of one group: nobody acks them, and a phone may not post more at once.
 const PAYLOADS_MAX: usize = 1000;
+
+/// Payloads a second that a relay lets a phone post.
+const POSTS_PER_SECOND: usize = 50;
+
+/// Longest burst of a rate, in seconds: a phone's token is good for ten minutes.
+const BURST_SECONDS_MAX: usize = 500;
 
 /// What `doorbells` is asked to do.
 #[derive(Args, Serialize)]
@@ -53,18 +62,21 @@ pub(crate) struct Arguments {
     /// Payloads in each group.
     #[arg(long, default_value_t = 40)]
     payloads: usize,
+    /// Payloads per second that are due in all groups together; 0 for as fast as they are answered.
+    #[arg(long, default_value_t = 0)]
+    rate: u32,
+    /// How often the relay is measured without and with doorbells, in turn.
+    #[arg(long, default_value_t = 1)]
+    rounds: usize,
     /// Length of each payload, in bytes; twice as long in hex.
     #[arg(long, default_value_t = 512)]
     body: usize,
-    /// Milliseconds that the push service takes for a doorbell.
-    #[arg(long, default_value_t = 50)]
-    takes_ms: u64,
-    /// One doorbell in so many is answered with 429; 0 for none.
-    #[arg(long, default_value_t = 20)]
-    limited_every: u64,
-    /// One token in so many is not known to the push service; 0 for none.
-    #[arg(long, default_value_t = 100)]
-    dead_every: usize,
+    /// Seconds between a relay's start and a burst, at least: it reads again whom it had to ring, and
+    /// that is not what is measured.
+    #[arg(long, default_value_t = 0)]
+    settle: u64,
+    #[command(flatten)]
+    manners: Manners,
 }
 
 impl Measurement for Arguments {
@@ -82,30 +94,79 @@ impl Measurement for Arguments {
             "1 to {} sleepers",
             GROUP_MEMBERS_MAX - 1
         );
-        let phones = 2 * self.groups * (self.sleepers + 1);
-        ensure!((1..=DEVICES_MAX).contains(&phones), "1 to {DEVICES_MAX} phones, each twice");
+        let phones = self.groups * (self.sleepers + 1);
+        ensure!((1..=DEVICES_MAX).contains(&phones), "1 to {DEVICES_MAX} phones");
         ensure!((1..=PAYLOADS_MAX).contains(&self.payloads), "1 to {PAYLOADS_MAX} payloads");
         ensure!((1..=BODY_BYTES_MAX).contains(&self.body), "1 to {BODY_BYTES_MAX} bytes");
+        ensure!((1..=ROUNDS_MAX).contains(&self.rounds), "1 to {ROUNDS_MAX} rounds");
+        ensure!(self.settle <= SECONDS_MAX, "--settle is at most {SECONDS_MAX}");
+        if let Ok(rate @ 1..) = usize::try_from(self.rate) {
+            ensure!(
+                rate <= self.groups * POSTS_PER_SECOND,
+                "a phone may post {POSTS_PER_SECOND} payloads a second"
+            );
+            ensure!(
+                self.total().div_ceil(rate) <= BURST_SECONDS_MAX,
+                "a burst takes {BURST_SECONDS_MAX} seconds at most"
+            );
+        }
         Ok(())
     }
 
     async fn measure(&self, relay: &mut Relay) -> Result<Measured> {
-        let quiet = make_groups(self, address(relay).await?, false).await?;
-        let without = burst(self, quiet).await?;
-        let dead: HashSet<String> = (0..self.groups * self.sleepers)
-            .filter(|number| self.dead_every > 0 && number % self.dead_every == 0)
-            .map(token)
-            .collect();
-        let manners = Manners {
-            takes: Duration::from_millis(self.takes_ms),
-            limited_every: self.limited_every,
-            dead,
+        let mut provider = Provider::start(self.manners).await?;
+        let mut timeline = Timeline::default();
+        let mut seen = Seen::new();
+        for number in 0..self.rounds {
+            let started = Instant::now();
+            if number > 0 {
+                relay.start_anew(Vec::new()).await?;
+            }
+            let quiet = Box::pin(self.side(relay, started, None, &mut timeline)).await?;
+            let started = Instant::now();
+            relay.start_anew(provider.variables()).await?;
+            let ringing = Some((number, &mut provider));
+            let ringing = Box::pin(self.side(relay, started, ringing, &mut timeline)).await?;
+            seen.add(&quiet.burst, &ringing.burst, ringing.rung);
+        }
+        Ok(seen.measured(timeline))
+    }
+}
+
+/// One burst, and what was rung for it.
+struct Side {
+    burst: Burst,
+    rung: Rung,
+}
+
+impl Arguments {
+    fn total(&self) -> usize {
+        self.groups * self.payloads
+    }
+
+    /// One burst, in groups of its own. With a push service and the number of its round, until all
+    /// devices are rung.
+    async fn side(
+        &self,
+        relay: &Relay,
+        started: Instant,
+        ringing: Option<(usize, &mut Provider)>,
+        timeline: &mut Timeline,
+    ) -> Result<Side> {
+        let address = address(relay).await?;
+        let tokens = ringing.as_ref().map(|(round, _)| round * self.groups * self.sleepers);
+        let groups = groups::make(self, address, tokens).await?;
+        sleep_until(started + Duration::from_secs(self.settle)).await;
+        let (groups, burst, samples) = Box::pin(burst::run(self, relay, groups)).await?;
+        let end_s = timeline.end_s();
+        timeline.mark(end_s, if tokens.is_some() { "doorbells" } else { "nobody rung" });
+        timeline.extend(samples, end_s);
+        let rung = match ringing {
+            Some((_, provider)) => rung(self, provider, &burst).await?,
+            None => Rung::default(),
         };
-        let provider = Provider::start(manners).await?;
-        relay.start_anew(provider.variables()).await?;
-        let groups = make_groups(self, address(relay).await?, true).await?;
-        let with = burst(self, groups).await?;
-        rung(self, &provider, &without, &with).await
+        groups::leave(groups).await?;
+        Ok(Side { burst, rung })
     }
 }
 
@@ -116,136 +177,31 @@ async fn address(relay: &Relay) -> Result<SocketAddr> {
     address.filter(|it| it.ip().is_loopback()).context("an IPv4 address")
 }
 
-/// The token of a device.
-fn token(number: usize) -> String {
-    format!("token-{number:08}")
-}
-
-/// A group: who writes, and its id.
-struct Group {
-    id: String,
-    writer: Calls,
-}
-
-async fn make_groups(
-    arguments: &Arguments,
-    relay: SocketAddr,
-    doorbells: bool,
-) -> Result<Vec<Group>> {
-    let bar = progress::bar(arguments.groups as u64, "groups of sleeping phones");
-    let groups = stream::iter(0..arguments.groups)
-        .map(|number| Box::pin(make_group(arguments, relay, number, doorbells)))
-        .buffer_unordered(SETUPS_MAX)
-        .inspect_ok(|_| bar.inc(1))
-        .try_collect()
-        .await?;
-    bar.finish_and_clear();
-    Ok(groups)
-}
-
-async fn make_group(
-    arguments: &Arguments,
-    relay: SocketAddr,
-    number: usize,
-    doorbells: bool,
-) -> Result<Group> {
-    let first = number * (arguments.sleepers + 1);
-    let mut writer = Phone::enter(relay, first as u64).await?;
-    let made = writer.insist(Method::POST, "/groups", json!({})).await?;
-    let id = made["id"].as_str().context("a group has an id")?.to_owned();
-    for sleeper in 0..arguments.sleepers {
-        // It comes, joins, says where it is rung, and goes.
-        let mut phone = Phone::enter(relay, (first + 1 + sleeper) as u64).await?;
-        phone.insist(Method::POST, &format!("/groups/{id}/join"), json!({})).await?;
-        if doorbells {
-            let token = token(number * arguments.sleepers + sleeper);
-            let place = json!({ "pushToken": token, "pushPlatform": "fcm" });
-            phone.insist(Method::PUT, "/groups/push-registration", place).await?;
-        }
-    }
-    Ok(Group { id, writer })
-}
-
-/// What one burst has shown.
-struct Burst {
-    answers: Latencies,
-    seconds: f64,
-    /// When the first payload of each group was answered.
-    first: BTreeMap<String, Instant>,
-}
-
-async fn burst(arguments: &Arguments, groups: Vec<Group>) -> Result<Burst> {
-    let bar = progress::bar(groups.len() as u64, "bursts");
-    let answers = Latencies::new();
-    let mut first = BTreeMap::new();
-    let mut writers = JoinSet::new();
-    let blob = hex::encode(random_body(arguments.body)?);
-    let begun = Instant::now();
-    for group in groups {
-        writers.spawn(write(group, arguments.payloads, blob.clone()));
-    }
-    while let Some(written) = writers.join_next().await {
-        let (group, at, mut took) = written.context("a phone has panicked")??;
-        answers.record(&mut took);
-        first.insert(group, at);
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
-    Ok(Burst { answers, seconds: begun.elapsed().as_secs_f64(), first })
-}
-
-async fn write(
-    mut group: Group,
-    payloads: usize,
-    blob: String,
-) -> Result<(String, Instant, Vec<u64>)> {
-    let path = format!("/groups/{}/payloads", group.id);
-    let (mut took, mut first) = (Vec::with_capacity(payloads), None);
-    for _ in 0..payloads {
-        let payload = json!({ "encryptedBlob": blob, "kind": "expense" });
-        let at = Instant::now();
-        group.writer.insist(Method::POST, &path, payload).await?;
-        took.push(u64::try_from(at.elapsed().as_nanos()).unwrap_or(u64::MAX));
-        first.get_or_insert_with(Instant::now);
-    }
-    Ok((group.id, first.context("a group has payloads")?, took))
-}
-
 /// Waits until every device was rung once, and says how soon.
-async fn rung(
-    arguments: &Arguments,
-    provider: &Provider,
-    without: &Burst,
-    with: &Burst,
-) -> Result<Measured> {
-    let devices = (arguments.groups * arguments.sleepers) as u64;
+async fn rung(arguments: &Arguments, provider: &mut Provider, burst: &Burst) -> Result<Rung> {
+    let devices = arguments.groups * arguments.sleepers;
     let deadline = Instant::now() + DRAIN_DEADLINE;
-    let bar = progress::bar(devices, "devices rung");
+    let bar = progress::bar(devices as u64, "devices rung");
     let mut soonest: BTreeMap<String, u64> = BTreeMap::new();
-    while (soonest.len() as u64) < devices && Instant::now() < deadline {
-        sleep(LOOK_PAUSE).await;
-        for rung in provider.rung().into_iter().filter(|rung| !rung.limited) {
-            let since = with.first.get(&rung.group).context("a doorbell of no group")?;
-            let age = rung.at.saturating_duration_since(*since);
-            let age = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
-            soonest.entry(rung.token).or_insert(age);
+    let mut rung = Rung::default();
+    loop {
+        for call in provider.rung().await? {
+            let since = burst.first.get(&call.group).context("a doorbell of no group")?;
+            rung.calls += 1;
+            rung.limited += u64::from(call.limited);
+            if !call.limited {
+                rung.last = rung.last.max(call.at_ns.saturating_sub(burst.began_ns));
+                soonest.entry(call.token).or_insert(call.at_ns.saturating_sub(*since));
+            }
         }
         bar.set_position(soonest.len() as u64);
+        if soonest.len() >= devices || Instant::now() >= deadline {
+            break;
+        }
+        sleep(LOOK_PAUSE).await;
     }
     bar.finish_and_clear();
-    let calls = provider.rung();
-    let ages = Latencies::new();
-    let never_rung = devices - soonest.len() as u64;
-    ages.record(&mut soonest.into_values().collect());
-    Ok(Measured {
-        devices,
-        never_rung,
-        calls: calls.len() as u64,
-        limited: calls.iter().filter(|rung| rung.limited).count() as u64,
-        commit_to_doorbell: ages.percentiles(),
-        answer_without: without.answers.percentiles(),
-        answer_with: with.answers.percentiles(),
-        seconds_without: without.seconds,
-        seconds_with: with.seconds,
-    })
+    rung.never = devices.saturating_sub(soonest.len()) as u64;
+    rung.ages = soonest.into_values().collect();
+    Ok(rung)
 }

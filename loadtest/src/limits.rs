@@ -12,6 +12,10 @@ pub(crate) const SECONDS_MAX: u64 = 3600;
 /// Most repetitions of a measurement: more than are needed to know the spread.
 pub(crate) const REPEATS_MAX: usize = 20;
 
+/// Most rounds of a measurement that compares two sides in turn: more than are needed to know the
+/// spread.
+pub(crate) const ROUNDS_MAX: usize = 20;
+
 /// Most rates of one ramp.
 pub(crate) const RATES_MAX: usize = 32;
 

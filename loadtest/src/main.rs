@@ -11,6 +11,7 @@ mod doorbells;
 mod frame;
 mod group;
 mod hear;
+mod helper;
 mod idle;
 mod latency;
 mod limits;
@@ -74,6 +75,9 @@ enum Command {
     /// A WebSocket server that does nothing but pass on; `ceiling` starts it.
     #[command(hide = true)]
     RawRelay,
+    /// A push service that stands in for Google's; `doorbells` starts it.
+    #[command(hide = true)]
+    PushService(doorbells::service::Manners),
 }
 
 #[tokio::main]
@@ -106,6 +110,7 @@ async fn run(command: &Command) -> Result<()> {
         Command::Peers(arguments) => Box::pin(peers::run(arguments)).await,
         Command::Compare(arguments) => compare::run(arguments),
         Command::RawRelay => ceiling::raw::serve().await,
+        Command::PushService(manners) => doorbells::service::serve(*manners).await,
     }
 }
 

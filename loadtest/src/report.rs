@@ -83,13 +83,18 @@ pub(crate) struct Measure {
     pub(crate) name: String,
     pub(crate) unit: String,
     pub(crate) better: Better,
-    /// One of each run.
+    /// One of each run, or one of each of its rounds.
     pub(crate) values: Vec<f64>,
 }
 
 impl Measure {
     pub(crate) fn lower(name: impl Into<String>, unit: &str, value: f64) -> Self {
         Self::new(name.into(), unit, Better::Lower, value)
+    }
+
+    /// One that each run has several values of.
+    pub(crate) fn lower_each(name: impl Into<String>, unit: &str, values: Vec<f64>) -> Self {
+        Self { name: name.into(), unit: unit.to_owned(), better: Better::Lower, values }
     }
 
     pub(crate) fn higher(name: impl Into<String>, unit: &str, value: f64) -> Self {

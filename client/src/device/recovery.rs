@@ -6,9 +6,9 @@
 //!
 //! A recovery vault as the Totals app makes it brings the same key back. A native one makes a new
 //! device, which joins the old one's groups, is enrolled by the old key in its vaults, removes it
-//! there, and then deletes the old recovery vault: it is done by the connection and by
-//! [`Device::keep_recovery`], each step when the relay is reached, and each goes on where it was if it
-//! is interrupted.
+//! there ([`Device::recovered_vaults`]), and then deletes the old recovery vault: it is done by the
+//! connection and by [`Device::keep_recovery`], each step when the relay is reached, and each goes on
+//! where it was if it is interrupted.
 
 use std::path::Path;
 

@@ -230,3 +230,12 @@ create table recovery (
     -- The seed of the device whose place this one has taken, until that one's vault is gone.
     old_seed blob
 );
+
+-- Vaults in which this device has taken the place of a lost one.
+create table recovered_vaults (
+    log blob primary key,
+    relay text not null,
+    relay_key blob not null,
+    -- The scope that is the person's own; none if there was none.
+    private_scope blob
+) without rowid;

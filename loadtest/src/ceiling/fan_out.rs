@@ -1,7 +1,6 @@
 //! WebSockets alone: messages as long as the relay's frames, between as many connections, through a
 //! process that does nothing else.
 
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -13,9 +12,7 @@ use sealwire_protocol::codec::encode_relay;
 use sealwire_protocol::frame::Entry;
 use sealwire_protocol::{Body, DeviceKey, Digest, LogId};
 use serde::Serialize;
-use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::WebSocketStream;
@@ -25,6 +22,7 @@ use super::Shape;
 use super::raw::{ANSWER_BYTES, Hello, config};
 use crate::crowd::source;
 use crate::group::Author;
+use crate::helper::Helper;
 use crate::limits::ANSWER_DEADLINE;
 use crate::report::{self, Line, Measure, line};
 
@@ -59,7 +57,8 @@ type Socket = WebSocketStream<TcpStream>;
 
 /// As many groups and members as the shape has, one sender in each, as fast as it goes.
 pub(super) async fn measure(shape: &Shape, time: Duration) -> Result<FanOut> {
-    let (_server, port) = start().await?;
+    let server = Helper::start(&["raw-relay".to_owned()]).await?;
+    let port = server.port();
     let length = frame_bytes(shape.body);
     let counts = Arc::new(Counts::default());
     let mut members = JoinSet::new();
@@ -89,21 +88,6 @@ pub(super) async fn measure(shape: &Shape, time: Duration) -> Result<FanOut> {
         deliveries_per_second: (after.1 - before.1) as f64 / elapsed_s,
         stream_per_second: stream(port, length).await?,
     })
-}
-
-/// Starts the server, which ends with what is given back.
-async fn start() -> Result<(Child, u16)> {
-    let mut server = Command::new(std::env::current_exe()?)
-        .arg("raw-relay")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .context("starting a WebSocket server")?;
-    let output = server.stdout.take().context("its output")?;
-    let mut port = String::new();
-    timeout(ANSWER_DEADLINE, BufReader::new(output).read_line(&mut port)).await??;
-    Ok((server, port.trim().parse().context("its port")?))
 }
 
 /// Length of the frame of an entry with such a body.

@@ -5,18 +5,18 @@
 //! that is ready is read before anything is written, and everything that waits is written at once.
 
 use std::collections::{HashMap, VecDeque};
-use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use futures_util::{FutureExt, SinkExt, StreamExt};
-use tokio::io::AsyncReadExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+
+use crate::helper;
 
 /// Read buffer of a connection, in bytes.
 const READ_BUFFER_BYTES: usize = 4 * 1024;
@@ -74,22 +74,14 @@ impl Outbox {
 #[derive(Default)]
 struct Groups(Mutex<HashMap<u32, Vec<Arc<Outbox>>>>);
 
-/// Serves until nobody holds its standard input open. Says its port on standard output.
+/// Serves until nobody holds its standard input open.
 pub(crate) async fn serve() -> Result<()> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    writeln!(std::io::stdout(), "{}", listener.local_addr()?.port())?;
     let groups = Arc::new(Groups::default());
-    let (mut input, mut byte) = (tokio::io::stdin(), [0]);
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => {
-                let (stream, _) = accepted?;
-                // A connection that fails is missed by whoever counts.
-                tokio::spawn(Box::pin(connection(stream, groups.clone())));
-            }
-            _ = input.read(&mut byte) => return Ok(()),
-        }
-    }
+    helper::serve(|stream| {
+        // A connection that fails is missed by whoever counts.
+        tokio::spawn(Box::pin(connection(stream, groups.clone())));
+    })
+    .await
 }
 
 async fn connection(stream: TcpStream, groups: Arc<Groups>) -> Result<()> {

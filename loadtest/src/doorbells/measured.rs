@@ -2,42 +2,155 @@
 
 use serde::Serialize;
 
-use crate::latency::Percentiles;
-use crate::report::{self, Figures, Line, Measure, line, whole};
+use super::burst::Burst;
+use crate::frame::timeline::Timeline;
+use crate::latency::{Latencies, Percentiles};
+use crate::report::{self, Figures, Line, Measure, line, median, range, whole};
+
+/// What was seen of doorbells after a burst. Times are in nanoseconds.
+#[derive(Default)]
+pub(super) struct Rung {
+    /// From the first answer to a payload of a device's group to its first doorbell that was not
+    /// answered with 429.
+    pub(super) ages: Vec<u64>,
+    /// When the last device was rung, after the beginning of the burst.
+    pub(super) last: u64,
+    /// Devices that were not rung.
+    pub(super) never: u64,
+    pub(super) calls: u64,
+    pub(super) limited: u64,
+}
+
+/// One percentile of several, in microseconds.
+type Percentile = fn(&Percentiles) -> f64;
+
+/// What was seen so far.
+pub(super) struct Seen {
+    rounds: Vec<Round>,
+    ages: Latencies,
+    without: Latencies,
+    with: Latencies,
+}
+
+/// One round: a burst that rings nobody, and one that rings.
+#[derive(Serialize)]
+struct Round {
+    devices: u64,
+    never_rung: u64,
+    calls: u64,
+    limited: u64,
+    seconds_without: f64,
+    seconds_with: f64,
+    /// From the beginning of the burst until the last device was rung.
+    seconds_ringing: f64,
+    answer_without: Percentiles,
+    answer_with: Percentiles,
+    /// The same of payloads that were due before the last device was rung, and of as much of the other
+    /// burst.
+    answer_without_ringing: Percentiles,
+    answer_with_ringing: Percentiles,
+}
 
 /// What `doorbells` has seen.
 #[derive(Serialize)]
 pub(crate) struct Measured {
     /// Devices that sleep and have a doorbell.
-    pub(super) devices: u64,
+    devices: u64,
     /// Devices that were not rung in time, and were to be.
-    pub(super) never_rung: u64,
+    never_rung: u64,
     /// Calls to the push service, in all.
-    pub(super) calls: u64,
+    calls: u64,
     /// Calls that it answered with 429.
-    pub(super) limited: u64,
+    limited: u64,
     /// From when a group's first payload was answered to when its doorbell reached the push service and
     /// was not refused: of each device, the first.
-    pub(super) commit_to_doorbell: Percentiles,
-    /// From when a payload was sent until it was answered, by a relay that rings nobody.
-    pub(super) answer_without: Percentiles,
+    commit_to_doorbell: Percentiles,
+    /// From when a payload was due, or sent where none is due, until it was answered by a relay that
+    /// rings nobody.
+    answer_without: Percentiles,
     /// The same, by one that rings.
-    pub(super) answer_with: Percentiles,
-    pub(super) seconds_without: f64,
-    pub(super) seconds_with: f64,
+    answer_with: Percentiles,
+    rounds: Vec<Round>,
+    #[serde(skip)]
+    timeline: Timeline,
+}
+
+impl Seen {
+    pub(super) fn new() -> Self {
+        let [ages, without, with] = [(); 3].map(|()| Latencies::new());
+        Self { rounds: Vec::new(), ages, without, with }
+    }
+
+    /// Adds a round.
+    pub(super) fn add(&mut self, quiet: &Burst, ringing: &Burst, mut rung: Rung) {
+        self.rounds.push(Round {
+            devices: rung.ages.len() as u64 + rung.never,
+            never_rung: rung.never,
+            calls: rung.calls,
+            limited: rung.limited,
+            seconds_without: quiet.seconds,
+            seconds_with: ringing.seconds,
+            seconds_ringing: rung.last as f64 / 1e9,
+            answer_without: quiet.before(u64::MAX),
+            answer_with: ringing.before(u64::MAX),
+            answer_without_ringing: quiet.before(rung.last),
+            answer_with_ringing: ringing.before(rung.last),
+        });
+        self.ages.record(&mut rung.ages);
+        self.without.record(&mut quiet.durations(u64::MAX));
+        self.with.record(&mut ringing.durations(u64::MAX));
+    }
+
+    /// What all rounds have shown.
+    pub(super) fn measured(self, timeline: Timeline) -> Measured {
+        let sum = |of: fn(&Round) -> u64| self.rounds.iter().map(of).sum();
+        Measured {
+            devices: sum(|round| round.devices),
+            never_rung: sum(|round| round.never_rung),
+            calls: sum(|round| round.calls),
+            limited: sum(|round| round.limited),
+            commit_to_doorbell: self.ages.percentiles(),
+            answer_without: self.without.percentiles(),
+            answer_with: self.with.percentiles(),
+            rounds: self.rounds,
+            timeline,
+        }
+    }
+}
+
+impl Round {
+    /// How much longer an answer takes while doorbells are rung, by a percentile.
+    fn cost(&self, of: Percentile) -> f64 {
+        of(&self.answer_with) / of(&self.answer_without)
+    }
+
+    /// The same of the time in which devices are rung for the first time.
+    fn cost_ringing(&self, of: Percentile) -> f64 {
+        of(&self.answer_with_ringing) / of(&self.answer_without_ringing)
+    }
 }
 
 impl Measured {
-    /// How much longer an answer takes while doorbells are rung.
-    fn ratio(&self, of: fn(&Percentiles) -> f64) -> f64 {
-        of(&self.answer_with) / of(&self.answer_without)
+    /// A ratio of each round.
+    fn ratios(&self, of: impl Fn(&Round) -> f64) -> Vec<f64> {
+        self.rounds.iter().map(of).collect()
+    }
+
+    /// What doorbells cost, by name: a ratio of each round.
+    fn costs(&self) -> [(&'static str, Vec<f64>); 4] {
+        let (p50, p99): (Percentile, Percentile) = (|of| of.p50_us, |of| of.p99_us);
+        [
+            ("doorbells cost, p50", self.ratios(|round| round.cost(p50))),
+            ("doorbells cost, p99", self.ratios(|round| round.cost(p99))),
+            ("while they are rung, p50", self.ratios(|round| round.cost_ringing(p50))),
+            ("while they are rung, p99", self.ratios(|round| round.cost_ringing(p99))),
+        ]
     }
 }
 
 impl Figures for Measured {
     fn lines(&self) -> Vec<Line> {
-        let (p50, p99) = (self.ratio(|of| of.p50_us), self.ratio(|of| of.p99_us));
-        vec![
+        let mut lines = vec![
             line(
                 "rung",
                 format!(
@@ -51,24 +164,47 @@ impl Figures for Measured {
             line("commit to doorbell", report::percentiles(&self.commit_to_doorbell)),
             line("answer, nobody rung", report::percentiles(&self.answer_without)),
             line("answer, with doorbells", report::percentiles(&self.answer_with)),
-            line("doorbells cost", format!("p50 × {p50:.2}, p99 × {p99:.2}")),
-            line(
-                "burst",
-                format!("{:.1} s, with doorbells {:.1} s", self.seconds_without, self.seconds_with),
+        ];
+        lines.extend(self.costs().map(|(name, ratios)| line(name, times(&ratios))));
+        let seconds = |of: fn(&Round) -> f64| median(&self.ratios(of));
+        lines.push(line(
+            "burst",
+            format!(
+                "{:.1} s, with doorbells {:.1} s; the last device was rung after {:.1} s",
+                seconds(|round| round.seconds_without),
+                seconds(|round| round.seconds_with),
+                seconds(|round| round.seconds_ringing)
             ),
-        ]
+        ));
+        lines
     }
 
     fn measures(&self) -> Vec<Measure> {
         let mut measures = Measure::latencies("commit to doorbell", &self.commit_to_doorbell);
         measures.extend(Measure::latencies("answer, nobody rung", &self.answer_without));
         measures.extend(Measure::latencies("answer, with doorbells", &self.answer_with));
-        measures.push(Measure::lower("doorbells cost, p50", "×", self.ratio(|of| of.p50_us)));
+        let costs = self.costs().into_iter();
+        measures.extend(costs.map(|(name, ratios)| Measure::lower_each(name, "×", ratios)));
         measures.push(Measure::lower("calls", "", self.calls as f64));
         measures
     }
 
     fn broken_promise(&self) -> Option<String> {
         (self.never_rung > 0).then(|| format!("{} sleeping devices were not rung", self.never_rung))
+    }
+
+    fn take_timeline(&mut self) -> Timeline {
+        std::mem::take(&mut self.timeline)
+    }
+}
+
+/// Ratios of several rounds: the middle, and the range.
+fn times(ratios: &[f64]) -> String {
+    let (low, high) = range(ratios);
+    let median = median(ratios);
+    if ratios.len() > 1 {
+        format!("× {median:.2} ({low:.2} to {high:.2} in {} rounds)", ratios.len())
+    } else {
+        format!("× {median:.2}")
     }
 }

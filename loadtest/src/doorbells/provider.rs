@@ -1,161 +1,80 @@
-//! A push service that stands in for Google's: it grants access tokens to whoever asks, and answers
-//! doorbells after a while, some of them with 429 and those at dead tokens with UNREGISTERED.
-//!
-//! It believes every signature and listens on loopback alone. What it was told it keeps, with the time.
+//! The push service of a measurement, from outside: its process, what a relay has to be told to ring
+//! there, and what came.
 
-use std::collections::HashSet;
-use std::convert::Infallible;
-use std::net::SocketAddr;
-use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use ureq::Agent;
+
+use super::service::{Call, Manners, RUNG_PATH};
+use crate::helper::Helper;
+use crate::limits::ANSWER_DEADLINE;
 
 /// A key that nothing but a stand-in believes: the one of the relay's own tests, PKCS#8 in base64.
 const KEY: &str = include_str!("../../../tests/support/fcm-key.txt");
 
-/// How it answers.
-pub(super) struct Manners {
-    /// How long it takes.
-    pub(super) takes: Duration,
-    /// One doorbell in so many is one too many; 0 for none.
-    pub(super) limited_every: u64,
-    /// Tokens that it does not know.
-    pub(super) dead: HashSet<String>,
-}
-
-/// A doorbell that came.
-#[derive(Clone)]
-pub(super) struct Rung {
-    pub(super) at: Instant,
-    pub(super) token: String,
-    pub(super) group: String,
-    /// Whether it was one too many.
-    pub(super) limited: bool,
-}
-
-struct Inner {
-    manners: Manners,
-    seen: AtomicU64,
-    rung: Mutex<Vec<Rung>>,
-}
+/// Longest list of calls that is read at once, in bytes: more than a run of most devices makes.
+const CALLS_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// See the module's header.
 pub(super) struct Provider {
-    address: SocketAddr,
+    helper: Helper,
     directory: TempDir,
-    inner: Arc<Inner>,
-    serving: JoinHandle<()>,
+    agent: Agent,
+    /// How many calls were told.
+    told: usize,
 }
 
 impl Provider {
     pub(super) async fn start(manners: Manners) -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let address = listener.local_addr()?;
+        let arguments = [vec!["push-service".to_owned()], manners.options()].concat();
+        let helper = Helper::start(&arguments).await.context("a push service")?;
         let directory = TempDir::new()?;
+        let agent = Agent::config_builder()
+            .timeout_global(Some(ANSWER_DEADLINE))
+            .proxy(None)
+            .build()
+            .new_agent();
+        let provider = Self { helper, directory, agent, told: 0 };
         let key: String = KEY.split_whitespace().collect();
         let file = json!({
             "type": "service_account",
             "project_id": "measured",
             "private_key": format!("-----BEGIN PRIVATE {0}-----\n{key}\n-----END PRIVATE {0}-----\n", "KEY"),
             "client_email": "doorbells@measured.example",
-            "token_uri": format!("http://{address}/token"),
+            "token_uri": format!("{}/token", provider.url()),
         });
-        std::fs::write(credentials(&directory), file.to_string()).context("credentials")?;
-        let inner = Arc::new(Inner { manners, seen: AtomicU64::new(0), rung: Mutex::default() });
-        let serving = tokio::spawn(serve(listener, inner.clone()));
-        Ok(Self { address, directory, inner, serving })
+        std::fs::write(provider.credentials(), file.to_string()).context("credentials")?;
+        Ok(provider)
     }
 
     /// What a relay has to be told to ring here.
     pub(super) fn variables(&self) -> Vec<(&'static str, String)> {
-        vec![
-            ("GOOGLE_APPLICATION_CREDENTIALS", credentials(&self.directory).display().to_string()),
-            ("FCM_BASE_URL", format!("http://{}", self.address)),
-        ]
+        let credentials = self.credentials().display().to_string();
+        vec![("GOOGLE_APPLICATION_CREDENTIALS", credentials), ("FCM_BASE_URL", self.url())]
     }
 
-    /// What came so far.
-    pub(super) fn rung(&self) -> Vec<Rung> {
-        self.inner.rung.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-impl Drop for Provider {
-    fn drop(&mut self) {
-        self.serving.abort();
-    }
-}
-
-fn credentials(directory: &TempDir) -> std::path::PathBuf {
-    Path::new(directory.path()).join("account.json")
-}
-
-async fn serve(listener: TcpListener, inner: Arc<Inner>) {
-    // It ends with the measurement.
-    while let Ok((stream, _)) = listener.accept().await {
-        let inner = inner.clone();
-        let answers = service_fn(move |request| {
-            let inner = inner.clone();
-            async move { Ok::<_, Infallible>(inner.answer(request).await) }
+    /// The calls that came since this was last asked, in order.
+    pub(super) async fn rung(&mut self) -> Result<Vec<Call>> {
+        let (agent, url) = (self.agent.clone(), format!("{}{RUNG_PATH}{}", self.url(), self.told));
+        let asking = tokio::task::spawn_blocking(move || {
+            let mut answer = agent.get(url).call()?;
+            answer.body_mut().with_config().limit(CALLS_BYTES_MAX).read_to_vec()
         });
-        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), answers));
+        let calls = asking.await?.context("the push service does not answer")?;
+        let calls: Vec<Call> =
+            serde_json::from_slice(&calls).context("the push service's calls")?;
+        self.told += calls.len();
+        Ok(calls)
     }
-}
 
-impl Inner {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        let at = Instant::now();
-        if request.uri().path() == "/token" {
-            return reply(
-                StatusCode::OK,
-                &json!({ "access_token": "measured", "expires_in": 3600 }),
-            );
-        }
-        let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes);
-        let json: Value = serde_json::from_slice(&body.unwrap_or_default()).unwrap_or_default();
-        let message = &json["message"];
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let (token, group) = (text(&message["token"]), text(&message["data"]["groupId"]));
-        let every = self.manners.limited_every;
-        let number = self.seen.fetch_add(1, Ordering::Relaxed);
-        let limited = every > 0 && number % every == every - 1;
-        let dead = self.manners.dead.contains(&token);
-        let rung = Rung { at, token, group, limited };
-        self.rung.lock().unwrap_or_else(PoisonError::into_inner).push(rung);
-        sleep(self.manners.takes).await;
-        if limited {
-            let mut reply = refusal(StatusCode::TOO_MANY_REQUESTS, "QUOTA_EXCEEDED");
-            reply.headers_mut().insert("retry-after", hyper::header::HeaderValue::from_static("1"));
-            reply
-        } else if dead {
-            refusal(StatusCode::NOT_FOUND, "UNREGISTERED")
-        } else {
-            reply(StatusCode::OK, &json!({ "name": "projects/measured/messages/1" }))
-        }
+    fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.helper.port())
     }
-}
 
-fn refusal(status: StatusCode, code: &str) -> Response<Full<Bytes>> {
-    reply(status, &json!({ "error": { "details": [{ "errorCode": code }] } }))
-}
-
-fn reply(status: StatusCode, json: &Value) -> Response<Full<Bytes>> {
-    let mut reply = Response::new(Full::new(Bytes::from(json.to_string())));
-    *reply.status_mut() = status;
-    reply
+    fn credentials(&self) -> PathBuf {
+        self.directory.path().join("account.json")
+    }
 }

@@ -71,6 +71,11 @@ impl Phone {
         Ok(calls)
     }
 
+    /// A connection for requests, with the token that it has.
+    pub(crate) async fn calls(&self) -> Result<Calls> {
+        Ok(Calls { sender: self.connect().await?, phone: self.clone() })
+    }
+
     /// Its key, as the app writes it.
     pub(super) fn name(&self) -> String {
         device_key(&self.key).to_hex()
