@@ -251,6 +251,9 @@ impl Observed for View {
     }
 
     fn metrics(&self) -> String {
+        if let Some(system) = self.system.get() {
+            system.look();
+        }
         self.metrics.render()
     }
 

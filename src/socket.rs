@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use metrics::counter;
-use sealwire_actors::metrics::{CONNECTIONS_REFUSED, SESSIONS_ENDED};
+use sealwire_actors::metrics::{AuthFailure, CONNECTIONS_REFUSED, SESSIONS_ENDED};
 use sealwire_actors::{Greeter, Outbox, Rejected, Session, Step, System};
 use sealwire_protocol::close::CloseReason;
 use sealwire_protocol::limits::{AUTHENTICATION_DEADLINE, UNAUTHENTICATED_FRAME_BYTES_MAX};
@@ -102,9 +102,10 @@ async fn authenticate(
             }
         }
     };
-    let bytes = timeout(AUTHENTICATION_DEADLINE, first)
-        .await
-        .unwrap_or(Err(Some(CloseReason::AuthenticationTimeout)))?;
+    let bytes = timeout(AUTHENTICATION_DEADLINE, first).await.unwrap_or_else(|_| {
+        AuthFailure::Timeout.count();
+        Err(Some(CloseReason::AuthenticationTimeout))
+    })?;
     greeter.authenticate(&bytes).await.map_err(|Rejected { frame, reason }| {
         writer.queue(frame);
         Some(reason)

@@ -67,6 +67,8 @@ mod totals_devices;
 mod totals_histories;
 // The operator sees whether the relay lives and works, and what it is doing, actor by actor.
 mod operator;
+// Every metric moves, and no label tells of a device, a log or an address.
+mod metrics;
 // Retention beside a relay takes nothing from anybody who is there.
 mod worker;
 // The program does what is typed.

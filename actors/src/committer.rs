@@ -16,8 +16,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use metrics::{counter, histogram};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr};
@@ -28,7 +27,7 @@ use crate::limits::{
     STORE_DEADLINE,
 };
 use crate::log::{LogMessage, LogRef};
-use crate::mailbox::{Mailbox, Place, Posted};
+use crate::mailbox::{Mailbox, Place, Posted, Waiting};
 use crate::metrics::{
     ActorKind, Alive, COMMIT_ENTRIES, COMMIT_TIME, COMMITS_FAILED, COMMITS_STALE, LOGS_LOADED,
 };
@@ -112,10 +111,10 @@ impl CommitterRef {
         store: Arc<dyn Store>,
         supervisor: ActorCell,
     ) -> Result<Self, SpawnErr> {
-        let depth = Arc::new(AtomicUsize::new(0));
-        let arguments = (store, depth.clone());
+        let waiting = Arc::new(Waiting::default());
+        let arguments = (store, waiting.clone());
         let (actor, _) = Actor::spawn_linked(None, Committer, arguments, supervisor).await?;
-        Ok(Self(Mailbox::new(actor, ActorKind::Committer, COMMITTER_MAILBOX_MAX, depth)))
+        Ok(Self(Mailbox::new(actor, ActorKind::Committer, COMMITTER_MAILBOX_MAX, waiting)))
     }
 
     /// Asks for a part to be committed. Gives false if the committer takes no more now.
@@ -135,6 +134,11 @@ impl CommitterRef {
 
     pub(crate) fn cell(&self) -> ActorCell {
         self.0.cell()
+    }
+
+    /// For how long the oldest of what it is asked for has waited.
+    pub(crate) fn oldest(&self) -> Duration {
+        self.0.oldest()
     }
 }
 
@@ -180,16 +184,16 @@ struct Committer;
 impl Actor for Committer {
     type Msg = Posted<Message>;
     type State = State;
-    type Arguments = (Arc<dyn Store>, Arc<AtomicUsize>);
+    type Arguments = (Arc<dyn Store>, Arc<Waiting>);
 
     async fn pre_start(
         &self,
         myself: ActorRef<Self::Msg>,
-        (store, depth): Self::Arguments,
+        (store, waiting): Self::Arguments,
     ) -> Result<State, ActorProcessingErr> {
         Ok(State {
             store,
-            mailbox: Mailbox::new(myself, ActorKind::Committer, usize::MAX, depth),
+            mailbox: Mailbox::new(myself, ActorKind::Committer, usize::MAX, waiting),
             parts: VecDeque::new(),
             loads: VecDeque::new(),
             jobs: VecDeque::new(),
@@ -270,9 +274,13 @@ impl State {
                 }
             };
             self.busy = true;
-            let mut done = WorkDone { mailbox: self.mailbox.clone(), answers: Vec::new() };
+            let done = WorkDone { mailbox: self.mailbox.clone(), answers: Vec::new() };
             // The task is not a child: it ends by itself, within the store's deadline.
-            tokio::spawn(async move { done.answers = work.await });
+            tokio::spawn(async move {
+                let mut done = done;
+                done.answers = work.await;
+                drop(done);
+            });
             return;
         }
     }

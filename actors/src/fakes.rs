@@ -12,6 +12,7 @@ mod log;
 mod push;
 mod recovery;
 mod state;
+pub mod trouble;
 mod vaults;
 
 use std::collections::{BTreeSet, VecDeque};

@@ -18,6 +18,7 @@ mod heartbeat;
 pub mod limits;
 mod listener;
 mod log;
+mod look;
 mod mailbox;
 mod meters;
 pub mod metrics;

@@ -81,6 +81,10 @@ pub const LOAD_LOGS_MAX: usize = 64;
 /// How long a transaction or a read may take before it counts as failed.
 pub const STORE_DEADLINE: Duration = Duration::from_secs(10);
 
+/// Shortest time between two looks at all that lives, for metrics: with a hundred thousand sessions a
+/// look takes some milliseconds.
+pub const LOOK_PAUSE: Duration = Duration::from_secs(1);
+
 /// How long a log's actor lives after its last work.
 pub const LOG_IDLE: Duration = Duration::from_secs(10);
 

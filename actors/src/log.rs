@@ -34,7 +34,6 @@ mod vault;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use metrics::counter;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
@@ -49,7 +48,7 @@ use crate::entry::{CheckedEntry, Content, Published};
 use crate::limits::{
     ACK_FLUSH, LOAD_RETRY, LOG_IDLE, LOG_MAILBOX_MAX, QUOTA_MARKER_PAUSE, WAITING_ACKS_MAX,
 };
-use crate::mailbox::{Mailbox, Posted};
+use crate::mailbox::{Mailbox, Posted, Waiting};
 use crate::metrics::{ActorKind, Alive, ENTRIES, GROUPS_ENDED, LOGS_PASSIVATED, Outcome, Outcomes};
 use crate::ports::{CompactStep, LogKey, LogRecord, Position, StoreError};
 use crate::registry::Presence;
@@ -202,11 +201,11 @@ impl Drop for Gone {
 
 /// Starts the actor of a log.
 pub(crate) fn start(key: LogKey, shared: Arc<Shared>, supervisor: ActorCell) -> Option<LogRef> {
-    let depth = Arc::new(AtomicUsize::new(0));
-    let arguments = (key, shared, depth.clone());
+    let waiting = Arc::new(Waiting::default());
+    let arguments = (key, shared, waiting.clone());
     let (actor, _) =
         ractor::ActorRuntime::spawn_linked_instant(None, Log, arguments, supervisor).ok()?;
-    Some(Mailbox::new(actor, ActorKind::Log, LOG_MAILBOX_MAX, depth))
+    Some(Mailbox::new(actor, ActorKind::Log, LOG_MAILBOX_MAX, waiting))
 }
 
 struct Log;
@@ -214,15 +213,15 @@ struct Log;
 impl Actor for Log {
     type Msg = Posted<LogMessage>;
     type State = LogActor;
-    type Arguments = (LogKey, Arc<Shared>, Arc<AtomicUsize>);
+    type Arguments = (LogKey, Arc<Shared>, Arc<Waiting>);
 
     async fn pre_start(
         &self,
         myself: ActorRef<Self::Msg>,
-        (key, shared, depth): Self::Arguments,
+        (key, shared, waiting): Self::Arguments,
     ) -> Result<LogActor, ActorProcessingErr> {
         let id = myself.get_id();
-        let myself = Mailbox::new(myself, ActorKind::Log, LOG_MAILBOX_MAX, depth);
+        let myself = Mailbox::new(myself, ActorKind::Log, LOG_MAILBOX_MAX, waiting);
         // Before anything can go wrong: its supervisor must know which log it was.
         shared.started_logs.insert(id, (key, myself.clone()));
         let mut log = LogActor {

@@ -5,9 +5,9 @@
 //! what waits, and measures how long each message waited. A message that never arrives (its actor
 //! died) leaves the count as well: the count is a guard inside it.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use metrics::counter;
 use ractor::{ActorCell, ActorRef, MessagingErr};
@@ -22,15 +22,45 @@ pub(crate) struct Posted<M> {
     place: Place,
 }
 
+/// What waits in one mailbox.
+#[derive(Default)]
+pub(crate) struct Waiting {
+    depth: AtomicUsize,
+    /// Nothing that waits was posted before this, in nanoseconds of the process: the later of when
+    /// the mailbox was last empty, and when what left it last was posted.
+    since: AtomicU64,
+}
+
+impl Waiting {
+    /// For how long the oldest message has waited, up to the time between it and the one before;
+    /// nothing if none waits.
+    fn oldest(&self) -> Duration {
+        if self.depth.load(Ordering::Relaxed) == 0 {
+            return Duration::ZERO;
+        }
+        let since = self.since.load(Ordering::Relaxed);
+        Duration::from_nanos(process_ns(Instant::now()).saturating_sub(since))
+    }
+}
+
+/// Nanoseconds since this process first asked.
+fn process_ns(at: Instant) -> u64 {
+    static BEGAN: OnceLock<Instant> = OnceLock::new();
+    let began = *BEGAN.get_or_init(Instant::now);
+    u64::try_from(at.saturating_duration_since(began).as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// One place in a mailbox's count. An actor that queues its messages keeps it with them.
 pub(crate) struct Place {
     kind: ActorKind,
-    depth: Arc<AtomicUsize>,
+    waiting: Arc<Waiting>,
+    posted_ns: u64,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.depth.fetch_sub(1, Ordering::Relaxed);
+        self.waiting.since.fetch_max(self.posted_ns, Ordering::Relaxed);
+        self.waiting.depth.fetch_sub(1, Ordering::Relaxed);
         meters::actor(self.kind).depth.decrement(1.0);
     }
 }
@@ -46,7 +76,7 @@ pub(crate) enum Refused<M> {
 /// The sending end.
 pub(crate) struct Mailbox<M: Send + 'static> {
     actor: ActorRef<Posted<M>>,
-    depth: Arc<AtomicUsize>,
+    waiting: Arc<Waiting>,
     kind: ActorKind,
     limit: usize,
 }
@@ -55,7 +85,7 @@ impl<M: Send + 'static> Clone for Mailbox<M> {
     fn clone(&self) -> Self {
         Self {
             actor: self.actor.clone(),
-            depth: self.depth.clone(),
+            waiting: self.waiting.clone(),
             kind: self.kind,
             limit: self.limit,
         }
@@ -67,14 +97,14 @@ impl<M: Send + 'static> Mailbox<M> {
         actor: ActorRef<Posted<M>>,
         kind: ActorKind,
         limit: usize,
-        depth: Arc<AtomicUsize>,
+        waiting: Arc<Waiting>,
     ) -> Self {
-        Self { actor, depth, kind, limit }
+        Self { actor, waiting, kind, limit }
     }
 
     /// Posts a message, if there is room.
     pub(crate) fn cast(&self, message: M) -> Result<(), Refused<M>> {
-        if self.depth.load(Ordering::Relaxed) >= self.limit {
+        if self.depth() >= self.limit {
             counter!(MAILBOX_REFUSALS, "actor" => self.kind.name()).increment(1);
             return Err(Refused::Full(message));
         }
@@ -84,10 +114,14 @@ impl<M: Send + 'static> Mailbox<M> {
     /// Posts a message that answers one of the actor's own: there is at most one for each, so it is
     /// not held back by the bound.
     pub(crate) fn post(&self, message: M) -> Result<(), Refused<M>> {
-        self.depth.fetch_add(1, Ordering::Relaxed);
+        let posted_at = Instant::now();
+        let posted_ns = process_ns(posted_at);
+        if self.waiting.depth.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.waiting.since.fetch_max(posted_ns, Ordering::Relaxed);
+        }
         meters::actor(self.kind).depth.increment(1.0);
-        let place = Place { kind: self.kind, depth: self.depth.clone() };
-        let posted = Posted { message, posted_at: Instant::now(), place };
+        let place = Place { kind: self.kind, waiting: self.waiting.clone(), posted_ns };
+        let posted = Posted { message, posted_at, place };
         self.actor.send_message(posted).map_err(|error| match error {
             MessagingErr::SendErr(posted) => Refused::Gone(posted.message),
             // The mailbox was made from this very actor's reference, so its type fits; and a cast
@@ -100,7 +134,12 @@ impl<M: Send + 'static> Mailbox<M> {
 
     /// Messages that wait now, the one being handled not among them.
     pub(crate) fn depth(&self) -> usize {
-        self.depth.load(Ordering::Relaxed)
+        self.waiting.depth.load(Ordering::Relaxed)
+    }
+
+    /// For how long the oldest message that waits has waited.
+    pub(crate) fn oldest(&self) -> Duration {
+        self.waiting.oldest()
     }
 
     pub(crate) fn cell(&self) -> ActorCell {
@@ -121,7 +160,8 @@ impl<M> Posted<M> {
 
     /// The same, with the message's place: it counts as waiting for as long as the place is kept.
     pub(crate) fn open_keeping(self, kind: ActorKind) -> (M, Handling, Place) {
-        let handling = Handling { kind, waited: self.posted_at.elapsed(), started: Instant::now() };
+        let waited = Some(self.posted_at.elapsed());
+        let handling = Handling { kind, waited, started: Instant::now() };
         (self.message, handling, self.place)
     }
 }
@@ -129,8 +169,17 @@ impl<M> Posted<M> {
 /// Measures the handling of one message.
 pub(crate) struct Handling {
     kind: ActorKind,
-    waited: std::time::Duration,
+    /// None of what came by no mailbox of ours.
+    waited: Option<Duration>,
     started: Instant,
+}
+
+impl Handling {
+    /// Of something that came by no mailbox of ours: a frame of a device, or word that an actor has
+    /// ended.
+    pub(crate) fn begin(kind: ActorKind) -> Self {
+        Self { kind, waited: None, started: Instant::now() }
+    }
 }
 
 impl Drop for Handling {

@@ -26,10 +26,12 @@ pub(crate) struct ActorMeters {
 }
 
 impl ActorMeters {
-    /// A message was handled after it had waited.
-    pub(crate) fn handled(&self, waited: Duration, took: Duration) {
+    /// A message was handled, after it had waited if it came by a mailbox.
+    pub(crate) fn handled(&self, waited: Option<Duration>, took: Duration) {
         self.handled.increment(1);
-        self.age.record(waited.as_secs_f64());
+        if let Some(waited) = waited {
+            self.age.record(waited.as_secs_f64());
+        }
         self.handling.record(took.as_secs_f64());
     }
 }

@@ -38,9 +38,13 @@ macro_rules! describe_one {
 metrics_table! {
     /// Actors alive now, by `actor`.
     gauge ACTORS_LIVE = "sealwire_actors_live", Count;
-    /// Messages waiting in mailboxes now, by `actor`.
+    /// Messages waiting in mailboxes now, by `actor`. Of sessions, which read from their sockets and
+    /// have none: requests that are not answered.
     gauge MAILBOX_DEPTH = "sealwire_mailbox_depth", Count;
-    /// Messages handled since the start, by `actor`.
+    /// Age of the oldest message that waits now, by `actor`: of all actors of this kind, the one that
+    /// is furthest behind. Of sessions: for how long a socket has not taken what is written to it.
+    gauge OLDEST_MESSAGE = "sealwire_oldest_message_seconds", Seconds;
+    /// Messages handled since the start, by `actor`: of sessions, frames.
     counter MESSAGES_HANDLED = "sealwire_messages_handled_total", Count;
     /// Time from a message's arrival in a mailbox to the start of its handling, by `actor`.
     histogram MESSAGE_AGE = "sealwire_message_age_seconds", Seconds;
@@ -63,12 +67,20 @@ metrics_table! {
     counter ACCEPT_FAILURES = "sealwire_accept_failures_total", Count;
     /// Connections that were refused or failed before they were sessions, by `reason`.
     counter CONNECTIONS_REFUSED = "sealwire_connections_refused_total", Count;
+    /// Devices that did not prove themselves, by `reason`: `timeout` (nothing came), `malformed` (no
+    /// such frame or header), `version`, `missing` (neither proof nor token), `token` (expired, forged
+    /// or another's) or `proof` (a wrong signature, or a challenge that is old or used).
+    counter AUTH_FAILURES = "sealwire_auth_failures_total", Count;
     /// Requests over HTTP that met an empty bucket, by `what`: `address`, `proofs` (signatures),
     /// `codes` (recovery codes), `calls`, `payloads`, `sent_once` or `acks` of one device; or whose long
     /// answer found no room (`long_answers`).
     counter REQUESTS_LIMITED = "sealwire_requests_limited_total", Count;
     /// Bytes of frames waiting in all outboxes now.
     gauge OUTBOX_BYTES = "sealwire_outbox_bytes", Bytes;
+    /// Bytes of frames waiting in the outbox of one session now: the most of all sessions.
+    gauge OUTBOX_BYTES_MOST = "sealwire_outbox_bytes_most", Bytes;
+    /// Sessions that are behind in a log now, and read it from the store.
+    gauge SESSIONS_BEHIND = "sealwire_sessions_behind", Count;
     /// Subscriptions that became behind and read from the store.
     counter BEHIND = "sealwire_behind_total", Count;
     /// Pages read for catching up, by `source`: `store` or `ring`.
@@ -165,6 +177,43 @@ impl ActorKind {
             Self::Push => "push",
             Self::Supervisor => "supervisor",
         }
+    }
+}
+
+/// Why a device was not let in. Devices and phones are told none of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthFailure {
+    /// Nothing came in time.
+    Timeout,
+    /// What came is no proof, or names no key.
+    Malformed,
+    /// Another version of the protocol.
+    Version,
+    /// Neither proof nor token.
+    Missing,
+    /// A token that is expired, forged or another device's.
+    Token,
+    /// A wrong signature, or a challenge that is old or used.
+    Proof,
+}
+
+impl AuthFailure {
+    /// The value of the `reason` label.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::Malformed => "malformed",
+            Self::Version => "version",
+            Self::Missing => "missing",
+            Self::Token => "token",
+            Self::Proof => "proof",
+        }
+    }
+
+    /// Counts one.
+    pub fn count(self) {
+        counter!(AUTH_FAILURES, "reason" => self.name()).increment(1);
     }
 }
 

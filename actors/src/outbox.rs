@@ -200,6 +200,14 @@ impl Outbox {
         }
     }
 
+    /// Bytes that wait, and whether a log is behind.
+    pub(crate) fn load(&self) -> (usize, bool) {
+        let inner = self.inner.lock();
+        let behind =
+            |log: &Membered| log.subscription.as_deref().is_some_and(|it| it.state != State::Live);
+        (inner.queued_bytes, inner.logs.iter().any(behind))
+    }
+
     /// Why the session must end, if it must. What is queued goes out first.
     #[must_use]
     pub fn closing(&self) -> Option<CloseReason> {
@@ -414,7 +422,7 @@ impl Outbox {
             let taken = entry.seq == subscription.next
                 && match entry.stub_for(self.device, subscription.joined_seq) {
                     Some(reason) => subscription.add_stub(entry.digest, reason),
-                    None => inner.push_entry(index, entry.frame.clone()),
+                    None => inner.push_entry(index, entry.frame.bytes()),
                 };
             if !taken {
                 fell_behind = true;

@@ -25,7 +25,6 @@ mod test_ring;
 pub use self::test_ring::TestRing;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use metrics::{counter, gauge, histogram};
@@ -41,7 +40,7 @@ use crate::limits::{
     DOORBELL_DEVICES_MAX, DOORBELL_REREAD_PAUSE, PUSH_BATCH, PUSH_CALL_DEADLINE, PUSH_CALLS_MAX,
     PUSH_MAILBOX_MAX, PUSH_RETRY_MIN,
 };
-use crate::mailbox::{Mailbox, Posted};
+use crate::mailbox::{Mailbox, Posted, Waiting};
 use crate::metrics::{
     ActorKind, Alive, DOORBELL_AGE, DOORBELLS_COALESCED, DOORBELLS_FAILED, DOORBELLS_QUEUED,
     DOORBELLS_SENT, DOORBELLS_SUPPRESSED, DOORBELLS_WAITING, PUSH_RESTING, TOKENS_FORGOTTEN,
@@ -69,10 +68,10 @@ impl PushRef {
         shared: Arc<Shared>,
         supervisor: ActorCell,
     ) -> Result<Self, SpawnErr> {
-        let depth = Arc::new(AtomicUsize::new(0));
-        let arguments = (shared.clone(), depth.clone());
+        let waiting = Arc::new(Waiting::default());
+        let arguments = (shared.clone(), waiting.clone());
         let (actor, _) = Actor::spawn_linked(None, PushActor, arguments, supervisor).await?;
-        let mailbox = Mailbox::new(actor, ActorKind::Push, PUSH_MAILBOX_MAX, depth);
+        let mailbox = Mailbox::new(actor, ActorKind::Push, PUSH_MAILBOX_MAX, waiting);
         shared.doorstep.attend(mailbox.clone());
         Ok(Self(mailbox))
     }
@@ -157,14 +156,14 @@ struct PushActor;
 impl Actor for PushActor {
     type Msg = Posted<Message>;
     type State = State;
-    type Arguments = (Arc<Shared>, Arc<AtomicUsize>);
+    type Arguments = (Arc<Shared>, Arc<Waiting>);
 
     async fn pre_start(
         &self,
         myself: ActorRef<Self::Msg>,
-        (shared, depth): Self::Arguments,
+        (shared, waiting): Self::Arguments,
     ) -> Result<State, ActorProcessingErr> {
-        let myself = Mailbox::new(myself, ActorKind::Push, PUSH_MAILBOX_MAX, depth);
+        let myself = Mailbox::new(myself, ActorKind::Push, PUSH_MAILBOX_MAX, waiting);
         let services = shared.options.push.iter();
         let services = services
             .map(|push| Service { push: push.clone(), breaker: Breaker::default() })

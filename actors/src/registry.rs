@@ -133,12 +133,12 @@ impl Presence {
                 ring.entries.clear();
                 ring.bytes = 0;
             }
-            ring.bytes += entry.bytes();
+            ring.bytes += entry.bytes;
             ring.entries.push_back(entry.clone());
         }
         while ring.entries.len() > RING_ENTRIES_MAX || ring.bytes > RING_BYTES_MAX {
             if let Some(oldest) = ring.entries.pop_front() {
-                ring.bytes -= oldest.bytes();
+                ring.bytes -= oldest.bytes;
             }
         }
     }
@@ -216,6 +216,18 @@ impl Registry {
     #[must_use]
     pub fn sessions(&self) -> Vec<Arc<Outbox>> {
         self.sessions.iter().flat_map(|entry| entry.value().clone()).collect()
+    }
+
+    /// Looks at every session, under the lock of its part of the map.
+    pub(crate) fn each_session(&self, mut look: impl FnMut(&Outbox)) {
+        for sessions in &self.sessions {
+            sessions.value().iter().for_each(|outbox| look(outbox));
+        }
+    }
+
+    /// Looks at the actor of every active log, in the same way.
+    pub(crate) fn each_log(&self, mut look: impl FnMut(&LogRef)) {
+        self.logs.iter().for_each(|log| look(log.value()));
     }
 
     /// How many sessions are open.

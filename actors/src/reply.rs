@@ -56,7 +56,12 @@ pub(crate) struct InFlight {
 impl InFlight {
     /// Whether anything is unanswered.
     pub(crate) fn any(&self) -> bool {
-        self.requests.load(Ordering::Relaxed) > 0
+        self.requests() > 0
+    }
+
+    /// Requests that are unanswered.
+    pub(crate) fn requests(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
     }
 }
 

@@ -9,7 +9,6 @@
 //! Where a [`crate::worker::Worker`] does it beside the relay, this one rests, but for what is overdue.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use metrics::counter;
@@ -23,7 +22,7 @@ use crate::limits::{
     RETENTION_OVERDUE, RETENTION_ROWS_MAX, STORE_DEADLINE, SWEPT_CHUNKS_MAX, UPLOAD_LIFETIME,
 };
 use crate::log::LogMessage;
-use crate::mailbox::{Mailbox, Posted};
+use crate::mailbox::{Mailbox, Posted, Waiting};
 use crate::metrics::{ActorKind, Alive, SWEPT};
 use crate::ports::{LogKey, StoreError};
 use crate::system::Shared;
@@ -36,10 +35,10 @@ impl RetentionRef {
         shared: Arc<Shared>,
         supervisor: ActorCell,
     ) -> Result<Self, SpawnErr> {
-        let depth = Arc::new(AtomicUsize::new(0));
-        let arguments = (shared, depth.clone());
+        let waiting = Arc::new(Waiting::default());
+        let arguments = (shared, waiting.clone());
         let (actor, _) = Actor::spawn_linked(None, Retention, arguments, supervisor).await?;
-        Ok(Self(Mailbox::new(actor, ActorKind::Retention, 1, depth)))
+        Ok(Self(Mailbox::new(actor, ActorKind::Retention, 1, waiting)))
     }
 
     pub(crate) fn cell(&self) -> ActorCell {
@@ -66,14 +65,14 @@ struct Retention;
 impl Actor for Retention {
     type Msg = Posted<Message>;
     type State = State;
-    type Arguments = (Arc<Shared>, Arc<AtomicUsize>);
+    type Arguments = (Arc<Shared>, Arc<Waiting>);
 
     async fn pre_start(
         &self,
         myself: ActorRef<Self::Msg>,
-        (shared, depth): Self::Arguments,
+        (shared, waiting): Self::Arguments,
     ) -> Result<State, ActorProcessingErr> {
-        let myself = Mailbox::new(myself, ActorKind::Retention, 1, depth);
+        let myself = Mailbox::new(myself, ActorKind::Retention, 1, waiting);
         let state = State {
             shared,
             myself,

@@ -34,7 +34,8 @@ use tokio::time::timeout;
 
 use crate::catch_up;
 use crate::limits::STORE_DEADLINE;
-use crate::metrics::FRAMES_IN;
+use crate::mailbox::Handling;
+use crate::metrics::{ActorKind, AuthFailure, FRAMES_IN};
 use crate::outbox::Outbox;
 use crate::ports::{LogBrief, LogKey, LogPlace, StoreError};
 use crate::registry::SessionGuard;
@@ -101,35 +102,49 @@ impl Greeter {
     /// What to send and how to close. A wrong key, a wrong proof, and an expired, forged or foreign
     /// token look alike.
     pub async fn authenticate(self, bytes: &[u8]) -> Result<Session, Rejected> {
-        let envelope = decode_client(bytes)
-            .map_err(|_| rejected(0, ErrorCode::Malformed, CloseReason::Malformed))?;
+        let envelope = decode_client(bytes).map_err(|_| {
+            AuthFailure::Malformed.count();
+            rejected(0, ErrorCode::Malformed, CloseReason::Malformed)
+        })?;
         let request = envelope.request;
         let frame = match envelope.frame {
             Ok(ClientFrame::Authenticate(frame)) => frame,
             Ok(_) => {
+                AuthFailure::Missing.count();
                 let reason = CloseReason::AuthenticationFailed;
                 return Err(rejected(request, ErrorCode::NotAuthenticated, reason));
             }
-            Err(_) => return Err(rejected(request, ErrorCode::Malformed, CloseReason::Malformed)),
+            Err(_) => {
+                AuthFailure::Malformed.count();
+                return Err(rejected(request, ErrorCode::Malformed, CloseReason::Malformed));
+            }
         };
         counter!(FRAMES_IN, "frame" => "Authenticate").increment(1);
         if frame.version != PROTOCOL_VERSION {
+            AuthFailure::Version.count();
             let reason = CloseReason::AuthenticationFailed;
             return Err(rejected(request, ErrorCode::VersionUnsupported, reason));
         }
-        if !self.is_proved(&frame) {
+        if let Some(failure) = self.unproved(&frame) {
+            failure.count();
             let reason = CloseReason::AuthenticationFailed;
             return Err(rejected(request, ErrorCode::AuthenticationFailed, reason));
         }
         self.open(request, &frame).await
     }
 
-    fn is_proved(&self, frame: &Authenticate) -> bool {
-        match (&frame.signature, &frame.token) {
-            (Some(proof), _) => check_device(frame.device, &self.greeting, proof).is_ok(),
-            (None, Some(token)) => self.shared.may_resume(frame.device, token),
-            (None, None) => false,
-        }
+    /// Why a frame does not prove its device; none if it does.
+    fn unproved(&self, frame: &Authenticate) -> Option<AuthFailure> {
+        let (proved, failure) = match (&frame.signature, &frame.token) {
+            (Some(proof), _) => {
+                (check_device(frame.device, &self.greeting, proof).is_ok(), AuthFailure::Proof)
+            }
+            (None, Some(token)) => {
+                (self.shared.may_resume(frame.device, token), AuthFailure::Token)
+            }
+            (None, None) => (false, AuthFailure::Missing),
+        };
+        (!proved).then_some(failure)
     }
 
     async fn open(self, request: u32, frame: &Authenticate) -> Result<Session, Rejected> {
@@ -215,6 +230,7 @@ impl Session {
 
     /// Acts on one frame.
     pub fn receive(&self, bytes: &[u8]) -> Step {
+        let _handling = Handling::begin(ActorKind::Session);
         self.heard();
         let Ok(envelope) = decode_client(bytes) else {
             self.core.refuse(0, Failure::new(ErrorCode::Malformed));

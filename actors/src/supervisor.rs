@@ -13,6 +13,7 @@ use metrics::counter;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
 
 use crate::committer::CommitterRef;
+use crate::mailbox::Handling;
 use crate::metrics::{ACTOR_RESTARTS, ActorKind, Alive};
 use crate::push::PushRef;
 use crate::retention::RetentionRef;
@@ -75,6 +76,7 @@ impl Actor for Root {
         event: SupervisionEvent,
         state: &mut RootState,
     ) -> Result<(), ActorProcessingErr> {
+        let _handling = Handling::begin(ActorKind::Supervisor);
         let failed = match event {
             SupervisionEvent::ActorFailed(failed, _)
             | SupervisionEvent::ActorTerminated(failed, ..) => failed,
@@ -136,6 +138,7 @@ impl Actor for Logs {
         event: SupervisionEvent,
         state: &mut LogsState,
     ) -> Result<(), ActorProcessingErr> {
+        let _handling = Handling::begin(ActorKind::Supervisor);
         match event {
             SupervisionEvent::ActorTerminated(ended, ..) => {
                 state.shared.started_logs.remove(&ended.get_id());

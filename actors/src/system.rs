@@ -119,6 +119,8 @@ pub(crate) struct Shared {
     pub(crate) stopping: AtomicBool,
     /// Becomes true when the supervision tree has ended.
     pub(crate) ended: watch::Sender<bool>,
+    /// When everything that lives was last looked at.
+    pub(crate) looked: Mutex<Option<Instant>>,
     started: Instant,
     /// When the relay started, in milliseconds since the epoch.
     pub(crate) started_ms: u64,
@@ -292,6 +294,7 @@ impl System {
             draining: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             ended: watch::Sender::new(false),
+            looked: Mutex::default(),
             started: Instant::now(),
             started_ms,
             me: me.clone(),

@@ -29,8 +29,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-pub(crate) use self::measured::Step;
-use self::measured::{Checked, Disturbed, Measured};
+pub(crate) use self::measured::{Checked, Step};
+use self::measured::{Disturbed, Measured};
 use self::member::{Done, Phase, Shared};
 use crate::ceiling::Shape;
 use crate::crowd::Crowd;
@@ -357,7 +357,7 @@ async fn answered(
 }
 
 impl Rate {
-    fn per_second(self) -> Option<u32> {
+    pub(crate) fn per_second(self) -> Option<u32> {
         match self {
             Self::PerSecond(rate) => Some(rate),
             Self::Max => None,

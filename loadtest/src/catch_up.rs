@@ -6,37 +6,30 @@
 //! may talk meanwhile.
 
 mod measured;
+pub(crate) mod waiting;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{ArgAction, Args};
-use futures_util::future::try_join_all;
-use sealwire_client::entry::judge;
 use sealwire_client::identity::Identity;
-use sealwire_client::wire::Wire;
-use sealwire_protocol::bounded::Bounded;
-use sealwire_protocol::codec::decode_relay;
-use sealwire_protocol::frame::{AppendBatch, Subscribe};
-use sealwire_protocol::limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, BODY_BYTES_MAX};
-use sealwire_protocol::{Head, LogId};
+use sealwire_protocol::limits::BODY_BYTES_MAX;
 use serde::Serialize;
 use tokio::sync::oneshot;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio::try_join;
 
-use self::measured::{Measured, Readings};
+use self::measured::Measured;
+pub(crate) use self::measured::Readings;
+use self::waiting::Waiting;
 use crate::append::{self, Rate, TALK_IN_FLIGHT, TALK_MEMBERS};
 use crate::ceiling::Shape;
 use crate::crowd::Crowd;
 use crate::frame::Measurement;
 use crate::frame::relay::Relay;
 use crate::frame::sampler::Sampler;
-use crate::group::{self, random_body};
-use crate::hear::Heard;
+use crate::group;
 use crate::limits::{DRAIN_DEADLINE, MEMBERS_MAX, SECONDS_MAX};
-use crate::progress;
-use crate::reader::{Faults, Reader};
 
 /// Bytes that a relay keeps for a member that is away, as it counts them: each body and a little more.
 const UNDELIVERED_BYTES_MAX: usize = 62 * 1024 * 1024;
@@ -109,11 +102,12 @@ impl Measurement for Arguments {
 
     async fn measure(&self, relay: &mut Relay) -> Result<Measured> {
         let crowd = Crowd::new(&relay.url, self.devices + 1)?;
-        let waiting = Waiting::fill(self, &crowd).await?;
+        let waiting = self.fill(&crowd).await?;
         let mut measured = Measured::new(self.entries, self.devices);
         let Some(live) = self.live() else {
             let sampler = Sampler::begin(relay, None, DRAIN_DEADLINE);
-            measured.readings = Box::pin(waiting.read_all(self, &crowd)).await?;
+            measured.readings =
+                Box::pin(waiting.read_all(self.runs, self.signatures, &crowd)).await?;
             measured.timeline = sampler.end()?;
             return Ok(measured);
         };
@@ -121,7 +115,7 @@ impl Measurement for Arguments {
         let reading = async {
             begin.await.context("the other groups have failed")?;
             sleep(Duration::from_secs(LIVE_WARM_UP)).await;
-            waiting.read_all(self, &crowd).await
+            waiting.read_all(self.runs, self.signatures, &crowd).await
         };
         let talk = append::measure_rate(&live, live.first_rate(), relay, Some(began));
         let ((live, timeline), readings) = Box::pin(async { try_join!(talk, reading) }).await?;
@@ -137,122 +131,20 @@ impl Arguments {
         let seconds = (LIVE_WARM_UP, self.live_seconds);
         Some(append::Arguments::talk(self.live_groups, rate, self.body, seconds))
     }
-}
 
-/// A group in which entries wait for devices that are away.
-struct Waiting {
-    devices: Vec<Identity>,
-    log: LogId,
-    head: Head,
-}
-
-/// One reading.
-struct Reading {
-    first: Duration,
-    last: Duration,
-    bytes: u64,
-    faults: Faults,
-}
-
-impl Waiting {
-    async fn fill(arguments: &Arguments, crowd: &Crowd) -> Result<Self> {
+    /// A group in which entries wait for devices that are away.
+    async fn fill(&self, crowd: &Crowd) -> Result<Waiting> {
         let founder = Identity::generate()?;
         let (mut wire, _) = crowd.enter(&founder).await?;
-        let (mut author, seed, _) = group::found(&mut wire, &founder).await?;
-        let log = author.log;
-        let mut devices = Vec::with_capacity(arguments.devices);
-        for _ in 0..arguments.devices {
+        let (author, seed, _) = group::found(&mut wire, &founder).await?;
+        let mut devices = Vec::with_capacity(self.devices);
+        for _ in 0..self.devices {
             let device = Identity::generate()?;
             let (mut wire, _) = crowd.enter(&device).await?;
-            group::join(&mut wire, &device, log, &seed).await?;
+            group::join(&mut wire, &device, author.log, &seed).await?;
             wire.close().await;
             devices.push(device);
         }
-
-        let bar = progress::bar(arguments.entries as u64, "entries");
-        let at_once = (BATCH_BYTES_MAX / arguments.body.max(1)).clamp(1, BATCH_ENTRIES_MAX);
-        let mut head = Head::NONE;
-        let mut left = arguments.entries;
-        while left > 0 {
-            let count = left.min(at_once);
-            let entries: Result<Vec<_>> = (0..count)
-                .map(|_| author.sign(&founder, Vec::new(), &random_body(arguments.body)?))
-                .collect();
-            let entries = Bounded::new(entries?).context("a batch has a bound")?;
-            let answer = group::request(&mut wire, &AppendBatch { entries }.into()).await?;
-            head = group::appended(answer)?.head;
-            left -= count;
-            bar.inc(count as u64);
-        }
-        wire.close().await;
-        bar.finish_and_clear();
-        Ok(Self { devices, log, head })
+        Waiting::fill(wire, &founder, author, devices, self.entries, self.body).await
     }
-
-    /// All readings: without signatures, and with them if that is asked for.
-    async fn read_all(&self, arguments: &Arguments, crowd: &Crowd) -> Result<Vec<Readings>> {
-        let mut all = vec![self.read_again_and_again(arguments, crowd, false).await?];
-        if arguments.signatures {
-            all.push(self.read_again_and_again(arguments, crowd, true).await?);
-        }
-        Ok(all)
-    }
-
-    async fn read_again_and_again(
-        &self,
-        arguments: &Arguments,
-        crowd: &Crowd,
-        signatures: bool,
-    ) -> Result<Readings> {
-        let bar = progress::bar(arguments.runs as u64, "readings");
-        let mut readings = Readings::new(signatures);
-        for _ in 0..arguments.runs {
-            let mut wires = Vec::with_capacity(self.devices.len());
-            for device in &self.devices {
-                wires.push(crowd.enter(device).await?.0);
-            }
-            let all = wires.into_iter().map(|wire| tokio::spawn(self.read(wire, signatures)));
-            for reading in try_join_all(all).await? {
-                readings.add(&reading?);
-            }
-            bar.inc(1);
-        }
-        bar.finish_and_clear();
-        Ok(readings)
-    }
-
-    /// Reads everything once.
-    fn read(&self, wire: Wire, signatures: bool) -> impl Future<Output = Result<Reading>> + use<> {
-        let reading = read(wire, self.log, self.head, signatures);
-        async {
-            timeout(DRAIN_DEADLINE, reading).await.context("the entries did not come in time")?
-        }
-    }
-}
-
-async fn read(mut wire: Wire, log: LogId, head: Head, signatures: bool) -> Result<Reading> {
-    let mut reader = Reader::new(log);
-    let (mut first, mut bytes) = (None, 0);
-    let begin = Instant::now();
-    wire.queue(&Subscribe { log, cursor: None, acked: None }.into());
-    while reader.seq() < head.seq {
-        let frame = wire.receive_bytes().await?;
-        match Heard::from(decode_relay(&frame)?.frame?) {
-            Heard::Entry(entry) => {
-                first.get_or_insert_with(|| begin.elapsed());
-                bytes += frame.len() as u64;
-                if signatures {
-                    judge(log, &entry)?;
-                }
-                reader.entry(&entry);
-            }
-            Heard::Stubs(stubs) => reader.stubs(&stubs),
-            Heard::Drained => break,
-            Heard::Refused(error) => bail!("the relay refused: {}", error.failure()),
-            Heard::Appended(_) | Heard::Heartbeat | Heard::Other => {}
-        }
-    }
-    let last = begin.elapsed();
-    wire.close().await;
-    Ok(Reading { first: first.unwrap_or(last), last, bytes, faults: reader.conclude(head) })
 }

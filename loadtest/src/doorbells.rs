@@ -46,7 +46,7 @@ const GROUP_MEMBERS_MAX: usize = 64;
 const PAYLOADS_MAX: usize = 1000;
 
 /// Payloads a second that a relay lets a phone post.
-const POSTS_PER_SECOND: usize = 50;
+const POSTS_PER_SECOND: usize = 200;
 
 /// Longest burst of a rate, in seconds: a phone's token is good for ten minutes.
 const BURST_SECONDS_MAX: usize = 500;
@@ -76,6 +76,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 0)]
     settle: u64,
     #[command(flatten)]
+    #[serde(flatten)]
     manners: Manners,
 }
 

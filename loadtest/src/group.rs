@@ -73,6 +73,12 @@ impl Author {
         self.take(Signed { entry, digest: entry_digest(&header) })
     }
 
+    /// The next entry, which says something about members, signed.
+    pub(crate) fn control(&mut self, device: &Identity, control: &Control) -> Result<EntryIn> {
+        let outline = self.outline(Kind::Control, Vec::new());
+        Ok(self.take(outline.sign(device, &control.encode())?))
+    }
+
     fn outline(&self, kind: Kind, recipients: Vec<DeviceKey>) -> Outline {
         Outline {
             log: self.log,
@@ -94,17 +100,39 @@ impl Author {
 /// Founds a group, and gives the key by which others join it, and its head.
 pub(crate) async fn found(wire: &mut Wire, device: &Identity) -> Result<(Author, JoinSeed, Head)> {
     let seed = JoinSeed::generate()?;
-    let body = Control::Found {
-        log_type: LogType::Group,
-        random: random()?,
-        join_key: Some(seed.public()),
-    }
-    .encode();
+    let (author, head) = found_log(wire, device, LogType::Group, Some(seed.public())).await?;
+    Ok((author, seed, head))
+}
+
+/// Founds a vault. Gives its head, too.
+pub(crate) async fn found_vault(wire: &mut Wire, device: &Identity) -> Result<(Author, Head)> {
+    found_log(wire, device, LogType::Vault, None).await
+}
+
+async fn found_log(
+    wire: &mut Wire,
+    device: &Identity,
+    log_type: LogType,
+    join_key: Option<DeviceKey>,
+) -> Result<(Author, Head)> {
+    let body = Control::Found { log_type, random: random()?, join_key }.encode();
     let first = Outline::first().sign(device, &body)?;
     let log = native_log_id(&first.entry.header);
     let author = Author::founder(device, log, first.digest);
-    let appended = append(wire, first.entry).await.context("founding a group")?;
-    Ok((author, seed, appended.head))
+    let appended = append(wire, first.entry).await.context("founding a log")?;
+    Ok((author, appended.head))
+}
+
+/// Has another device enrolled in the vault of an author. Gives the vault's head.
+pub(crate) async fn enrol(
+    wire: &mut Wire,
+    device: &Identity,
+    author: &mut Author,
+    other: &Identity,
+) -> Result<Head> {
+    let signature = other.consent(author.log, device.key());
+    let entry = author.control(device, &Control::Enrol { device: other.key(), signature })?;
+    Ok(append(wire, entry).await.context("enrolling a device")?.head)
 }
 
 /// Joins a group. Gives its head, too.
@@ -115,9 +143,8 @@ pub(crate) async fn join(
     seed: &JoinSeed,
 ) -> Result<(Author, Head)> {
     let mut author = Author { log, device: device.key(), count: 0, prev: Digest::ZERO };
-    let body = Control::Join { signature: seed.admit(log, device.key()) }.encode();
-    let signed = author.outline(Kind::Control, Vec::new()).sign(device, &body)?;
-    let entry = author.take(signed);
+    let join = Control::Join { signature: seed.admit(log, device.key()) };
+    let entry = author.control(device, &join)?;
     let appended = append(wire, entry).await.context("joining a group")?;
     Ok((author, appended.head))
 }

@@ -24,6 +24,7 @@ mod progress;
 mod reader;
 mod report;
 mod tally;
+mod vaults;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -65,6 +66,8 @@ enum Command {
     Phones(Box<Framed<phones::Arguments>>),
     /// A burst to devices that sleep, and how soon they are rung.
     Doorbells(Box<Framed<doorbells::Arguments>>),
+    /// Vaults: changesets pushed in batches, pulled live, and by a device that was away.
+    Vaults(Box<Framed<vaults::Arguments>>),
     /// What the machine does at best: the disk, WebSockets and the relay's store alone.
     Ceiling(ceiling::Arguments),
     /// The same load on other systems, side by side.
@@ -105,6 +108,7 @@ async fn run(command: &Command) -> Result<()> {
         Command::CatchUp(framed) => frame::run(framed).await,
         Command::Phones(framed) => frame::run(framed).await,
         Command::Doorbells(framed) => frame::run(framed).await,
+        Command::Vaults(framed) => frame::run(framed).await,
         Command::Ceiling(arguments) => Box::pin(ceiling::run(arguments)).await,
         #[cfg(any(feature = "nats", feature = "mosquitto"))]
         Command::Peers(arguments) => Box::pin(peers::run(arguments)).await,

@@ -126,6 +126,11 @@ impl Reader {
         is_next && !is_control
     }
 
+    /// The entry that was taken last is not its sender's.
+    pub(crate) fn disbelieve(&mut self) {
+        self.faults.altered += 1;
+    }
+
     /// Takes stubs. Nobody acks what it has not read, so nothing may come as a stub but the reader's
     /// own entries and those that name others.
     pub(crate) fn stubs(&mut self, stubs: &Stubs) {

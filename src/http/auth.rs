@@ -17,7 +17,8 @@ use axum::middleware::Next;
 use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use sealwire_actors::passes::HttpSession;
+use sealwire_actors::metrics::AuthFailure;
+use sealwire_actors::passes::{HttpSession, NotProved};
 use sealwire_protocol::DeviceKey;
 use sealwire_protocol::challenge::CHALLENGE_BYTES;
 use sealwire_protocol::ids::Signature;
@@ -123,7 +124,7 @@ async fn open_session(
     headers: HeaderMap,
     Given(request): Given<SessionRequest>,
 ) -> Result<Response, ApiError> {
-    let device = device(&headers).ok_or_else(ApiError::unauthorized)?;
+    let device = device(&headers)?;
     prove(&api, device, &request.challenge, &request.signature).await?;
     let session = api.system.open_http(device)?;
     let answer = SessionAnswer { token: token(&session), expires_at: iso(session.expires_at) };
@@ -137,18 +138,19 @@ pub(super) async fn authenticate(
     next: Next,
 ) -> Result<Response, ApiError> {
     let headers = request.headers();
-    let device = device(headers).ok_or_else(ApiError::unauthorized)?;
+    let device = device(headers)?;
     let renew = match (text(headers, &SESSION_HEADER), signed(headers)) {
         (Some(token), _) => {
             let token = URL_SAFE_NO_PAD.decode(token).unwrap_or_default();
-            let left = api.system.check_http(device, &token).ok_or_else(ApiError::unauthorized)?;
+            let left = api.system.check_http(device, &token);
+            let left = left.ok_or_else(|| refuse(AuthFailure::Token))?;
             left < RENEW_BELOW_PERCENT
         }
         (None, Some((challenge, signature))) => {
             prove(&api, device, challenge, signature).await?;
             true
         }
-        (None, None) => return Err(ApiError::unauthorized()),
+        (None, None) => return Err(refuse(AuthFailure::Missing)),
     };
     if let Some(connection) = request.extensions().get::<Connection>() {
         connection.authenticated();
@@ -171,14 +173,28 @@ async fn prove(
     let is_challenge = hex::decode_to_slice(challenge, &mut bytes).is_ok();
     match Signature::from_hex(signature) {
         Some(signature) if is_challenge => {
-            api.system.prove(device, &bytes, &signature).await.map_err(ApiError::from)
+            let proved = api.system.prove(device, &bytes, &signature).await;
+            if proved == Err(NotProved::Refused) {
+                AuthFailure::Proof.count();
+            }
+            proved.map_err(ApiError::from)
         }
-        _ => Err(ApiError::unauthorized()),
+        _ => Err(refuse(AuthFailure::Malformed)),
     }
 }
 
-fn device(headers: &HeaderMap) -> Option<DeviceKey> {
-    DeviceKey::from_hex(text(headers, &DEVICE_HEADER)?)
+/// The one answer to whoever is not authenticated; why is counted.
+fn refuse(failure: AuthFailure) -> ApiError {
+    failure.count();
+    ApiError::unauthorized()
+}
+
+/// The key that a request claims.
+fn device(headers: &HeaderMap) -> Result<DeviceKey, ApiError> {
+    match text(headers, &DEVICE_HEADER) {
+        None => Err(refuse(AuthFailure::Missing)),
+        Some(text) => DeviceKey::from_hex(text).ok_or_else(|| refuse(AuthFailure::Malformed)),
+    }
 }
 
 fn signed(headers: &HeaderMap) -> Option<(&str, &str)> {

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use dashmap::DashMap;
 use metrics::counter;
@@ -126,6 +127,11 @@ impl Doorstep {
     /// Whether anything was missed since this was asked last.
     pub(super) fn take_missed(&self) -> bool {
         self.missed.swap(false, Ordering::Relaxed)
+    }
+
+    /// For how long the oldest word that was left has waited.
+    pub(crate) fn oldest(&self) -> Duration {
+        self.mailbox.read().as_ref().map_or(Duration::ZERO, Mailbox::oldest)
     }
 
     /// From now on word is left with this actor.

@@ -54,7 +54,7 @@ pub(crate) struct Step {
 
 /// Something that happened in the middle.
 #[derive(Clone, Copy, Serialize)]
-pub(super) struct Disturbed {
+pub(crate) struct Disturbed {
     pub(super) kind: Disturbance,
     /// How long that took, in milliseconds: with a relay that is started again, until it was ready.
     pub(super) took_ms: f64,
@@ -62,9 +62,9 @@ pub(super) struct Disturbed {
 
 /// What readers have found.
 #[derive(Clone, Copy)]
-pub(super) struct Checked {
-    pub(super) faults: Faults,
-    pub(super) checked: u64,
+pub(crate) struct Checked {
+    pub(crate) faults: Faults,
+    pub(crate) checked: u64,
 }
 
 impl Measured {
@@ -108,7 +108,7 @@ impl Disturbed {
 }
 
 impl Step {
-    pub(super) fn new(
+    pub(crate) fn new(
         arguments: &Arguments,
         rate: Rate,
         tally: &Tally,
@@ -225,7 +225,7 @@ impl Step {
     }
 
     /// Only of as many as the relay takes: a rate that was asked for is no achievement.
-    fn ratios(&self, ceilings: &Ceilings) -> Vec<Ratio> {
+    pub(crate) fn ratios(&self, ceilings: &Ceilings) -> Vec<Ratio> {
         if self.rate != Rate::Max {
             return Vec::new();
         }

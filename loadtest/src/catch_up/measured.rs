@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Reading;
+use super::waiting::Reading;
 use crate::append::Step;
 use crate::ceiling::Ceilings;
 use crate::frame::timeline::Timeline;
@@ -63,11 +63,23 @@ impl Readings {
         self.faults.add(reading.faults);
     }
 
-    fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         if self.signatures { "to the last, signatures checked" } else { "to the last" }
     }
 
-    fn lines(&self, entries: usize) -> Vec<Line> {
+    /// The same as a share of what one WebSocket does alone.
+    pub(crate) fn ratio(&self, entries: usize, ceilings: &Ceilings) -> Ratio {
+        let per_second = entries as f64 * 1000.0 / median(&self.last_ms);
+        ceilings.of_stream(self.name(), per_second)
+    }
+
+    /// A figure to compare by, under this name.
+    pub(crate) fn measure(&self, name: String) -> Measure {
+        let values = self.last_ms.iter().map(|ms| ms * 1000.0).collect();
+        Measure::lower_each(name, "µs", values)
+    }
+
+    pub(crate) fn lines(&self, entries: usize) -> Vec<Line> {
         let median_ms = median(&self.last_ms);
         let per_second = entries as f64 / (median_ms / 1000.0);
         let middle = format!("median {}, {}", duration(median_ms * 1000.0), rate(per_second));
@@ -110,9 +122,7 @@ impl Figures for Measured {
     fn measures(&self) -> Vec<Measure> {
         let mut measures = Vec::new();
         for readings in &self.readings {
-            let mut measure = Measure::lower(readings.name(), "µs", 0.0);
-            measure.values = readings.last_ms.iter().map(|ms| ms * 1000.0).collect();
-            measures.push(measure);
+            measures.push(readings.measure(readings.name().to_owned()));
         }
         measures.extend(self.live.iter().flat_map(Step::measures));
         measures
@@ -123,11 +133,7 @@ impl Figures for Measured {
     }
 
     fn ratios(&self, ceilings: &Ceilings) -> Vec<Ratio> {
-        let of = |readings: &Readings| {
-            let per_second = self.entries as f64 * 1000.0 / median(&readings.last_ms);
-            ceilings.of_stream(readings.name(), per_second)
-        };
-        self.readings.iter().map(of).collect()
+        self.readings.iter().map(|readings| readings.ratio(self.entries, ceilings)).collect()
     }
 
     fn broken_promise(&self) -> Option<String> {

@@ -24,6 +24,7 @@ const FILES: &[(&str, &str)] = &[
     ("relay-killed", include_str!("../../scenarios/relay-killed.toml")),
     ("saturation", include_str!("../../scenarios/saturation.toml")),
     ("slow-readers", include_str!("../../scenarios/slow-readers.toml")),
+    ("vaults", include_str!("../../scenarios/vaults.toml")),
     ("soak", include_str!("../../scenarios/soak.toml")),
 ];
 

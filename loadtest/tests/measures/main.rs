@@ -265,6 +265,32 @@ async fn a_catch_up_is_timed_to_its_last_entry() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn changesets_of_vaults_are_pushed_pulled_and_checked() {
+    let world = World::start().await;
+    let load = "run vaults --vaults 3 --devices 3 --batch 4 --rate 40 --seconds 2 --warm-up 0";
+    let figures = world.measure(&format!("{load} --away 600 --pulls 2")).await;
+    let live = &figures["live"];
+    assert_no_faults(live);
+    // Ten pushes a second, for two seconds, to both others.
+    assert_eq!((&live["appended"], &live["checked"]), (&80.into(), &160.into()));
+    assert_eq!(live["push_to_appended"]["count"], 80);
+    assert_eq!(live["push_to_deliver"]["count"], 160);
+    for (readings, signatures) in [false, true].into_iter().enumerate() {
+        let readings = &figures["away"]["readings"][readings];
+        assert_no_faults(readings);
+        assert_eq!(readings["signatures"], signatures);
+        assert_eq!(readings["last_ms"].as_array().map(Vec::len), Some(2));
+        assert!(number(readings, "bytes") > 600.0 * 512.0);
+    }
+    let saturated = "vaults --vaults 2 --devices 2 --rate max --seconds 1 --warm-up 0 --away 0";
+    let live = world.measure(saturated).await["live"].take();
+    assert_no_faults(&live);
+    assert_eq!(live["appended"], live["checked"]);
+    assert!(live["appended"].as_u64() > Some(0));
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn idle_sessions_are_counted_step_by_step() {
     let world = World::start().await;
     let arguments = "idle --sessions 4,8 --body 1000 --rest 0 --after 0";

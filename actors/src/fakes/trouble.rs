@@ -1,0 +1,38 @@
+//! What can be done to a running system that nobody could do from outside: an actor that fails, and
+//! mailboxes that are full.
+
+use sealwire_protocol::{DeviceKey, LogId, LogType};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::limits::{LOG_MAILBOX_MAX, PUSH_MAILBOX_MAX};
+use crate::log::LogMessage;
+use crate::ports::{LogKey, Urgency};
+use crate::push::doorstep::Told;
+use crate::system::System;
+
+/// Ends the first committer as a bug would.
+///
+/// # Panics
+/// If there is none.
+pub fn fail_a_committer(system: &System) {
+    system.shared.committers.read()[0].cell().kill();
+}
+
+/// Asks more of a log at once than its actor's mailbox takes. The actor must not run meanwhile: the
+/// runtime has one thread.
+pub fn crowd_a_log(system: &System, key: LogKey) {
+    for _ in 0..=LOG_MAILBOX_MAX {
+        let (done, _) = oneshot::channel();
+        system.shared.cast_log(key, LogMessage::Flush(done));
+    }
+}
+
+/// Leaves more word for one device at once than the mailbox of the actor of doorbells takes; as above.
+pub fn crowd_doorbells(system: &System, key: LogKey, id: LogId, device: DeviceKey) {
+    for _ in 0..=PUSH_MAILBOX_MAX {
+        let devices = vec![(device, 1, Urgency::Normal)];
+        let (log_type, since) = (LogType::Group, Instant::now());
+        system.shared.doorstep.tell(Told { log: key, id, log_type, since, devices });
+    }
+}
