@@ -81,7 +81,10 @@ mod documents;
 mod vaults;
 // The same for clients that ask over HTTP now and then.
 mod vaults_http;
+// A small snapshot that opens to a huge one costs whoever opens it nothing but an error.
+mod bombs;
 // An app's own database is the same on all devices, and what is private to one person is that person's.
+mod successors;
 mod sync;
 // How long a database of 50,000 rows takes to a second device: a measurement.
 mod sync_measured;

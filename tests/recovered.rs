@@ -9,6 +9,7 @@ use sealwire_client::identity::Identity;
 use sealwire_client::ledger::NewExpense;
 use sealwire_client::ledger::money::{Currency, Money};
 use sealwire_client::recovery::{Format, RecoveryCode, RecoveryError, VaultError};
+use sealwire_client::sync::{Schema, SyncError, Table, Whose};
 use sealwire_client::totals::seal::{self, GroupKey};
 use sealwire_client::vault::Vault;
 use sealwire_client::wire;
@@ -24,6 +25,7 @@ use crate::support::{DEADLINE, eventually, on_both_databases};
 on_both_databases!(
     a_new_device_takes_the_place_of_the_lost_one,
     the_vaults_of_the_lost_device_are_the_new_one_s,
+    a_database_goes_on_in_the_vault_of_the_lost_device,
     who_was_alone_in_a_group_finds_its_way_back,
     the_key_that_a_totals_group_knows_comes_back,
     a_wrong_pin_is_reported_and_locks_in_the_end,
@@ -132,6 +134,67 @@ async fn the_vaults_of_the_lost_device_are_the_new_one_s(database: Database) {
     let texts: Vec<&[u8]> = pulled.changesets.iter().map(|it| it.payload.as_slice()).collect();
     assert_eq!(texts, [b"a changeset"]);
     seen.push(&mut wire, &[b"another".to_vec()]).await.expect("pushed");
+}
+
+async fn a_database_goes_on_in_the_vault_of_the_lost_device(database: Database) {
+    let world = World::start(database).await;
+    let place = tempfile::tempdir().expect("a directory");
+    let attach = async |person: &Person, name: &str| {
+        let path = place.path().join(name);
+        let db = rusqlite::Connection::open(&path).expect("a database");
+        db.execute_batch("create table notes (id text primary key, note text, mine text)")
+            .expect("a table");
+        let schema = Schema::version(1).table(Table::group("notes").user_private_column("mine"));
+        (person.device.attach(&path, &schema).await.expect("attached"), db)
+    };
+    let rows = |db: &rusqlite::Connection| -> Vec<(String, Option<String>)> {
+        let mut rows = db.prepare("select id, mine from notes order by id").expect("the table");
+        let rows = rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).expect("read");
+        rows.collect::<rusqlite::Result<_>>().expect("rows")
+    };
+    let row = |id: &str, mine: Option<&str>| (id.to_owned(), mine.map(str::to_owned));
+    let (alice, bob) = (Person::new().await, Person::new().await);
+    let code =
+        alice.device.set_up_recovery(&world.url(), Format::Native, PIN).await.expect("set up");
+    let (lost, db) = attach(&alice, "alice.db").await;
+    let (with_bob, bobs) = attach(&bob, "bob.db").await;
+    lost.found(&world.url()).await.expect("founded");
+    let offer = lost.offer(Whose::AnotherPersons).await.expect("an offer");
+    let consent = with_bob.accept(&offer).await.expect("a consent");
+    lost.enrol(&consent, Whose::AnotherPersons).await.expect("enrolled");
+    db.execute_batch("insert into notes values ('a', 'of alice', 'private')").expect("written");
+    lost.sync().await.expect("synced");
+    let was = alice.key();
+    drop((lost, alice));
+
+    let back = Person::restored(&world.url(), &code, PIN).await.expect("restored");
+    assert_eq!(back.device.recovered_vaults().await, Ok(Vec::new()), "not before it is told");
+    eventually("the old device is ended", async || {
+        back.device.keep_recovery().await.expect("kept")
+    })
+    .await;
+    let vaults = back.device.recovered_vaults().await.expect("listed");
+    let (found, mine) = attach(&back, "back.db").await;
+    mine.execute_batch("insert into notes values ('b', 'meanwhile', 'private too')")
+        .expect("written");
+    found.take_over(&vaults[0]).await.expect("joined");
+    found.sync().await.expect("synced");
+    with_bob.sync().await.expect("synced");
+    let all = [row("a", Some("private")), row("b", Some("private too"))];
+    assert_eq!(rows(&mine), all, "what was the person's own is there as well");
+    assert_eq!(rows(&bobs), [row("a", None), row("b", None)], "and Bob's is not touched");
+    let status = with_bob.status().await.expect("a status").vault.expect("a vault");
+    let devices: Vec<DeviceKey> = status.devices.iter().map(|(device, _)| *device).collect();
+    assert!(devices.contains(&back.key()) && !devices.contains(&was) && devices.len() == 2);
+    bobs.execute_batch("update notes set note = 'of bob'").expect("written");
+    with_bob.sync().await.expect("synced");
+    found.sync().await.expect("synced");
+    let count = "select count(*) from notes where note = 'of bob'";
+    assert_eq!(mine.query_row(count, [], |row| row.get::<_, i64>(0)), Ok(2));
+    // Another vault is not taken over what a database has.
+    let other = with_bob.take_over(&vaults[0]).await;
+    assert_eq!(other, Ok(()), "the same vault is no other");
+    assert_eq!(found.found(&world.url()).await.err(), Some(SyncError::OtherVault));
 }
 
 async fn who_was_alone_in_a_group_finds_its_way_back(database: Database) {

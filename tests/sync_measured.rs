@@ -14,6 +14,10 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use sealwire_client::identity::Identity;
 use sealwire_client::sync::{Attached, Schema, Table, Whose};
+use sealwire_client::vault::Vault;
+use sealwire_client::wire;
+use sealwire_protocol::LogId;
+use sealwire_protocol::frame::SnapshotSummary;
 use tempfile::TempDir;
 
 use crate::support::place::Database;
@@ -94,9 +98,10 @@ fn rows() -> u64 {
     std::env::var("SEALWIRE_TEST_ROWS").ok().and_then(|rows| rows.parse().ok()).unwrap_or(ROWS)
 }
 
+/// A row that was written or read is one change.
 fn say(what: &str, rows: u64, took: Duration) {
     let per_second = rows as f64 / took.as_secs_f64();
-    println!("{what:<58} {:>8.2} s {per_second:>10.0} rows/s", took.as_secs_f64());
+    println!("{what:<58} {:>8.2} s {per_second:>10.0} changes/s", took.as_secs_f64());
 }
 
 async fn a_database_reaches_a_second_device(database: Database) {
@@ -105,7 +110,7 @@ async fn a_database_reaches_a_second_device(database: Database) {
     let (laptop, took) = Phone::new(1, rows).await;
     println!("{rows} rows, {database:?}");
     say("attach: triggers, and what is there is taken over", rows, took);
-    laptop.database.found(&world.url()).await.expect("founded");
+    let log = laptop.database.found(&world.url()).await.expect("founded");
     let (phone, _) = Phone::new(2, 0).await;
     enrol(&laptop, &phone).await;
     let begun = Instant::now();
@@ -146,6 +151,7 @@ async fn a_database_reaches_a_second_device(database: Database) {
     let made = laptop.database.snapshot().await.expect("made");
     say("snapshot: serialised, compressed, sealed, uploaded", rows * 2, begun.elapsed());
     println!("{:<58} {:>8} KiB", "its size", made.size / 1024);
+    compare_levels(&world, log, &made).await;
     let file = std::fs::metadata(laptop.path()).expect("a file").len();
     println!("{:<58} {:>8} KiB", "the database's file, sync's tables included", file / 1024);
     let begun = Instant::now();
@@ -157,6 +163,24 @@ async fn a_database_reaches_a_second_device(database: Database) {
     tablet.database.sync().await.expect("synced");
     assert_eq!(tablet.count(), rows * 2);
     say("a new device is ready from the snapshot", rows * 2, begun.elapsed());
+}
+
+/// What each level of compression makes of the snapshot's state, and how long it takes.
+async fn compare_levels(world: &World, log: LogId, made: &SnapshotSummary) {
+    let identity = Arc::new(Identity::from_seed(&[1; 32]));
+    let options = wire::Options::default();
+    let mut wire = wire::connect(&world.url(), &identity, &options).await.expect("a session").0;
+    let mut vault = Vault::new(identity, log);
+    vault.pull(&mut wire).await.expect("pulled");
+    let state = vault.open_snapshot(&mut wire, made).await.expect("opened");
+    println!("{:<58} {:>8} KiB", "the state in it, one's own sealed inside", state.len() / 1024);
+    for level in [1, 3, 6, 9, 12, 15, 19] {
+        let begun = Instant::now();
+        let packed = zstd::bulk::compress(&state, level).expect("compressed");
+        let took = begun.elapsed().as_secs_f64();
+        let text = format!("zstd level {level}: {} KiB", packed.len() / 1024);
+        println!("{text:<58} {took:>8.2} s");
+    }
 }
 
 async fn enrol(laptop: &Phone, other: &Phone) {

@@ -16,6 +16,7 @@ use crate::support::{eventually, on_both_databases};
 
 on_both_databases!(
     the_tour_of_the_readme_does_what_it_says,
+    the_vault_of_the_readme_is_shared_and_comes_back_as_it_says,
     a_group_of_the_command_line_is_shared_with_a_phone,
     what_goes_wrong_is_said_with_what_to_do_next,
 );
@@ -31,7 +32,24 @@ fn commands_of(section: &str) -> Vec<String> {
     let blocks = section.split("```sh\n").skip(1);
     let blocks = blocks.map(|block| block.split("```").next().expect("an end"));
     let lines = blocks.flat_map(str::lines).map(str::to_owned);
-    lines.filter(|line| line.starts_with("device ") || line.starts_with("rm ")).collect()
+    let run = |line: &String| ["device ", "rm ", "sqlite3 "].iter().any(|it| line.starts_with(it));
+    lines.filter(run).collect()
+}
+
+/// The words of a command, as a shell takes them.
+fn words_of(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut rest = line.trim_start();
+    while !rest.is_empty() && !rest.starts_with('#') {
+        let quote = rest.chars().next().filter(|it| ['\'', '"'].contains(it));
+        let (word, after) = match quote {
+            Some(quote) => rest[1..].split_once(quote).expect("a closing quote"),
+            None => rest.split_once(' ').unwrap_or((rest, "")),
+        };
+        words.push(word.to_owned());
+        rest = after.trim_start();
+    }
+    words
 }
 
 async fn the_tour_of_the_readme_does_what_it_says(database: Database) {
@@ -61,9 +79,13 @@ async fn the_tour_of_the_readme_does_what_it_says(database: Database) {
                 shown = terminal.ok(arguments).await;
                 if arguments.contains(&"balances") {
                     // What the other has written may be on its way.
-                    eventually("both see that Bob owes nine", async || {
+                    // One line for each person, and one for who pays whom: nobody is in it twice.
+                    eventually("both see that Bob owes Alice nine", async || {
                         shown = terminal.ok(arguments).await;
-                        shown.contains("9.00 ETB") && shown.contains("-9.00 ETB")
+                        let lines = |word: &str| shown.matches(word).count();
+                        lines("-9.00 ETB") == 1
+                            && lines("9.00 ETB") == 3
+                            && (lines("Alice"), lines("Bob")) == (2, 2)
                     })
                     .await;
                 }
@@ -91,6 +113,80 @@ async fn the_tour_of_the_readme_does_what_it_says(database: Database) {
     for (_, chat) in chats {
         chat.end().await;
     }
+}
+
+async fn the_vault_of_the_readme_is_shared_and_comes_back_as_it_says(database: Database) {
+    let world = World::start(database).await;
+    let place = tempfile::tempdir().expect("a directory");
+    let home = |name: &str| place.path().join(name).to_str().expect("a path").to_owned();
+    let file = |name: &str| format!("{}/app.db", home(name));
+    let mut terminal = Terminal::new(&world.url()).with("SEALWIRE_PIN", PIN);
+    // Alice and Bob from above.
+    for name in ["alice", "bob"] {
+        terminal.ok(&["--dir", &home(name), "init"]).await;
+    }
+    let code = terminal.ok(&["--dir", &home("alice"), "recovery", "setup"]).await;
+    terminal = terminal.with("SEALWIRE_RECOVERY_CODE", &code);
+    let bob = terminal.ok(&["--dir", &home("bob"), "whoami"]).await;
+    let mut known = BTreeMap::from([("bob", bob[..10].to_owned())]);
+    let rows = |name: &str| -> Vec<(String, Option<String>)> {
+        let db = rusqlite::Connection::open(file(name)).expect("a database");
+        let mut rows = db.prepare("select name, note from items").expect("the table");
+        let rows = rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).expect("read");
+        rows.collect::<rusqlite::Result<_>>().expect("rows")
+    };
+    let mut watching = None;
+    let mut status = String::new();
+    for line in commands_of("One database on two devices") {
+        let mut line = line.replace("/tmp/", &format!("{}/", place.path().display()));
+        for (name, value) in &known {
+            line = line.replace(&format!("<{name}>"), value);
+        }
+        let words = words_of(&line);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        match words.as_slice() {
+            ["rm", "-r", directory] => std::fs::remove_dir_all(directory).expect("removed"),
+            ["sqlite3", path, sql] => {
+                let db = rusqlite::Connection::open(path).expect("a database");
+                db.execute_batch(sql).expect("as it stands there");
+            }
+            ["device", arguments @ .., "--watch"] => {
+                watching = Some(terminal.start(&[arguments, &["--watch"]].concat()));
+            }
+            ["device", arguments @ ..] => {
+                let shown = terminal.ok(arguments).await;
+                match arguments {
+                    [.., "--another-persons"] => drop(known.insert("offer", shown)),
+                    [.., "--offer", _] => drop(known.insert("consent", shown)),
+                    [.., "sync", _] => {
+                        let bob = watching.as_mut().expect("Bob watches");
+                        bob.shows("read 1 rows in 1 changesets").await;
+                        assert_eq!(rows("bob"), [("Milk".to_owned(), None)]);
+                    }
+                    [.., "status", _] => status = shown,
+                    [.., "revoke", _, _] => assert!(shown.starts_with("revoked "), "{shown}"),
+                    _ => {}
+                }
+            }
+            other => panic!("a command that this test does not know: {other:?}"),
+        }
+    }
+    assert!(status.contains("(you)") && status.contains("0 rows are unsent"), "{status}");
+    assert_eq!(rows("alice"), [("Milk".to_owned(), Some("for the cat".to_owned()))]);
+    // Alice's new device is alone: the lost one is out as Bob is.
+    let (home, alice) = (home("alice"), file("alice"));
+    let status = terminal.json(&["--dir", &home, "vault", "status", &alice]).await;
+    let me = terminal.ok(&["--dir", &home, "whoami"]).await;
+    assert_eq!(status[0]["vault"]["devices"], json!([me]));
+    assert_eq!((&status[0]["tables"], &status[0]["unsent_rows"]), (&json!(["items"]), &json!(0)));
+    let made = terminal.json(&["--dir", &home, "vault", "snapshot", &alice]).await;
+    assert!(made[0]["bytes"].as_u64() > Some(0), "{made:?}");
+    let synced = terminal.json(&["--dir", &home, "vault", "sync", &alice]).await;
+    assert_eq!((&synced[0]["sent_rows"], &synced[0]["damaged"]), (&json!(0), &json!(0)));
+    drop(watching);
+    let again = ["--dir", &home, "vault", "create", &alice];
+    let printed = terminal.run(&again).await;
+    assert!(printed.err.contains("belongs to another vault already"), "{}", printed.err);
 }
 
 /// Alice and Bob say something to each other; Alice goes.

@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sealwire_actors::Options;
-use sealwire_client::entry::Rejection;
+use sealwire_client::entry::{Outline, Rejection};
 use sealwire_client::identity::Identity;
+use sealwire_client::numbering::Mark;
 use sealwire_client::vault::{Changeset, SnapshotError, Vault, VaultError};
-use sealwire_client::wire::{self, Wire};
+use sealwire_client::wire::{self, Wire, WireError};
 use sealwire_protocol::bounded::BoundedBytes;
-use sealwire_protocol::digest::sha256;
-use sealwire_protocol::frame::{GetVaultToken, ListMembers, PutSnapshotChunk, Subscribe};
+use sealwire_protocol::digest::{entry_digest, sha256};
+use sealwire_protocol::frame::{Append, GetVaultToken, ListMembers, PutSnapshotChunk, Subscribe};
 use sealwire_protocol::token::{Purpose, TokenKey};
-use sealwire_protocol::{Digest, ErrorCode, LogId, RelayFrame};
+use sealwire_protocol::{Control, Digest, ErrorCode, Failure, Head, Kind, LogId, RelayFrame};
 use tokio::time::timeout;
 
 use crate::support::on_both_databases;
@@ -23,9 +24,13 @@ use crate::support::{DEADLINE, eventually};
 on_both_databases!(
     a_household_reads_what_each_of_its_devices_has_written,
     a_revoked_device_hears_no_more_and_never_gets_the_next_key,
+    what_came_before_its_key_is_opened_however_little_of_it_can_wait,
+    what_waits_for_its_key_outlives_the_process,
+    what_is_read_on_the_way_is_given_by_the_next_pull,
     a_new_device_starts_from_a_snapshot_and_the_changesets_after_it,
     a_device_that_was_away_is_told_where_to_start,
     a_snapshot_that_is_not_what_it_says_is_refused_by_relay_or_reader,
+    what_is_sent_wrong_over_a_session_is_refused_and_nothing_changes,
     an_upload_goes_on_after_a_restart_of_the_relay,
     a_token_is_for_one_vault_and_one_device,
 );
@@ -48,7 +53,12 @@ fn identity(number: u8) -> Arc<Identity> {
 
 impl Member {
     async fn found(world: &World) -> Self {
-        let identity = identity(1);
+        Self::with(world, 1).await
+    }
+
+    /// The first device of a vault.
+    async fn with(world: &World, number: u8) -> Self {
+        let identity = identity(number);
         let mut wire = connect(world, &identity).await;
         let vault = Vault::create(identity.clone(), &mut wire).await.expect("founded");
         Self { identity, wire, vault }
@@ -145,6 +155,116 @@ async fn a_revoked_device_hears_no_more_and_never_gets_the_next_key(database: Da
     // Whoever comes later opens both epochs.
     let mut watch = laptop.enrol(&world, 4).await;
     assert_eq!(payloads(&watch.pull().await), [b"for all", b"not for the lost phone".as_slice()]);
+}
+
+fn numbered(count: u32) -> Vec<Vec<u8>> {
+    (0..count).map(|number| [&number.to_be_bytes()[..], &[7; 1000]].concat()).collect()
+}
+
+/// What a device can keep of what waits: a few changesets.
+const LITTLE: usize = 8 * 1024;
+
+async fn what_came_before_its_key_is_opened_however_little_of_it_can_wait(database: Database) {
+    let world = World::start(database).await;
+    let mut laptop = Member::found(&world).await;
+    let phone = laptop.enrol(&world, 2).await;
+    let all = numbered(600);
+    laptop.vault.push(&mut laptop.wire, &all[..300]).await.expect("appended");
+    let lost = phone.identity.key();
+    laptop.vault.revoke(&mut laptop.wire, lost).await.expect("revoked");
+    laptop.vault.push(&mut laptop.wire, &all[300..]).await.expect("appended");
+    // The keys of both epochs come behind all of it.
+    let mut tablet = laptop.enrol(&world, 3).await;
+    tablet.vault.keep_waiting(LITTLE);
+    let pulled = tablet.vault.pull(&mut tablet.wire).await.expect("pulled");
+    let twice = u64::try_from(all.len() * 1024 * 2 - LITTLE).expect("a number");
+    assert!(pulled.bytes > twice, "it was read twice: {} bytes", pulled.bytes);
+    assert!(payloads(&pulled.changesets).iter().eq(&all), "all, once, in order");
+    assert!(pulled.sealed.is_empty() && pulled.rejected.is_empty());
+    assert_eq!(pulled.forgotten, 0);
+    assert!(tablet.pull().await.is_empty(), "once");
+    laptop.push(&[b"and on"]).await;
+    assert_eq!(payloads(&tablet.pull().await), [b"and on"]);
+}
+
+/// Enrols a device and gives it no key yet.
+async fn enrol_without_keys(laptop: &mut Member, device: &Identity) {
+    let log = laptop.vault.log();
+    let mut own = Mark::NONE;
+    laptop.wire.queue(&Subscribe { log, cursor: None, acked: None }.into());
+    loop {
+        let envelope = laptop.wire.receive().await.expect("a frame");
+        match envelope.frame.expect("known") {
+            RelayFrame::Entry(entry) => {
+                let count = entry.header.decode().expect("a header").count;
+                own = Mark { count, digest: entry_digest(&entry.header) };
+            }
+            RelayFrame::Drained(_) => break,
+            _ => {}
+        }
+    }
+    let consent = device.consent(log, laptop.identity.key());
+    let control = Control::Enrol { device: device.key(), signature: consent };
+    let outline = Outline {
+        log,
+        count: own.count + 1,
+        prev: own.digest,
+        kind: Kind::Control,
+        recipients: Vec::new(),
+        seen: Head::NONE,
+    };
+    let signed = outline.sign(&laptop.identity, &control.encode()).expect("short");
+    laptop.wire.request(&Append { entry: signed.entry }.into()).await.expect("enrolled");
+}
+
+async fn what_waits_for_its_key_outlives_the_process(database: Database) {
+    let world = World::start(database).await;
+    let mut laptop = Member::found(&world).await;
+    let all = numbered(45);
+    laptop.vault.push(&mut laptop.wire, &all[..40]).await.expect("appended");
+    let identity = identity(2);
+    enrol_without_keys(&mut laptop, &identity).await;
+    laptop.wire = connect(&world, &laptop.identity).await;
+    laptop.pull().await;
+    let mut wire = connect(&world, &identity).await;
+    let mut phone = Vault::new(identity.clone(), laptop.vault.log());
+    phone.keep_waiting(LITTLE);
+    let pulled = phone.pull(&mut wire).await.expect("pulled");
+    assert_eq!((pulled.changesets.len(), pulled.sealed.len()), (0, 40));
+    assert!((30..40).contains(&pulled.forgotten), "{}", pulled.forgotten);
+    let saved = phone.save();
+
+    laptop.vault.push(&mut laptop.wire, &all[40..]).await.expect("appended");
+    laptop.vault.deliver(&mut laptop.wire, identity.key()).await.expect("delivered");
+    // As if nothing had happened, and as after a crash.
+    let restored = Vault::restore(identity.clone(), &saved).expect("whole");
+    for mut phone in [phone, restored] {
+        let pulled = phone.pull(&mut wire).await.expect("pulled");
+        assert!(payloads(&pulled.changesets).iter().eq(&all), "all, once, in order");
+        assert!(pulled.sealed.is_empty() && pulled.forgotten == 0);
+        let mut again = Vault::restore(identity.clone(), &phone.save()).expect("whole");
+        for phone in [&mut phone, &mut again] {
+            assert!(phone.pull(&mut wire).await.expect("pulled").changesets.is_empty(), "once");
+        }
+    }
+}
+
+async fn what_is_read_on_the_way_is_given_by_the_next_pull(database: Database) {
+    let world = World::start(database).await;
+    let mut laptop = Member::found(&world).await;
+    let mut phone = laptop.enrol(&world, 2).await;
+    let tablet = laptop.enrol(&world, 3).await;
+    phone.pull().await;
+    phone.push(&[b"before the revocation"]).await;
+    let before = Vault::restore(laptop.identity.clone(), &laptop.vault.save()).expect("whole");
+    // A revocation reads what others have written before it makes the next key.
+    laptop.vault.revoke(&mut laptop.wire, tablet.identity.key()).await.expect("revoked");
+    let unread = Vault::restore(laptop.identity.clone(), &laptop.vault.save()).expect("whole");
+    assert_eq!(unread.head(), before.head(), "what nobody was given is read again");
+    assert_eq!(payloads(&laptop.pull().await), [b"before the revocation"]);
+    laptop.vault = unread;
+    assert_eq!(payloads(&laptop.pull().await), [b"before the revocation"]);
+    laptop.push(&[b"and on"]).await;
 }
 
 fn often(options: &mut Options) {
@@ -253,6 +373,76 @@ async fn a_snapshot_that_is_not_what_it_says_is_refused_by_relay_or_reader(datab
     let unknown = phone.vault.confirm(&mut phone.wire, Digest([5; 32])).await;
     assert_eq!(unknown.expect_err("refused").code(), Some(ErrorCode::NoSuchSnapshot));
     assert_eq!(world.stored(log).await.floor.seq, 0, "nothing went");
+}
+
+fn refused(answer: Result<RelayFrame, WireError>) -> Failure {
+    VaultError::from(answer.expect_err("refused")).refusal().expect("by the relay")
+}
+
+async fn what_is_sent_wrong_over_a_session_is_refused_and_nothing_changes(database: Database) {
+    let world = World::start(database).await;
+    let mut laptop = Member::found(&world).await;
+    let mut phone = laptop.enrol(&world, 2).await;
+    let log = laptop.vault.log();
+    let mut alone = Member::with(&world, 3).await;
+    let elsewhere = alone.vault.log();
+    let before = world.stored(log).await;
+    let entry = |author: &Identity, log, count| {
+        let (prev, seen) = (Digest::ZERO, Head::NONE);
+        let outline = Outline { log, count, prev, kind: Kind::Ring, recipients: Vec::new(), seen };
+        outline.sign(author, b"a changeset").expect("short").entry
+    };
+    let append =
+        async |wire: &mut Wire, entry| refused(wire.request(&Append { entry }.into()).await);
+    // Another device's key, another vault, somebody who is in none, a forged one, the future.
+    let foreign = append(&mut laptop.wire, entry(&phone.identity, log, 1)).await;
+    assert_eq!(foreign.code, ErrorCode::BadHeader);
+    let other = append(&mut phone.wire, entry(&phone.identity, elsewhere, 1)).await;
+    assert_eq!(other.code, ErrorCode::NoSuchLog);
+    let outside = append(&mut alone.wire, entry(&alone.identity, log, 1)).await;
+    assert_eq!(outside.code, ErrorCode::NoSuchLog);
+    let mut forged = entry(&phone.identity, log, 1);
+    forged.signature.as_mut().expect("signed").0[5] ^= 1;
+    assert_eq!(append(&mut phone.wire, forged).await.code, ErrorCode::BadSignature);
+    let future = append(&mut phone.wire, entry(&phone.identity, log, 7)).await;
+    assert_eq!((future.code, future.expected), (ErrorCode::OutOfOrder, Some(1)));
+
+    // Chunks that do not fit, of a snapshot that is not what it is called.
+    let whole = vec![7; 100_000];
+    let (size, digest) = (whole.len() as u64, sha256(&whole));
+    let piece = |offset: usize, bytes: &[u8], digest| PutSnapshotChunk {
+        log,
+        digest,
+        size,
+        offset: offset as u64,
+        bytes: BoundedBytes::new(bytes.to_vec()).expect("short"),
+    };
+    let put =
+        async |wire: &mut Wire, chunk: PutSnapshotChunk| refused(wire.request(&chunk.into()).await);
+    let early = put(&mut phone.wire, piece(50_000, &whole[50_000..], digest)).await;
+    assert_eq!((early.code, early.expected), (ErrorCode::OutOfOrder, Some(0)));
+    let tiny = put(&mut phone.wire, piece(0, &whole[..100], digest)).await;
+    assert_eq!(tiny.code, ErrorCode::BadSnapshot);
+    let long = PutSnapshotChunk { size: 1000, ..piece(0, &whole, digest) };
+    assert_eq!(put(&mut phone.wire, long).await.code, ErrorCode::BadSnapshot);
+    let huge = PutSnapshotChunk { size: u64::MAX, ..piece(0, &whole, digest) };
+    assert_eq!(put(&mut phone.wire, huge).await.code, ErrorCode::TooLarge);
+    let named = put(&mut phone.wire, piece(0, &whole, Digest([1; 32]))).await;
+    assert_eq!(named.code, ErrorCode::BadSnapshot);
+    let uninvited = put(&mut alone.wire, piece(0, &whole, digest)).await;
+    assert_eq!(uninvited.code, ErrorCode::NoSuchLog);
+    let unreal =
+        laptop.vault.make_real(&mut laptop.wire, Digest([1; 32]), size, 1, Head::NONE).await;
+    assert_eq!(unreal.expect_err("refused").code(), Some(ErrorCode::NoSuchSnapshot));
+
+    let after = world.stored(log).await;
+    assert_eq!((after.head, after.vault), (before.head, before.vault));
+    assert!(phone.vault.snapshots(&mut phone.wire).await.expect("listed").is_empty());
+    // And nothing of it is in the way of what is right.
+    phone.pull().await;
+    phone.push(&[b"right"]).await;
+    phone.vault.upload(&mut phone.wire, digest, &whole).await.expect("uploaded");
+    assert_eq!(payloads(&laptop.pull().await), [b"right"]);
 }
 
 async fn an_upload_goes_on_after_a_restart_of_the_relay(database: Database) {

@@ -1,7 +1,10 @@
 //! Vaults for clients that ask over HTTP now and then: the same log, the same rules.
 
+use std::time::Duration;
+
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use sealwire_actors::Options;
 use sealwire_client::entry::{Outline, Signed};
 use sealwire_client::numbering::Mark;
 use sealwire_protocol::digest::{chain_next, chain_start, entry_digest, sha256};
@@ -10,17 +13,18 @@ use sealwire_protocol::token::{Claims, Purpose, TokenKey};
 use sealwire_protocol::{Control, DeviceKey, Head, Kind, LogId};
 use serde_json::{Value, json};
 
-use crate::support::on_both_databases;
 use crate::support::phone::Proof;
 use crate::support::place::Database;
 use crate::support::vault_client::Client;
 use crate::support::world::World;
+use crate::support::{eventually, on_both_databases};
 
 on_both_databases!(
     a_client_without_a_session_pushes_and_pulls_and_is_revoked_at_once,
     a_token_opens_its_vault_for_its_device_and_nothing_else,
     what_is_pushed_wrong_is_refused_and_nothing_is_appended,
     a_snapshot_goes_up_and_comes_down_in_pieces,
+    whoever_asks_now_and_then_learns_that_the_vault_is_full,
 );
 
 fn bytes(value: &Value) -> Vec<u8> {
@@ -150,6 +154,24 @@ async fn a_snapshot_goes_up_and_comes_down_in_pieces(database: Database) {
     assert_eq!(put(0, &whole[..30_000]).await.ok()["received"], 30_000);
     assert_eq!(put(0, &whole[..30_000]).await.refused(409, "out_of_order")["expected"], 30_000);
     put(30_000, &whole[30_000..40_000]).await.refused(400, "bad_snapshot");
+    // Another name, another size, somebody else: nothing of it is kept, and nothing is in the way.
+    let wrong = async |client: &Client, path: String, bytes: &[u8]| {
+        let proof = client.phone.proof().await.expect("a token");
+        client.phone.send("PUT", &path, &proof, Some(bytes.to_vec())).await.expect("an answer")
+    };
+    let other = hex::encode([7; 32]);
+    let named = laptop.path(&format!("/snapshots/{other}?size=50000&offset=0"));
+    wrong(&laptop, named, &whole).await.refused(400, "bad_snapshot");
+    let sized = laptop.path(&format!("/snapshots/{name}?size=60000&offset=30000"));
+    wrong(&laptop, sized, &whole[30_000..]).await.refused(400, "bad_snapshot");
+    let huge = laptop.path(&format!("/snapshots/{other}?size=99999999999&offset=0"));
+    wrong(&laptop, huge, &whole).await.refused(413, "too_large");
+    let stranger = Client::new(&world, 9, laptop.log);
+    let path = laptop.path(&format!("/snapshots/{name}?size=50000&offset=30000"));
+    wrong(&stranger, path, &whole[30_000..]).await.refused(404, "no_such_log");
+    let listed = tablet.phone.get(&tablet.path("/snapshots")).await.ok();
+    assert_eq!(listed["snapshots"], json!([]));
+    assert_eq!(laptop.pull(0).await["latest_sequence"], 2);
     assert_eq!(put(30_000, &whole[30_000..]).await.ok()["received"], 50_000);
     let pulled = laptop.pull(0).await;
     let chain = pulled["head"]["chain"].as_str().expect("a chain");
@@ -181,4 +203,36 @@ async fn a_snapshot_goes_up_and_comes_down_in_pieces(database: Database) {
     tablet.push(&[opened]).await.ok();
     let listed = laptop.phone.get(&laptop.path("/snapshots")).await.ok();
     assert_eq!(listed["snapshots"][0]["confirmed"], true);
+}
+
+fn small(options: &mut Options) {
+    options.vaults.entries_max = 10;
+    options.vaults.entries_reserve = 4;
+    options.retention_pause = Duration::from_millis(20);
+}
+
+async fn whoever_asks_now_and_then_learns_that_the_vault_is_full(database: Database) {
+    let world = World::start_with(database, small).await;
+    let mut laptop = Client::found(&world).await;
+    let mut tablet = laptop.enrol(&world, 2).await;
+    for number in 3..=6_u8 {
+        assert_eq!(tablet.pull(0).await["full"], false);
+        let signed = laptop.sign(Kind::Quiet, &[number]);
+        laptop.push(&[signed]).await.ok();
+    }
+    // Everybody is told, on every page, and reads on.
+    for client in [&laptop, &tablet] {
+        let pulled = client.pull(1).await;
+        assert_eq!((&pulled["full"], &pulled["latest_sequence"]), (&json!(true), &json!(6)));
+    }
+    let before = tablet.own;
+    let signed = tablet.sign(Kind::Quiet, b"one too many");
+    tablet.push(&[signed]).await.refused(403, "entries_limit_reached");
+    tablet.own = before;
+    // What brings it back has its own room.
+    let (digest, head) = laptop.snapshot(b"a sealed state").await;
+    let opened = tablet.sign(Kind::Control, &Control::SnapshotOpened { digest }.encode());
+    tablet.push(&[opened]).await.ok();
+    eventually("the vault has room again", async || tablet.pull(head.seq).await["full"] == false)
+        .await;
 }

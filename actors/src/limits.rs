@@ -9,6 +9,8 @@ use sealwire_protocol::limits::{
     SNAPSHOT_BYTES_MAX, SNAPSHOTS_MAX,
 };
 
+use crate::ports::VaultCounts;
+
 /// Most bytes of frames that wait in one session's outbox before its logs become behind and are
 /// read from the store instead. Two frames of the largest body and some small ones.
 pub const OUTBOX_BYTES_MAX: usize = 768 * 1024;
@@ -425,6 +427,15 @@ impl Default for VaultLimits {
             snapshots_max: SNAPSHOTS_MAX,
             snapshot_bytes_max: VAULT_SNAPSHOT_BYTES_MAX,
         }
+    }
+}
+
+impl VaultLimits {
+    /// Whether a vault that holds so much has no room for another changeset of the largest size.
+    pub(crate) fn is_full(&self, counts: VaultCounts) -> bool {
+        let entries_max = self.entries_max.saturating_sub(self.entries_reserve);
+        let bytes_max = self.bytes_max.saturating_sub(self.bytes_reserve);
+        counts.entries >= entries_max || counts.bytes + BODY_BYTES_MAX as u64 > bytes_max
     }
 }
 

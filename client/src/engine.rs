@@ -13,6 +13,7 @@
 mod answers;
 mod desk;
 mod giving;
+mod history;
 mod keys;
 mod ledger;
 mod log;
@@ -175,6 +176,7 @@ impl Engine {
                     log.subscribe_if_due(&mut call);
                     log.run_timers(&mut call)?;
                     log.settle_restored(&mut call)?;
+                    log.see_to_history(&call)?;
                 }
                 call.say_doorbell();
                 self.turn = pump(logs, &mut call, self.turn)?;

@@ -84,6 +84,11 @@ impl Identity {
         signing::sign(&self.signing, &signing::enrol_message(vault, self.key(), author))
     }
 
+    /// Signs that `new` takes the place of `old`, one of which this is, in `log`.
+    pub(crate) fn sign_succession(&self, log: LogId, old: DeviceKey, new: DeviceKey) -> Signature {
+        signing::sign(&self.signing, &signing::succession_message(log, old, new))
+    }
+
     /// The proof that a relay's greeting asks for.
     #[must_use]
     pub fn prove(&self, greeting_frame: &[u8]) -> Signature {

@@ -40,7 +40,8 @@
 //!
 //! Any member may change anything, as in the app: a ledger is for people who trust each other with
 //! their dinners. In a native group the author of each message is proven, in a `totals` group the
-//! relay vouches for it.
+//! relay vouches for it. A device that was lost and restored natively goes on under another key; what
+//! its person owes and is owed follows it ([`Succession`]).
 
 mod apply;
 mod author;
@@ -48,6 +49,7 @@ mod balance;
 pub mod money;
 mod record;
 mod snapshot;
+mod succession;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -57,6 +59,7 @@ pub use author::{Edit, LedgerError, NewExpense};
 pub use balance::Transfer;
 pub use record::{Activity, Expense, Group, Kind, NAME_BYTES_MAX, Person, SPLIT_MAX};
 pub use snapshot::{PART_UNITS_MAX, SnapshotOf};
+pub use succession::Succession;
 
 pub(crate) use apply::{Shelf, apply};
 pub(crate) use author::new_id;
@@ -72,7 +75,10 @@ pub struct Ledger {
     people: BTreeMap<Party, Person>,
     expenses: BTreeMap<String, Expense>,
     activity: BTreeMap<String, Activity>,
+    successions: BTreeMap<String, Succession>,
     unknown: BTreeMap<String, Unknown>,
+    /// Lost devices, and who has taken their place: of a ledger as members see it.
+    successors: BTreeMap<Party, Party>,
 }
 
 impl Ledger {
@@ -96,14 +102,14 @@ impl Ledger {
     /// What is known of a person.
     #[must_use]
     pub fn person(&self, party: &Party) -> Option<&Person> {
-        self.people.get(party)
+        self.people.get(self.who(party))
     }
 
     /// What to call somebody: the name that it said, else the beginning of its key.
     #[must_use]
     pub fn name_of(&self, party: &Party) -> String {
-        let told = self.people.get(party).and_then(|person| person.name.clone());
-        told.unwrap_or_else(|| party.0.chars().take(8).collect())
+        let told = self.person(party).and_then(|person| person.name.clone());
+        told.unwrap_or_else(|| self.who(party).0.chars().take(8).collect())
     }
 
     /// Expenses and settlements that were not deleted, the newest day first.
@@ -156,7 +162,8 @@ impl Ledger {
     /// Who owes `party` enough to be reminded, by the pairwise plan.
     #[must_use]
     pub fn debtors(&self, party: &Party) -> Vec<Transfer> {
-        let enough = |owed: &Transfer| owed.to == *party && author::is_enough(&owed.amount);
+        let enough =
+            |owed: &Transfer| owed.to == *self.who(party) && author::is_enough(&owed.amount);
         self.pairwise().into_iter().filter(enough).collect()
     }
 
@@ -218,6 +225,11 @@ impl Ledger {
         self.unknown.len()
     }
 
+    /// What lost devices and their successors have said, to be passed on.
+    pub(crate) fn successions(&self) -> impl Iterator<Item = &Succession> {
+        self.successions.values()
+    }
+
     /// The ledger that these records make.
     pub(crate) fn from_records(records: impl IntoIterator<Item = (Key, Record)>) -> Self {
         let mut ledger = Self::default();
@@ -237,6 +249,7 @@ impl Shelf for Ledger {
             Key::Person(party) => self.people.get(party).cloned().map(Record::Person),
             Key::Expense(id) => self.expenses.get(id).cloned().map(Record::Expense),
             Key::Activity(id) => self.activity.get(id).cloned().map(Record::Activity),
+            Key::Succession(name) => self.successions.get(name).cloned().map(Record::Succession),
             Key::Unknown(id) => self.unknown.get(id).cloned().map(Record::Unknown),
         })
     }
@@ -252,6 +265,9 @@ impl Shelf for Ledger {
             }
             (Key::Activity(id), Record::Activity(activity)) => {
                 self.activity.insert(id.clone(), activity.clone());
+            }
+            (Key::Succession(name), Record::Succession(succession)) => {
+                self.successions.insert(name.clone(), succession.clone());
             }
             (Key::Unknown(id), Record::Unknown(unknown)) => {
                 self.unknown.insert(id.clone(), unknown.clone());

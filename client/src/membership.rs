@@ -26,6 +26,15 @@ pub struct Since {
     pub at: u64,
 }
 
+/// The end of a device in a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revocation {
+    /// The seq of the control entry that revoked it.
+    pub seq: u64,
+    /// By whom.
+    pub by: DeviceKey,
+}
+
 /// What a control entry has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -86,7 +95,7 @@ pub struct Membership {
     /// so that every member knows it from entry 1. None before that.
     scope: Option<Scope>,
     members: BTreeMap<DeviceKey, Since>,
-    revoked: BTreeMap<DeviceKey, u64>,
+    revoked: BTreeMap<DeviceKey, Revocation>,
     join_key: Option<DeviceKey>,
     /// The seq of the newest control entry that was applied.
     applied: u64,
@@ -134,9 +143,9 @@ impl Membership {
         self.members.contains_key(&device)
     }
 
-    /// Where `device` was revoked.
+    /// Where `device` was revoked, and by whom.
     #[must_use]
-    pub fn revoked_at(&self, device: DeviceKey) -> Option<u64> {
+    pub fn revocation(&self, device: DeviceKey) -> Option<Revocation> {
         self.revoked.get(&device).copied()
     }
 
@@ -293,7 +302,7 @@ impl Membership {
                     return Err(Refusal::Target);
                 }
                 self.remove(*device, seq);
-                self.revoked.insert(*device, seq);
+                self.revoked.insert(*device, Revocation { seq, by: author });
                 self.join_key = *join_key;
                 Ok(Change::Revoked(*device))
             }

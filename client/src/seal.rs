@@ -34,7 +34,7 @@ pub const SUITE: u8 = 1;
 
 /// What a box is for: a key that is derived for one use is worthless for another.
 #[derive(Clone, Copy)]
-pub(crate) struct Use {
+pub struct Use {
     label: &'static [u8],
     /// Longest content, in bytes.
     content_bytes_max: usize,
@@ -43,7 +43,7 @@ pub(crate) struct Use {
 const BODY: Use = Use { label: b"sealwire body v1", content_bytes_max: CONTENT_BYTES_MAX };
 
 /// The sealed state of a vault.
-pub(crate) const SNAPSHOT: Use = Use {
+pub const SNAPSHOT: Use = Use {
     label: b"sealwire snapshot v1",
     // PADMÉ adds less than 3 % at this length.
     content_bytes_max: (SNAPSHOT_BYTES_MAX / 100 * 96) as usize,
@@ -142,8 +142,11 @@ pub fn seal(
     seal_with(BODY, key, name, place, content, random()?)
 }
 
-/// Seals content for a use.
-pub(crate) fn seal_for(
+/// Seals content for another use than a body.
+///
+/// # Errors
+/// [`SealError::TooLong`] or [`SealError::NoRandomness`].
+pub fn seal_for(
     what: Use,
     key: &EpochKey,
     name: KeyName,

@@ -14,6 +14,7 @@ pub(crate) mod keys;
 pub(crate) mod ledger;
 pub(crate) mod logs;
 pub(crate) mod outbox;
+pub(crate) mod recovered;
 pub(crate) mod recovery;
 pub(crate) mod requests;
 

@@ -77,7 +77,7 @@ mod value;
 mod writer;
 
 pub use attached::Attached;
-pub use code::{Consent, Offer, Whose};
+pub use code::{Consent, Offer, RecoveredVault, Whose};
 pub use error::SyncError;
 pub use keeper::{INTERVAL, Keeper, Keeping};
 pub use replay::Replayed;
@@ -88,6 +88,8 @@ pub use value::Value;
 use std::path::Path;
 
 use crate::device::Device;
+use crate::error::StoreError;
+use crate::store::recovered::Recovered;
 
 impl Device {
     /// Attaches an app's database to this device: see [`Attached::attach`].
@@ -100,6 +102,22 @@ impl Device {
         schema: &Schema,
     ) -> Result<Attached, SyncError> {
         Attached::attach(path, self.identity(), schema).await
+    }
+
+    /// The vaults in which this device has taken the place of a lost one, after a native restore
+    /// ([`Device::keep_recovery`]): an app's database goes on in one by [`Attached::take_over`].
+    ///
+    /// # Errors
+    /// [`SyncError::Store`].
+    pub async fn recovered_vaults(&self) -> Result<Vec<RecoveredVault>, SyncError> {
+        let recovered = self.recovered().await.map_err(|_| StoreError::Io)?;
+        let vault = |it: Recovered| RecoveredVault {
+            relay: it.relay,
+            relay_key: it.relay_key,
+            vault: it.log,
+            private: it.private,
+        };
+        Ok(recovered.into_iter().map(vault).collect())
     }
 
     /// Opens an app's database that was attached before: see [`Attached::open`].

@@ -33,6 +33,7 @@ mod reading;
 mod saved;
 mod scopes;
 mod snapshot;
+mod waiting;
 mod writing;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,8 +58,9 @@ use crate::identity::{Identity, NoRandomness, random};
 use crate::numbering::Mark;
 use crate::wire::{Wire, WireError};
 use keys::Keys;
-use reading::Waiting;
+use saved::Saved;
 use scopes::Scopes;
+use waiting::{Rereading, Waiting};
 
 /// Why something could not be done. Unless it says otherwise, nothing has changed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -127,8 +129,16 @@ pub struct Vault {
     arrived: Option<Vec<Arrived>>,
     /// Told of entries before they are sent, so that they can be sent again.
     journal: Option<Journal>,
-    /// Changesets whose key has not come yet: that of a new device stands behind all that it opens.
+    /// Changesets whose key has not come yet.
     waiting: Waiting,
+    /// Longest state that a snapshot may open to, in bytes.
+    state_bytes_max: u64,
+    /// Whether this one reads what was read before.
+    rereading: Option<Rereading>,
+    /// What was read and not yet given: whoever pulls gets it, whatever has failed before.
+    unread: Pulled,
+    /// What was known before the first of it.
+    settled: Option<Saved>,
 }
 
 impl Vault {
@@ -142,7 +152,7 @@ impl Vault {
             Outline::first().sign(&device, &found.encode()).map_err(|_| VaultError::TooLong)?;
         let mut vault = Self::new(device, native_log_id(&signed.entry.header));
         vault.append(wire, vec![signed]).await?;
-        vault.pull(wire).await?;
+        vault.read_on(wire).await?;
         vault.rotate(wire).await?;
         Ok(vault)
     }
@@ -163,6 +173,10 @@ impl Vault {
             arrived: None,
             journal: None,
             waiting: Waiting::default(),
+            state_bytes_max: STATE_BYTES_MAX,
+            rereading: None,
+            unread: Pulled::default(),
+            settled: None,
         }
     }
 
@@ -194,11 +208,6 @@ impl Vault {
     #[must_use]
     pub fn epoch(&self) -> u32 {
         self.keys.epoch(self.scope())
-    }
-
-    /// Goes back to what was read up to `head`: as a device that was restored does.
-    pub fn rewind(&mut self, head: Option<Head>) {
-        self.track = head.map_or_else(|| Track::new(self.log), Track::at);
     }
 
     pub(crate) fn scope(&self) -> Scope {

@@ -18,6 +18,7 @@ const AUTH_LABEL: &[u8] = b"sealwire auth v1\0";
 const RELAY_LABEL: &[u8] = b"sealwire relay v1\0";
 const JOIN_LABEL: &[u8] = b"sealwire join v1\0";
 const ENROL_LABEL: &[u8] = b"sealwire enrol v1\0";
+const SUCCESSION_LABEL: &[u8] = b"sealwire succession v1\0";
 
 /// Why a key or a signature is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -101,6 +102,12 @@ pub fn enrol_message(log: LogId, device: DeviceKey, author: DeviceKey) -> Vec<u8
     [ENROL_LABEL, &log.0, &device.0, &author.0].concat()
 }
 
+/// What a lost device and the one that takes its place in `log` both sign.
+#[must_use]
+pub fn succession_message(log: LogId, old: DeviceKey, new: DeviceKey) -> Vec<u8> {
+    [SUCCESSION_LABEL, &log.0, &old.0, &new.0].concat()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,6 +128,7 @@ mod tests {
             relay_message(digest, device, digest),
             join_message(log, device),
             enrol_message(log, device, device),
+            succession_message(log, device, device),
         ];
         for (i, signed) in messages.iter().enumerate() {
             assert!(signed.len() > 32, "a Totals app signs any 32 bytes");

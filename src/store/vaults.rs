@@ -181,6 +181,8 @@ const READ_CHUNKS: &str = "select c.start, c.bytes from snapshots s \
         and c.start > $3 - $5 and c.start < $3 + $4 and c.start + length(c.bytes) > $3 \
      order by c.start";
 
+const COUNTS: &str = "select entries, bytes from vaults where log = $1";
+
 const SNAPSHOTS: &str = "select log, digest, head_incarnation, head_seq, head_chain, size, author, \
         seq, made_at, confirmed \
      from snapshots where log = $1 and seq >= 0 and seq > 0 order by seq desc limit $2 + 0";
@@ -310,6 +312,12 @@ where
             bytes.extend_from_slice(&rest[..wanted.min(rest.len())]);
         }
         Ok(bytes)
+    }
+
+    async fn vault_counts(&self, key: LogKey) -> Result<VaultCounts, StoreError> {
+        let rows = self.lanes.query(COUNTS, &[Value::Int(key.0)]).await?;
+        let Some(row) = rows.first() else { return Ok(VaultCounts::default()) };
+        Ok(VaultCounts { entries: row.number(0)?, bytes: row.number(1)? })
     }
 
     async fn snapshots(&self, key: LogKey) -> Result<Vec<SnapshotRecord>, StoreError> {

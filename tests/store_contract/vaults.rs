@@ -88,8 +88,10 @@ async fn a_new_vault_holds_its_first_entry(database: &Database) {
     let counts = VaultCounts { entries: 1, bytes: 8 };
     let expected = VaultRecord { counts, snapshots: Vec::new() };
     assert_eq!(log.load(store).await.vault, expected);
+    assert_eq!(store.vault_counts(log.key).await, Ok(counts));
     let group = found(store, 2, LogType::Group, device(1)).await;
     assert_eq!(group.load(store).await.vault, VaultRecord::default());
+    assert_eq!(store.vault_counts(group.key).await, Ok(VaultCounts::default()));
     opened.close().await;
 }
 

@@ -215,6 +215,10 @@ impl VaultStore for MemoryStore {
         self.read(|state| state.read_chunk(key, digest, offset, length))
     }
 
+    async fn vault_counts(&self, key: LogKey) -> Result<VaultCounts, StoreError> {
+        self.read(|state| state.logs.get(&key).map(|log| log.vault.counts).unwrap_or_default())
+    }
+
     async fn snapshots(&self, key: LogKey) -> Result<Vec<SnapshotRecord>, StoreError> {
         self.read(|state| {
             let mut snapshots =

@@ -186,6 +186,12 @@ pub trait VaultStore: Send + Sync + 'static {
         length: usize,
     ) -> Result<Vec<u8>, StoreError>;
 
+    /// How much a vault holds; nothing of a group.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn vault_counts(&self, key: LogKey) -> Result<VaultCounts, StoreError>;
+
     /// The real snapshots of a vault, newest first. None of a group.
     ///
     /// # Errors

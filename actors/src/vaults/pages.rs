@@ -47,7 +47,8 @@ impl Page {
 }
 
 impl System {
-    /// What a vault holds after a cursor: its seq, and the chain there if the client has it.
+    /// What a vault holds after a cursor: its seq, and the chain there if the client has it; and whether
+    /// the vault is full, which whoever asks now and then learns by no event.
     ///
     /// # Errors
     /// `no_such_log`, `revoked`, `history_changed` or `unavailable`.
@@ -57,7 +58,7 @@ impl System {
         log: LogId,
         after: u64,
         chain: Option<Digest>,
-    ) -> Result<Page, Failure> {
+    ) -> Result<(Page, bool), Failure> {
         let shared = &self.shared;
         let key = shared.vault_key(log).await?;
         let record = shared.vault_record(device, log, key).await?;
@@ -65,7 +66,9 @@ impl System {
         let read = async {
             // The semaphore is never closed; if it were, reading without a turn is still correct.
             let _turn = shared.pending_reads.acquire().await;
-            shared.vault_page(device, key, &record, after).await
+            let page = shared.vault_page(device, key, &record, after).await?;
+            let counts = shared.store.vault_counts(key).await?;
+            Ok((page, shared.options.vaults.is_full(counts)))
         };
         ask(read).await.map_err(|_| unavailable())
     }

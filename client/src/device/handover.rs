@@ -2,7 +2,8 @@
 //!
 //! Native groups are not here: the new device revokes the old one there by itself, over its
 //! connection. What only the old key can do is done with it: enrolling the new device in vaults,
-//! leaving `totals` groups, deleting the old recovery vault. Each step may be repeated.
+//! leaving `totals` groups, deleting the old recovery vault. Each step may be repeated. Which vaults
+//! there were is kept, so that an app's database can go on in them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use crate::error::Error;
 use crate::identity::Identity;
 use crate::recovery::RecoveryError;
 use crate::recovery::calls;
+use crate::store::recovered::{self, Recovered};
 use crate::store::{self, logs};
 use crate::vault::{Vault, VaultError};
 use crate::wire::{self, Session, Wire};
@@ -77,6 +79,11 @@ impl Device {
             let me = &self.shared.identity;
             let consent = Vault::consent(me, log, old.key());
             vault.hand_over(&mut wire, me.key(), consent).await.map_err(failed)?;
+            // Before the old key is out: after that nobody is told of this vault any more.
+            let relay_key = session.relay;
+            let private = vault.own_scopes().first().copied();
+            let known = Recovered { log, relay: relay.clone(), relay_key, private };
+            self.shared.write(move |db| recovered::save(db, &known)).await?;
             let (mut own, _) = self.connect_as(relay, me).await?;
             let mut vault = Vault::new(me.clone(), log);
             vault.pull(&mut own).await.map_err(failed)?;
@@ -114,6 +121,11 @@ impl Device {
                 Ok::<_, Error>(taken)
             })
             .await
+    }
+
+    /// The vaults in which this device has taken the place of another one.
+    pub(crate) async fn recovered(&self) -> Result<Vec<Recovered>, Error> {
+        self.shared.read(|db| Ok::<_, Error>(recovered::list(db)?)).await
     }
 
     /// The relays on which the old device may have been.

@@ -77,7 +77,7 @@ impl Device {
         self.shared
             .read(move |db| {
                 let row = logs::find(db, log)?.ok_or(Error::NoSuchLog)?;
-                Ok::<_, Error>(ledger::load(db, row.id)?)
+                Ok::<_, Error>(ledger::load(db, row.id)?.of_members(&row.membership))
             })
             .await
     }
@@ -251,7 +251,7 @@ impl Device {
             .write(move |db| {
                 let row = member_row(db, log)?;
                 super::sending::check_room(db, &row)?;
-                let kept = ledger::load(db, row.id)?;
+                let kept = ledger::load(db, row.id)?.of_members(&row.membership);
                 let now = to_i64(Now::read().ms);
                 let desk = Desk { ledger: &kept, row: &row, me: me.into(), now };
                 let (value, message) = make(desk)?;

@@ -6,14 +6,14 @@
 //!
 //! A recovery vault as the Totals app makes it brings the same key back. A native one makes a new
 //! device, which joins the old one's groups, is enrolled by the old key in its vaults, removes it
-//! there, and then deletes the old recovery vault: it is done by the connection and by
-//! [`Device::keep_recovery`], each step when the relay is reached, and each goes on where it was if it
-//! is interrupted.
+//! there ([`Device::recovered_vaults`]), and then deletes the old recovery vault: it is done by the
+//! connection and by [`Device::keep_recovery`], each step when the relay is reached, and each goes on
+//! where it was if it is interrupted.
 
 use std::path::Path;
 
 use sealwire_protocol::digest::sha256;
-use sealwire_protocol::{Digest, LogId};
+use sealwire_protocol::{Digest, Kind, LogId};
 use zeroize::Zeroizing;
 
 use super::{Device, Options, make_private};
@@ -22,6 +22,7 @@ use crate::engine::GROUP_KEY;
 use crate::error::Error;
 use crate::identity::file::KeyFileError;
 use crate::identity::{Identity, JoinSeed, random};
+use crate::ledger::{Said, Succession};
 use crate::recovery::calls::{self, RecoveryError};
 use crate::recovery::sealed::{self, Locator, SALT_BYTES, check_pin};
 use crate::recovery::{
@@ -33,6 +34,7 @@ use crate::store::outbox::Draft;
 use crate::store::recovery::Kept;
 use crate::store::{self, Store, keys, logs, outbox};
 use crate::stretch::Cost;
+use crate::totals::payload::Payload;
 use crate::totals::recovery as totals;
 use crate::totals::seal::GroupKey;
 
@@ -372,8 +374,29 @@ fn write_restored(
         } else {
             logs::set_replaces(db, id, Some(old))?;
             outbox::insert(db, id, &Draft::Join)?;
+            if !group.log.is_totals() {
+                succeed(db, id, group.log, contents, identity)?;
+            }
         }
     }
+    Ok(())
+}
+
+/// Has this device take the lost one's place in the ledger of a native group. It is signed now, for
+/// the lost key does not stay.
+fn succeed(
+    db: &rusqlite::Connection,
+    id: i64,
+    log: LogId,
+    contents: &Contents,
+    new: &Identity,
+) -> Result<(), Error> {
+    let succession = Succession::new(log, &Identity::from_seed(&contents.seed), new);
+    let payload = Payload::Succession(succession);
+    let message = payload.encode().map_err(|_| Error::TooLong)?;
+    let said = Said { log, sender: new.key(), at: 0, approvals: false, message: &message };
+    store::ledger::take(db, id, said)?;
+    outbox::insert_ledger(db, id, log, &payload, Kind::Quiet, Vec::new())?;
     Ok(())
 }
 

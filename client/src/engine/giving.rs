@@ -138,3 +138,6 @@ impl Log {
         TURN * u32::try_from(rank + 1).unwrap_or(1) + jitter(TURN)
     }
 }
+
+#[cfg(test)]
+mod tests;

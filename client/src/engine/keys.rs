@@ -153,6 +153,7 @@ impl Log {
         rotation: Option<u64>,
         sender: DeviceKey,
     ) -> Result<()> {
+        self.key_from = Some(sender);
         let had = keys::has(call.db, self.id, name)?;
         let news = keys::insert(call.db, self.id, name, &grant.key, rotation)?;
         if let Some(seed) = &grant.join_seed {

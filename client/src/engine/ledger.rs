@@ -29,6 +29,7 @@ impl Log {
         let approvals = self.log.is_totals();
         let said = Said { log: self.log, sender, at, approvals, message };
         let changes = ledger::take(call.db, self.id, said)?;
+        self.note_history(call, message)?;
         if changes.is_empty() {
             return Ok(());
         }
@@ -38,14 +39,26 @@ impl Log {
         call.tell(self.id, &Event::Ledger { log: self.log, sender, changes })
     }
 
-    /// Sends the ledger, as this device has it, to one member. In a `totals` group that must be one
-    /// who was let in.
+    /// A device was revoked: if it has a successor, that one's balances are others from now on.
+    pub(super) fn hand_over_ledger(&self, call: &Call<'_>, lost: DeviceKey) -> Result<()> {
+        let successors = ledger::successors_of(call.db, self.id, lost)?;
+        let changes: Vec<Change> = successors.into_iter().map(Change::Person).collect();
+        if changes.is_empty() {
+            return Ok(());
+        }
+        call.tell(self.id, &Event::Ledger { log: self.log, sender: lost, changes })
+    }
+
+    /// Sends the ledger, as this device has it, to one member: even if it is empty, so that a newcomer
+    /// need not ask others. In a `totals` group that must be one who was let in, and there must be
+    /// something to tell.
     pub(super) fn give_history(&mut self, call: &Call<'_>, to: DeviceKey) -> Result<()> {
         let lately = self.told.get(&to).is_some_and(|at| *at + HISTORY_PAUSE > call.now.at);
         if lately || to == call.device.key() || !self.membership.has(to) {
             return Ok(());
         }
-        if ledger::is_empty(call.db, self.id)? {
+        let empty = self.log.is_totals() && ledger::is_empty(call.db, self.id)?;
+        if empty || !self.knows_history() {
             return Ok(());
         }
         let kept = ledger::load(call.db, self.id)?;
@@ -85,6 +98,8 @@ pub(crate) fn history(
     let id = new_id().map_err(|_| StoreError::Io)?;
     let at = i64::try_from(now.ms).unwrap_or(i64::MAX);
     let parts = kept.snapshot(log, &id, &members, &approved, at).into_iter();
+    let successions = kept.successions().cloned().map(Payload::Succession);
+    let all = parts.map(Payload::GroupSnapshot).chain(successions);
     // One item that is too long for any message is all that cannot be told.
-    Ok(parts.map(Payload::GroupSnapshot).filter(|part| part.encode().is_ok()).collect())
+    Ok(all.filter(|part| part.encode().is_ok()).collect())
 }

@@ -91,8 +91,13 @@ pub(super) struct Log {
     pub(super) ack_due: bool,
     /// The device whose place this one takes, until that is out of the group.
     pub(super) replaces: Option<DeviceKey>,
-    /// Whether the members are to be asked for what was said before.
+    /// Whether what was said before is still to come, or the members are to be asked for it.
     pub(super) wants_history: bool,
+    /// When a member is asked for it, and how many were.
+    pub(super) history_at: Option<Instant>,
+    pub(super) history_asked: usize,
+    /// Who has given this device a key on this connection.
+    pub(super) key_from: Option<DeviceKey>,
     /// `totals` groups: whether joining or leaving was asked for and not answered.
     pub(super) membership_asked: bool,
     /// `totals` groups: whether it was leaving.
@@ -140,6 +145,9 @@ impl Log {
             ack_due: false,
             replaces: logs::replaces(db, row.id)?,
             wants_history: logs::wants_history(db, row.id)?,
+            history_at: None,
+            history_asked: 0,
+            key_from: None,
             membership_asked: false,
             leaving: false,
         })
@@ -177,7 +185,7 @@ impl Log {
 
     /// When something is to be done without being asked.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        [self.hold_until, self.hurry_at, self.ask_at]
+        [self.hold_until, self.hurry_at, self.ask_at, self.history_at]
             .into_iter()
             .flatten()
             .chain(self.deliveries.values().copied())

@@ -280,6 +280,7 @@ impl Log {
         self.phase = Phase::Member;
         self.subscription = Subscription::Off;
         self.expect_key(call);
+        self.begin_history(call)?;
         logs::set_phase(call.db, self.id, self.phase)
     }
 

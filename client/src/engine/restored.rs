@@ -15,12 +15,13 @@ use crate::totals::payload::{Payload, SnapshotRequest};
 impl Log {
     /// Does what is left to be done after a restore, once this device can read and write.
     pub(super) fn settle_restored(&mut self, call: &mut Call<'_>) -> Result<()> {
-        let left = self.replaces.is_some() || self.wants_history;
+        let asks = self.wants_history && self.log.is_totals();
+        let left = self.replaces.is_some() || asks;
         let ready = self.phase.is_open() && self.subscription == Subscription::Drained;
         if !left || !ready || !self.can_seal(call)? {
             return Ok(());
         }
-        if self.wants_history {
+        if asks {
             self.ask_for_history(call)?;
         }
         // From a totals group only the lost device itself can be taken.
@@ -55,6 +56,7 @@ impl Log {
         self.holds_current(call)
     }
 
+    /// Asks all members of a `totals` group, as the app does.
     fn ask_for_history(&mut self, call: &Call<'_>) -> Result<()> {
         let (me, old) = (call.device.key(), self.replaces);
         let mut peers: Vec<DeviceKey> = self
@@ -69,12 +71,12 @@ impl Log {
             let message = Payload::SnapshotRequest(SnapshotRequest::new(me, at));
             outbox::insert_ledger(call.db, self.id, self.log, &message, Kind::Ring, peers)?;
         }
-        self.wants_history = false;
-        logs::set_wants_history(call.db, self.id, false)
+        self.set_wants_history(call, false)
     }
 
     fn remove_old(&mut self, call: &Call<'_>, old: DeviceKey) -> Result<()> {
-        if self.membership.has(old) {
+        // Even if it had left: it is not to come back, and its successor counts only then.
+        if self.membership.revocation(old).is_none() {
             let seed = JoinSeed::generate().map_err(|_| StoreError::Io)?;
             let seed = Digest(*seed.bytes());
             outbox::insert(call.db, self.id, &Draft::Revoke { device: old, seed })?;

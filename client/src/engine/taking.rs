@@ -242,6 +242,7 @@ impl Log {
                 if news {
                     let event = Event::Revoked { log, device, by: Some(author), seq };
                     call.tell(self.id, &event)?;
+                    self.hand_over_ledger(call, device)?;
                 }
             }
             Change::JoinKey => {}

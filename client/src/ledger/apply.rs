@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::record::{Activity, Expense, Group, Key, Person, Record, Unknown, is_name};
+use super::succession::Succession;
 use crate::totals::payload::{
     ExpenseMessage, GroupSnapshot, Nudge, Party, Payload, PayloadError, PaymentAddress,
 };
@@ -186,7 +187,20 @@ impl<S: Shelf> Applying<'_, '_, S> {
                 self.person(&sender, |person| person.left_at = person.left_at.max(cancel.timestamp))
             }
             Payload::JoinCancel(_) => Ok(()),
+            // In a totals group nobody changes its key.
+            Payload::Succession(_) if self.said.approvals => Ok(()),
+            Payload::Succession(succession) => self.succession(succession),
         }
+    }
+
+    /// Whoever says it, both devices have signed it.
+    fn succession(&mut self, succession: &Succession) -> Result<(), S::Error> {
+        let key = Key::Succession(succession.name());
+        if self.shelf.get(&key)?.is_some() || succession.proven(self.said.log).is_none() {
+            return Ok(());
+        }
+        self.changes.push(Change::Person(succession.new_public_key.clone()));
+        self.shelf.put(&key, &Record::Succession(succession.clone()))
     }
 
     fn expense(&mut self, message: &ExpenseMessage) -> Result<(), S::Error> {

@@ -8,6 +8,7 @@ use sealwire_protocol::DeviceKey;
 use serde::{Deserialize, Serialize};
 
 use super::money::{Currency, Money};
+use super::succession::Succession;
 use crate::totals::payload::{self, Party, PaymentAddress};
 
 pub use crate::totals::payload::Activity;
@@ -197,6 +198,17 @@ impl Person {
         }
     }
 
+    /// It takes the place of a lost device, and goes on under that one's name until it says another.
+    pub(super) fn succeed(&mut self, lost: Self) {
+        if lost.name.is_some() && (self.name.is_none() || lost.name_at > self.name_at) {
+            (self.name, self.name_at) = (lost.name, lost.name_at);
+        }
+        let newer = self.payment_address.is_none() || lost.payment_at > self.payment_at;
+        if lost.payment_address.is_some() && newer {
+            (self.payment_address, self.payment_at) = (lost.payment_address, lost.payment_at);
+        }
+    }
+
     /// The newest time at which any of this was said.
     pub(super) fn told_at(&self) -> i64 {
         self.name_at.max(self.payment_at)
@@ -242,6 +254,8 @@ pub(crate) enum Key {
     Person(Party),
     Expense(String),
     Activity(String),
+    /// A lost device and its successor.
+    Succession(String),
     /// A message of a type that is not known, by its digest.
     Unknown(String),
 }
@@ -253,6 +267,7 @@ pub(crate) enum Record {
     Person(Person),
     Expense(Expense),
     Activity(Activity),
+    Succession(Succession),
     Unknown(Unknown),
 }
 

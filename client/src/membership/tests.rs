@@ -231,7 +231,7 @@ fn a_revoked_device_joins_no_more_not_even_with_the_new_join_key() {
     assert!(apply(&mut membership, 2, &Act::Join(1, 0)));
     assert!(apply(&mut membership, 3, &Act::Revoke(0, 1, Some(1))));
     assert!(membership.wants_rotation());
-    assert_eq!(membership.revoked_at(key(1)), Some(3));
+    assert_eq!(membership.revocation(key(1)), Some(Revocation { seq: 3, by: key(0) }));
     let back = membership.apply(LOG, 4, 0, &header(1, 0), &join(1, 1));
     assert_eq!(back, Err(Refusal::Revoked));
     let old_key = membership.apply(LOG, 4, 0, &header(2, 0), &join(2, 0));

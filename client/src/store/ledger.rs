@@ -4,7 +4,7 @@
 //! ack is said only after what the entry means is on the disk.
 
 use rusqlite::{Connection, OptionalExtension};
-use sealwire_protocol::LogId;
+use sealwire_protocol::{DeviceKey, LogId};
 
 use super::{StoreError, decode, encode};
 use crate::ledger::{Change, Key, Ledger, Record, Said, Shelf, apply};
@@ -26,6 +26,22 @@ pub(crate) fn load(db: &Connection, log: i64) -> Result<Ledger, StoreError> {
         records.push((key, decode(&row.get::<_, Vec<u8>>(2)?)?));
     }
     Ok(Ledger::from_records(records))
+}
+
+/// The successors that a device has named, before one of them is known to be it.
+pub(crate) fn successors_of(
+    db: &Connection,
+    log: i64,
+    device: DeviceKey,
+) -> Result<Vec<Party>, StoreError> {
+    let mut statement = db.prepare_cached(
+        "select substr(name, 66) from ledger where log = ?1 and shelf = ?2 and name glob ?3",
+    )?;
+    let named = statement
+        .query_map((log, SUCCESSION, format!("{}:*", device.to_hex())), |row| {
+            Ok(Party(row.get(0)?))
+        })?;
+    Ok(named.collect::<Result<_, _>>()?)
 }
 
 /// Whether nothing was ever written into the ledger of a log.
@@ -68,6 +84,7 @@ const PERSON: i64 = 1;
 const EXPENSE: i64 = 2;
 const ACTIVITY: i64 = 3;
 const UNKNOWN: i64 = 4;
+const SUCCESSION: i64 = 5;
 
 /// The place of a record: which shelf, and under which name.
 fn place(key: &Key) -> (i64, &str) {
@@ -77,6 +94,7 @@ fn place(key: &Key) -> (i64, &str) {
         Key::Expense(id) => (EXPENSE, id),
         Key::Activity(id) => (ACTIVITY, id),
         Key::Unknown(digest) => (UNKNOWN, digest),
+        Key::Succession(name) => (SUCCESSION, name),
     }
 }
 
@@ -87,6 +105,7 @@ fn key_of(shelf: i64, name: String) -> Result<Key, StoreError> {
         EXPENSE => Ok(Key::Expense(name)),
         ACTIVITY => Ok(Key::Activity(name)),
         UNKNOWN => Ok(Key::Unknown(name)),
+        SUCCESSION => Ok(Key::Succession(name)),
         _ => Err(StoreError::Damaged),
     }
 }

@@ -53,7 +53,7 @@ create table logs (
     joined_seq integer not null default 0,
     -- The device whose place this one takes, until that is out of the group.
     replaces blob,
-    -- 1 if the members are to be asked for what was said before.
+    -- 1 if what was said before is still to come, or the members are to be asked for it.
     wants_history integer not null default 0
 );
 
@@ -173,11 +173,11 @@ create table sealed (
 ) without rowid;
 create index sealed_by_epoch on sealed (log, epoch);
 
--- The records of shared-expense ledgers: the group itself, people, expenses, what has happened, and
--- messages that are not known yet.
+-- The records of shared-expense ledgers: the group itself, people, expenses, what has happened,
+-- messages that are not known yet, and who has taken the place of lost devices.
 create table ledger (
     log integer not null references logs on delete cascade,
-    -- 0 group, 1 person, 2 expense, 3 activity, 4 unknown.
+    -- 0 group, 1 person, 2 expense, 3 activity, 4 unknown, 5 succession.
     shelf integer not null,
     name text not null,
     record blob not null,
@@ -230,3 +230,12 @@ create table recovery (
     -- The seed of the device whose place this one has taken, until that one's vault is gone.
     old_seed blob
 );
+
+-- Vaults in which this device has taken the place of a lost one.
+create table recovered_vaults (
+    log blob primary key,
+    relay text not null,
+    relay_key blob not null,
+    -- The scope that is the person's own; none if there was none.
+    private_scope blob
+) without rowid;

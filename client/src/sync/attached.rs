@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use rusqlite::Connection;
 use sealwire_protocol::{DeviceKey, LogId};
 use tokio::sync::watch;
 
-use super::code::{Consent, Offer, Whose};
+use super::code::{Consent, Offer, RecoveredVault, Whose};
 use super::engine::Engine;
 use super::error::SyncError;
 use super::keeper::Keeper;
@@ -20,7 +21,7 @@ use super::writer::{Writer, meta, set_meta};
 use crate::address::RelayUrl;
 use crate::error::StoreError;
 use crate::identity::Identity;
-use crate::vault::{Vault, VaultError};
+use crate::vault::{STATE_BYTES_MAX, Vault, VaultError};
 
 type OnProgress = Arc<dyn Fn(Progress) + Send + Sync>;
 
@@ -29,6 +30,8 @@ pub(crate) struct Shared {
     pub(crate) identity: Arc<Identity>,
     pub(crate) path: PathBuf,
     on_progress: Mutex<Option<OnProgress>>,
+    /// Longest state that a snapshot may open to, in bytes.
+    pub(crate) state_bytes_max: AtomicU64,
     /// Raised when the app says that it has written.
     pub(crate) written: watch::Sender<u64>,
 }
@@ -113,6 +116,7 @@ impl Attached {
                 identity,
                 path,
                 on_progress: Mutex::new(None),
+                state_bytes_max: AtomicU64::new(STATE_BYTES_MAX),
                 written: watch::Sender::new(0),
             };
             Ok(Self { shared: Arc::new(shared) })
@@ -123,6 +127,14 @@ impl Attached {
     /// Tells `tell` of every step of long work from now on. It is called often and must be quick.
     pub fn on_progress(&self, tell: impl Fn(Progress) + Send + Sync + 'static) {
         *self.shared.on_progress.lock() = Some(Arc::new(tell));
+    }
+
+    /// Longest state that a snapshot may open to, in bytes, from now on: [`STATE_BYTES_MAX`] is what
+    /// most devices can hold. A longer one is refused with [`SnapshotError::TooLong`].
+    ///
+    /// [`SnapshotError::TooLong`]: crate::vault::SnapshotError::TooLong
+    pub fn open_at_most(&self, bytes_max: u64) {
+        self.shared.state_bytes_max.store(bytes_max, Ordering::Relaxed);
     }
 
     /// Writes to the app's tables in one transaction, which becomes one changeset of its own. An app
@@ -193,26 +205,42 @@ impl Attached {
     /// # Errors
     /// [`SyncError::OtherVault`] if the database belongs to another vault.
     pub async fn accept(&self, offer: &Offer) -> Result<Consent, SyncError> {
-        let offer = offer.clone();
-        let (device, vault) = (self.shared.identity.key(), offer.vault);
-        let signature = Vault::consent(&self.shared.identity, vault, offer.by);
-        self.shared
-            .write(move |writer| {
-                let place = Place::read(writer.db)?;
-                if place.is_some_and(|place| place.log != vault) {
-                    return Err(SyncError::OtherVault);
-                }
-                set_meta(writer.db, "log", &vault.0[..])?;
-                set_meta(writer.db, "relay", offer.relay.as_str())?;
-                set_meta(writer.db, "relay_key", &offer.relay_key.0[..])?;
-                if let Some(scope) = offer.private {
-                    set_meta(writer.db, "private_scope", &scope.0[..])?;
-                    set_meta(writer.db, "private_is_new", false)?;
-                }
-                Ok(())
-            })
-            .await?;
+        let Offer { relay, relay_key, vault, by, private } = offer.clone();
+        let device = self.shared.identity.key();
+        let signature = Vault::consent(&self.shared.identity, vault, by);
+        self.belong_to(RecoveredVault { relay, relay_key, vault, private }).await?;
         Ok(Consent { device, vault, signature })
+    }
+
+    /// Goes on in the vault of a lost device, in which this one has taken its place
+    /// ([`Device::recovered_vaults`]). Nothing is sent; the next sync reads what the lost device had.
+    ///
+    /// [`Device::recovered_vaults`]: crate::device::Device::recovered_vaults
+    ///
+    /// # Errors
+    /// [`SyncError::OtherVault`] if the database belongs to another vault.
+    pub async fn take_over(&self, vault: &RecoveredVault) -> Result<(), SyncError> {
+        self.belong_to(vault.clone()).await
+    }
+
+    /// From now on the database belongs to a vault that this device is, or will be, enrolled in.
+    async fn belong_to(&self, vault: RecoveredVault) -> Result<(), SyncError> {
+        let RecoveredVault { relay, relay_key, vault, private } = vault;
+        let joined = self.shared.write(move |writer| {
+            let place = Place::read(writer.db)?;
+            if place.is_some_and(|place| place.log != vault) {
+                return Err(SyncError::OtherVault);
+            }
+            set_meta(writer.db, "log", &vault.0[..])?;
+            set_meta(writer.db, "relay", relay.as_str())?;
+            set_meta(writer.db, "relay_key", &relay_key.0[..])?;
+            if let Some(scope) = private {
+                set_meta(writer.db, "private_scope", &scope.0[..])?;
+                set_meta(writer.db, "private_is_new", false)?;
+            }
+            Ok(())
+        });
+        joined.await
     }
 
     /// Enrols a device that has consented, and gives it the vault's keys; if it is this person's own,

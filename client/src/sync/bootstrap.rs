@@ -1,19 +1,21 @@
 //! Snapshots over a connection: making one, beginning with one, and comparing one with what is here.
 
-use sealwire_protocol::Digest;
-use sealwire_protocol::frame::{SnapshotSummary, SubscribeFrom};
-use sealwire_protocol::ids::Scope;
+use std::cmp::Reverse;
 
+use sealwire_protocol::frame::{SnapshotSummary, SubscribeFrom};
+use sealwire_protocol::{DeviceKey, Digest};
+
+use super::attached::Shared;
 use super::coverage::Coverage;
 use super::error::SyncError;
 use super::intake::{At, Keyring};
 use super::replay::Replayed;
 use super::report::{Phase, Progress};
 use super::schema::KeyScope;
-use super::state::{self, Frame, StateBox};
+use super::state::{self, Frame, StateBox, StateRows, StateSealed, Visit};
 use super::turn::{Turn, ended};
 use super::writer::{Writer, meta, set_meta};
-use crate::vault::{Packer, STATE_BYTES_MAX, SnapshotError, Unpacked, Vault};
+use crate::vault::{Packer, SnapshotError, VaultError};
 
 /// The digest of the snapshot that is still to be opened.
 const PENDING: &str = "pending_snapshot";
@@ -64,7 +66,9 @@ impl Turn {
     /// Begins a database that has read nothing with the newest snapshot that is confirmed, or else with
     /// the newest. Says whether there was one.
     pub(super) async fn bootstrap(&mut self) -> Result<bool, SyncError> {
-        let Some(snapshot) = self.newest_snapshot(None).await? else { return Ok(false) };
+        let snapshots = self.vault.snapshots(&mut self.wire).await.map_err(ended)?;
+        let newest = snapshots.into_iter().max_by_key(|it| (it.confirmed, it.head.seq));
+        let Some(snapshot) = newest else { return Ok(false) };
         let digest = snapshot.digest;
         self.shared.write(move |writer| set_meta(writer.db, PENDING, &digest.0[..])).await?;
         // Entries behind it may be replayed before it is: the order makes no difference.
@@ -80,18 +84,41 @@ impl Turn {
         let Some(wanted) = pending.and_then(|digest| Digest::from_slice(&digest)) else {
             return Ok(());
         };
-        // If it is gone there is a newer one, which holds as much.
-        let snapshot = self.newest_snapshot(Some(wanted)).await?.ok_or(SnapshotError::Damaged)?;
-        let packed = self.open_snapshot(&snapshot).await?;
+        let mut first = None;
+        for snapshot in self.as_good_as(wanted).await? {
+            match self.merge(&snapshot).await {
+                // Whoever has made it has made it badly: another one may do.
+                Err(SyncError::Vault(VaultError::Snapshot(error))) => {
+                    first.get_or_insert(error);
+                }
+                other => return other,
+            }
+        }
+        Err(first.unwrap_or(SnapshotError::Damaged).into())
+    }
+
+    /// The wanted snapshot, and then those that hold as much, should it not open, or be gone.
+    async fn as_good_as(&mut self, wanted: Digest) -> Result<Vec<SnapshotSummary>, SyncError> {
+        let mut snapshots = self.vault.snapshots(&mut self.wire).await.map_err(ended)?;
+        let of = snapshots.iter().find(|it| it.digest == wanted).map_or(0, |it| it.head.seq);
+        snapshots.retain(|it| it.head.seq >= of);
+        snapshots.sort_by_key(|it| Reverse((it.digest == wanted, it.confirmed, it.head.seq)));
+        Ok(snapshots)
+    }
+
+    /// Opens a snapshot and merges it: all of it, or nothing.
+    async fn merge(&mut self, snapshot: &SnapshotSummary) -> Result<(), SyncError> {
+        let packed = self.open_snapshot(snapshot).await?;
         let private = self.private.map(|(scope, _)| scope);
         let shared = self.shared.clone();
         let replayed = self.write(move |writer, vault| {
             let keys = Keyring { vault, private };
-            let mut done = Replayed::default();
             writer.drain()?;
-            writer.silently(|writer| {
-                let mut merge = Merge { keys, done: &mut done, told: 0, shared: &shared };
-                merge.state(writer, KeyScope::Group, &packed)
+            let done = writer.silently(|writer| {
+                let done = Replayed::default();
+                let mut merge = Merge { keys, done, told: 0, shared: &shared };
+                state::read(writer, keys, KeyScope::Group, &packed, &mut merge)?;
+                Ok(merge.done)
             })?;
             writer.db.execute("delete from sealwire_meta where name = ?1", [PENDING])?;
             Ok(done)
@@ -115,38 +142,37 @@ impl Turn {
         if !foreign || known || snapshot.head.seq > read {
             return Ok(());
         }
-        let packed = self.open_snapshot(&snapshot).await?;
-        let private = self.private.map(|(scope, _)| scope);
-        let whole = self.write(move |writer, vault| {
-            let keys = Keyring { vault, private };
-            let mut coverage = Coverage::of(keys);
-            coverage.state(writer, KeyScope::Group, &packed)?;
-            if writer.is_covered(&coverage, snapshot.head.seq)? {
-                writer.take_carried(keys, snapshot, &packed)?;
-                return Ok(true);
-            }
-            set_meta(writer.db, REFUSED, &snapshot.digest.0[..])?;
-            Ok(false)
-        });
-        if whole.await? {
+        let whole = match self.compare(snapshot).await {
+            // It says nothing of what is here, and never will.
+            Err(SyncError::Vault(VaultError::Snapshot(_))) => false,
+            other => other?,
+        };
+        if whole {
             self.vault.confirm(&mut self.wire, snapshot.digest).await.map_err(ended)?;
             self.report.confirmed = true;
-            self.settle().await
-        } else {
-            self.report.refused_snapshot = true;
-            Ok(())
+            return self.settle().await;
         }
+        let digest = snapshot.digest;
+        self.shared.write(move |writer| set_meta(writer.db, REFUSED, &digest.0[..])).await?;
+        self.report.refused_snapshot = true;
+        Ok(())
     }
 
-    /// The wanted snapshot if it is there, else the one to begin with.
-    async fn newest_snapshot(
-        &mut self,
-        wanted: Option<Digest>,
-    ) -> Result<Option<SnapshotSummary>, SyncError> {
-        let snapshots = self.vault.snapshots(&mut self.wire).await.map_err(ended)?;
-        let found = snapshots.iter().find(|it| Some(it.digest) == wanted);
-        let newest = snapshots.iter().max_by_key(|it| (it.confirmed, it.head.seq));
-        Ok(found.or(newest).copied())
+    /// Whether nothing that is here is missing in a snapshot. If so, what it has of others is kept.
+    async fn compare(&mut self, snapshot: SnapshotSummary) -> Result<bool, SyncError> {
+        let packed = self.open_snapshot(&snapshot).await?;
+        let private = self.private.map(|(scope, _)| scope);
+        self.write(move |writer, vault| {
+            let keys = Keyring { vault, private };
+            let mut coverage = Coverage::of(keys);
+            coverage.take(writer, &packed)?;
+            let whole = writer.is_covered(&coverage, snapshot.head.seq)?;
+            if whole {
+                writer.take_carried(keys, snapshot, &packed)?;
+            }
+            Ok(whole)
+        })
+        .await
     }
 
     /// Downloads and opens a snapshot; it is still compressed.
@@ -167,58 +193,35 @@ impl Turn {
 /// A state that is being merged.
 struct Merge<'a> {
     keys: Keyring<'a>,
-    done: &'a mut Replayed,
+    done: Replayed,
     told: u64,
-    shared: &'a super::attached::Shared,
+    shared: &'a Shared,
 }
 
-impl Merge<'_> {
-    fn state(
+impl Visit for Merge<'_> {
+    fn rows(
         &mut self,
         writer: &mut Writer<'_>,
         scope: KeyScope,
-        packed: &[u8],
+        devices: &[DeviceKey],
+        rows: StateRows,
     ) -> Result<(), SyncError> {
-        let mut unpacked = Unpacked::new(packed, STATE_BYTES_MAX)?;
-        let devices = state::start(state::next(&mut unpacked)?)?;
-        while let Some(frame) = state::next(&mut unpacked)? {
-            match frame {
-                Frame::Start(..) => return Err(SnapshotError::Damaged.into()),
-                Frame::Rows(rows) => {
-                    self.told += rows.rows.len() as u64;
-                    writer.merge_rows(scope, &devices, rows, self.done)?;
-                    self.shared.progress(Progress::of(Phase::Opening, self.told));
-                }
-                Frame::Box(own) if is_mine(self.keys, own.scope) => {
-                    let packed = open(self.keys.vault, &own)?;
-                    self.state(writer, KeyScope::UserPrivate, &packed)?;
-                }
-                Frame::Box(state) => writer.carry(&state)?,
-                Frame::Sealed(sealed) => {
-                    let at = At {
-                        seq: sealed.seq,
-                        place: sealed.place as usize,
-                        author: sealed.author,
-                        aad: &sealed.aad,
-                    };
-                    let kept = writer.take_box(self.keys, &at, &sealed.sealed, self.done)?;
-                    if let Err(kept) = kept {
-                        writer.keep_box(&at, sealed.scope, sealed.epoch, kept, &sealed.sealed)?;
-                    }
-                }
-            }
+        self.told += rows.rows.len() as u64;
+        writer.merge_rows(scope, devices, rows, &mut self.done)?;
+        self.shared.progress(Progress::of(Phase::Opening, self.told));
+        Ok(())
+    }
+
+    fn state(&mut self, writer: &mut Writer<'_>, state: StateBox) -> Result<(), SyncError> {
+        writer.carry(&state)
+    }
+
+    fn sealed(&mut self, writer: &mut Writer<'_>, sealed: StateSealed) -> Result<(), SyncError> {
+        let StateSealed { seq, place, author, aad, scope, epoch, sealed } = sealed;
+        let at = At { seq, place: place as usize, author, aad: &aad };
+        if let Err(kept) = writer.take_box(self.keys, &at, &sealed, &mut self.done)? {
+            writer.keep_box(&at, scope, epoch, kept, &sealed)?;
         }
         Ok(())
     }
-}
-
-pub(super) fn is_mine(keys: Keyring<'_>, scope: Scope) -> bool {
-    keys.kind(scope) == Some(KeyScope::UserPrivate) && keys.vault.holds_key(scope)
-}
-
-pub(super) fn open(
-    vault: &Vault,
-    state: &StateBox,
-) -> Result<zeroize::Zeroizing<Vec<u8>>, SyncError> {
-    Ok(vault.open_state(state.author, &state.head, &state.sealed)?)
 }

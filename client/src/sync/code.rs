@@ -59,6 +59,20 @@ pub struct Consent {
     pub(crate) signature: Signature,
 }
 
+/// A vault in which this device has taken the place of a lost one: enrolled by its key, which is
+/// revoked, and given all that it could open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecoveredVault {
+    /// The relay.
+    pub relay: RelayUrl,
+    /// Its key.
+    pub relay_key: DeviceKey,
+    /// The vault.
+    pub vault: LogId,
+    /// The scope that is the person's own; none if there was none.
+    pub(crate) private: Option<Scope>,
+}
+
 #[derive(Serialize, Deserialize)]
 struct OfferWire(u8, String, DeviceKey, LogId, DeviceKey, Option<Scope>);
 

@@ -10,7 +10,6 @@ use std::hash::{BuildHasher, RandomState};
 use sealwire_protocol::DeviceKey;
 use sealwire_protocol::frame::SnapshotSummary;
 
-use super::bootstrap::{is_mine, open};
 use super::capture::key_bytes;
 use super::changeset::{Changes, What};
 use super::clock::{Reading, Stamp};
@@ -18,9 +17,9 @@ use super::error::SyncError;
 use super::intake::{Kept, Keyring};
 use super::record::NameId;
 use super::schema::KeyScope;
-use super::state::{self, Frame};
+use super::state::{self, StateBox, StateRows, StateSealed, Visit};
 use super::writer::Writer;
-use crate::vault::{STATE_BYTES_MAX, SnapshotError, Unpacked};
+use crate::vault::SnapshotError;
 
 /// What a snapshot holds, as far as this device can see: for each register its newest stamp.
 pub(super) struct Coverage<'a> {
@@ -47,53 +46,9 @@ impl<'a> Coverage<'a> {
         self.newest.get(&self.hasher.hash_one(of)).is_some_and(|newest| *newest >= stamp)
     }
 
-    pub(super) fn state(
-        &mut self,
-        writer: &mut Writer<'_>,
-        scope: KeyScope,
-        packed: &[u8],
-    ) -> Result<(), SyncError> {
-        let mut unpacked = Unpacked::new(packed, STATE_BYTES_MAX)?;
-        let devices = state::start(state::next(&mut unpacked)?)?;
-        while let Some(frame) = state::next(&mut unpacked)? {
-            match frame {
-                Frame::Start(..) => return Err(SnapshotError::Damaged.into()),
-                Frame::Rows(rows) => {
-                    let table = writer.names.table(writer.db, &rows.table, &rows.key_columns)?;
-                    let columns = writer.column_numbers(&rows.columns)?;
-                    for state::StateRow(key, life, cells) in rows.rows {
-                        let key = key_bytes(&key);
-                        if let Some((reading, device, _)) = life {
-                            let stamp = state::stamp(&devices, reading, device)?;
-                            self.note((table, &key, None, scope), stamp);
-                        }
-                        for (column, reading, device, _) in cells {
-                            let stamp = state::stamp(&devices, reading, device)?;
-                            let column = columns.get(usize::from(column)).copied();
-                            let column = column.ok_or(SnapshotError::Damaged)?;
-                            self.note((table, &key, Some(column), scope), stamp);
-                        }
-                    }
-                }
-                Frame::Box(own) if is_mine(self.keys, own.scope) => {
-                    let packed = open(self.keys.vault, &own)?;
-                    self.state(writer, KeyScope::UserPrivate, &packed)?;
-                }
-                Frame::Box(_) => {}
-                Frame::Sealed(sealed) if is_mine(self.keys, sealed.scope) => {
-                    let opened =
-                        self.keys.vault.open_box(sealed.author, &sealed.aad, &sealed.sealed);
-                    if let Ok(changes) = opened
-                        .map_err(|_| ())
-                        .and_then(|bytes| Changes::decode(&bytes).map_err(|_| ()))
-                    {
-                        self.changes(writer, sealed.author, &changes)?;
-                    }
-                }
-                Frame::Sealed(_) => {}
-            }
-        }
-        Ok(())
+    /// Takes a state that is still compressed.
+    pub(super) fn take(&mut self, writer: &mut Writer<'_>, packed: &[u8]) -> Result<(), SyncError> {
+        state::read(writer, self.keys, KeyScope::Group, packed, self)
     }
 
     fn changes(
@@ -117,6 +72,88 @@ impl<'a> Coverage<'a> {
                 }
             }
         }
+        Ok(())
+    }
+}
+
+impl Visit for Coverage<'_> {
+    fn rows(
+        &mut self,
+        writer: &mut Writer<'_>,
+        scope: KeyScope,
+        devices: &[DeviceKey],
+        rows: StateRows,
+    ) -> Result<(), SyncError> {
+        let table = writer.names.table(writer.db, &rows.table, &rows.key_columns)?;
+        let columns = writer.column_numbers(&rows.columns)?;
+        for state::StateRow(key, life, cells) in rows.rows {
+            let key = key_bytes(&key);
+            if let Some((reading, device, _)) = life {
+                let stamp = state::stamp(devices, reading, device)?;
+                self.note((table, &key, None, scope), stamp);
+            }
+            for (column, reading, device, _) in cells {
+                let stamp = state::stamp(devices, reading, device)?;
+                let column = columns.get(usize::from(column)).copied();
+                let column = column.ok_or(SnapshotError::Damaged)?;
+                self.note((table, &key, Some(column), scope), stamp);
+            }
+        }
+        Ok(())
+    }
+
+    fn state(&mut self, _: &mut Writer<'_>, _: StateBox) -> Result<(), SyncError> {
+        Ok(())
+    }
+
+    fn sealed(&mut self, writer: &mut Writer<'_>, sealed: StateSealed) -> Result<(), SyncError> {
+        if !self.keys.is_mine(sealed.scope) {
+            return Ok(());
+        }
+        let opened = self.keys.vault.open_box(sealed.author, &sealed.aad, &sealed.sealed);
+        match opened.ok().and_then(|bytes| Changes::decode(&bytes).ok()) {
+            Some(changes) => self.changes(writer, sealed.author, &changes),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The sealed states of others that a snapshot has.
+struct Carried<'a> {
+    keys: Keyring<'a>,
+    author: Option<DeviceKey>,
+    snapshot: SnapshotSummary,
+}
+
+impl Visit for Carried<'_> {
+    fn rows(
+        &mut self,
+        _: &mut Writer<'_>,
+        _: KeyScope,
+        _: &[DeviceKey],
+        _: StateRows,
+    ) -> Result<(), SyncError> {
+        Ok(())
+    }
+
+    fn state(&mut self, writer: &mut Writer<'_>, state: StateBox) -> Result<(), SyncError> {
+        // Only somebody who holds a scope can say that its state is whole.
+        let holds = Some(state.author) == self.author
+            && self.keys.vault.is_holder(state.scope, state.author)
+            && state.head == self.snapshot.head;
+        if self.keys.kind(state.scope).is_none() && holds {
+            writer.carry(&state)?;
+            writer
+                .db
+                .prepare_cached(
+                    "delete from sealwire_sealed where scope = ?1 and seq <= ?2 and reason = ?3",
+                )?
+                .execute((&state.scope.0[..], state.head.seq.cast_signed(), Kept::NoKey as i64))?;
+        }
+        Ok(())
+    }
+
+    fn sealed(&mut self, _: &mut Writer<'_>, _: StateSealed) -> Result<(), SyncError> {
         Ok(())
     }
 }
@@ -183,26 +220,8 @@ impl Writer<'_> {
         packed: &[u8],
     ) -> Result<(), SyncError> {
         let author = keys.vault.devices().author(snapshot.digest);
-        let mut unpacked = Unpacked::new(packed, STATE_BYTES_MAX)?;
-        while let Some(frame) = state::next(&mut unpacked)? {
-            let Frame::Box(state) = frame else { continue };
-            // Only somebody who holds a scope can say that its state is whole.
-            let holds = Some(state.author) == author
-                && keys.vault.is_holder(state.scope, state.author)
-                && state.head == snapshot.head;
-            if keys.kind(state.scope).is_none() && holds {
-                self.carry(&state)?;
-                self.db
-                    .prepare_cached(
-                        "delete from sealwire_sealed where scope = ?1 and seq <= ?2 and reason = ?3",
-                    )?
-                    .execute((
-                        &state.scope.0[..],
-                        state.head.seq.cast_signed(),
-                        Kept::NoKey as i64,
-                    ))?;
-            }
-        }
+        let mut carried = Carried { keys, author, snapshot };
+        state::read(self, keys, KeyScope::Group, packed, &mut carried)?;
         let seq = snapshot.head.seq.cast_signed();
         self.db.execute("delete from sealwire_history where seq <= ?1", [seq])?;
         Ok(())

@@ -66,6 +66,11 @@ impl Keyring<'_> {
             (Some(scope) == self.private).then_some(KeyScope::UserPrivate)
         }
     }
+
+    /// Whether it is this person's own, and its key is here.
+    pub(crate) fn is_mine(&self, scope: Scope) -> bool {
+        self.kind(scope) == Some(KeyScope::UserPrivate) && self.vault.holds_key(scope)
+    }
 }
 
 impl Writer<'_> {

@@ -31,7 +31,8 @@ pub struct Report {
     pub history_changed: bool,
     /// A snapshot of another device was opened, compared, and confirmed.
     pub confirmed: bool,
-    /// A snapshot of another device lacks something that this device has. It was not confirmed.
+    /// A snapshot of another device lacks something that this device has, or does not open. It was not
+    /// confirmed.
     pub refused_snapshot: bool,
 }
 

@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use super::capture::key_bytes;
 use super::clock::{Reading, Stamp};
 use super::error::SyncError;
+use super::intake::Keyring;
 use super::record::{NameId, Record};
 use super::replay::Replayed;
 use super::schema::KeyScope;
@@ -108,7 +109,7 @@ pub(crate) fn put(packer: &mut Packer, frame: &Frame) -> Result<(), SyncError> {
 }
 
 /// Reads the next frame; none at the end.
-pub(crate) fn next(unpacked: &mut Unpacked<'_>) -> Result<Option<Frame>, SyncError> {
+fn next(unpacked: &mut Unpacked<'_>) -> Result<Option<Frame>, SyncError> {
     let mut length = [0; 4];
     let read = unpacked.read(&mut length[..1]).map_err(|error| unpacking(&error))?;
     if read == 0 {
@@ -127,8 +128,51 @@ pub(crate) fn next(unpacked: &mut Unpacked<'_>) -> Result<Option<Frame>, SyncErr
     Ok(Some(frame))
 }
 
+/// What is done with a state that is read.
+pub(crate) trait Visit {
+    fn rows(
+        &mut self,
+        writer: &mut Writer<'_>,
+        scope: KeyScope,
+        devices: &[DeviceKey],
+        rows: StateRows,
+    ) -> Result<(), SyncError>;
+
+    /// Somebody else's own state.
+    fn state(&mut self, writer: &mut Writer<'_>, state: StateBox) -> Result<(), SyncError>;
+
+    fn sealed(&mut self, writer: &mut Writer<'_>, sealed: StateSealed) -> Result<(), SyncError>;
+}
+
+/// Reads a state that is still compressed, and this person's own one inside it.
+pub(crate) fn read(
+    writer: &mut Writer<'_>,
+    keys: Keyring<'_>,
+    scope: KeyScope,
+    packed: &[u8],
+    visit: &mut impl Visit,
+) -> Result<(), SyncError> {
+    let mut unpacked = keys.vault.unpacked(packed)?;
+    let devices = start(next(&mut unpacked)?)?;
+    while let Some(frame) = next(&mut unpacked)? {
+        match frame {
+            Frame::Rows(rows) => visit.rows(writer, scope, &devices, rows)?,
+            Frame::Box(own) if keys.is_mine(own.scope) && scope == KeyScope::Group => {
+                let packed = keys.vault.open_state(own.author, &own.head, &own.sealed)?;
+                read(writer, keys, KeyScope::UserPrivate, &packed, visit)?;
+            }
+            // Nobody writes one into another one; and whoever does, does not make this one go deeper.
+            Frame::Start(..) => return Err(SnapshotError::Damaged.into()),
+            Frame::Box(own) if keys.is_mine(own.scope) => return Err(SnapshotError::Damaged.into()),
+            Frame::Box(state) => visit.state(writer, state)?,
+            Frame::Sealed(sealed) => visit.sealed(writer, sealed)?,
+        }
+    }
+    Ok(())
+}
+
 /// The devices of a state, once its first frame was read.
-pub(crate) fn start(frame: Option<Frame>) -> Result<Vec<DeviceKey>, SyncError> {
+fn start(frame: Option<Frame>) -> Result<Vec<DeviceKey>, SyncError> {
     match frame {
         Some(Frame::Start(VERSION, _, devices)) => Ok(devices),
         Some(Frame::Start(..)) => Err(StoreError::Newer.into()),

@@ -5,6 +5,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use sealwire_protocol::error::ErrorCode;
 use sealwire_protocol::frame::Subscribe;
@@ -21,7 +22,7 @@ use super::writer::{Writer, meta, set_meta};
 use crate::address::RelayUrl;
 use crate::error::StoreError;
 use crate::numbering::Mark;
-use crate::vault::{Pulled, Reading, Vault, VaultError};
+use crate::vault::{Reading, Vault, VaultError};
 use crate::wire::{self, Wire};
 
 /// Bytes of entries that are replayed in one transaction.
@@ -114,6 +115,7 @@ impl Turn {
         lock: File,
     ) -> Self {
         vault.keep_arrived();
+        vault.open_at_most(shared.state_bytes_max.load(Ordering::Relaxed));
         // What is written besides changesets is kept before it is sent, too.
         let journal = shared.clone();
         vault.set_journal(Arc::new(move |entries| {
@@ -163,11 +165,9 @@ impl Turn {
 
     /// Subscribes as `frame` says, and takes in what comes until the end.
     pub(super) async fn read(&mut self, frame: ClientFrame) -> Result<(), SyncError> {
-        let mut pulled = Pulled::default();
         let mut reading = self.vault.begin(&mut self.wire, &frame);
         loop {
-            let read =
-                self.vault.read_some(&mut self.wire, &mut reading, &mut pulled, BATCH_BYTES).await;
+            let read = self.vault.read_some(&mut self.wire, &mut reading, BATCH_BYTES).await;
             let finished = match read {
                 Ok(finished) => finished,
                 Err(error) => return Err(ended(error)),
@@ -178,7 +178,7 @@ impl Turn {
                 break;
             }
         }
-        self.report.rejected += pulled.rejected.len();
+        self.report.rejected += self.vault.take_read().rejected.len();
         Ok(())
     }
 

@@ -1,4 +1,5 @@
-//! Every message of the app, as a value and as its JSON.
+//! Every message of the app, as a value and as its JSON; and one that native groups alone have,
+//! `succession`, which the app would pass over.
 //!
 //! Field names and their order are the app's. Writing is exact; reading is as generous as the app
 //! is, and no more: a field of another type counts as missing, a number may come with a fraction, an
@@ -15,6 +16,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 use thiserror::Error;
 use zeroize::Zeroizing;
+
+use crate::ledger::Succession;
 
 use super::seal::{GroupKey, PLAINTEXT_BYTES_MAX, Sealed};
 
@@ -90,6 +93,8 @@ pub enum Payload {
     MemberLeft(MemberLeft),
     /// A newcomer takes its request back.
     JoinCancel(JoinCancel),
+    /// Native groups: a restored device takes the place of the lost one.
+    Succession(Succession),
 }
 
 impl Payload {
@@ -108,6 +113,7 @@ impl Payload {
             Self::SnapshotRequest(_) => "snapshot_request",
             Self::MemberLeft(_) => "member_left",
             Self::JoinCancel(_) => "join_cancel",
+            Self::Succession(_) => "succession",
         }
     }
 
@@ -123,7 +129,8 @@ impl Payload {
             | Self::Expense(_)
             | Self::Nudge(_)
             | Self::SnapshotRequest(_)
-            | Self::MemberLeft(_) => Sealed::Group,
+            | Self::MemberLeft(_)
+            | Self::Succession(_) => Sealed::Group,
         }
     }
 
@@ -162,6 +169,7 @@ impl Payload {
             Some("snapshot_request") => read(object, Self::SnapshotRequest),
             Some("member_left") => read(object, Self::MemberLeft),
             Some("join_cancel") => read(object, Self::JoinCancel),
+            Some("succession") => read(object, Self::Succession),
             Some(_) => Err(PayloadError::Unknown),
             None => Err(PayloadError::Malformed),
         }

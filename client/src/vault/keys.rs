@@ -28,6 +28,13 @@ pub(super) struct Boxed {
     sealed: SealedKey,
 }
 
+impl Boxed {
+    /// Whether both are of the same scope and epoch.
+    pub(super) fn opens_as(&self, other: &Self) -> bool {
+        (self.scope, self.epoch) == (other.scope, other.epoch)
+    }
+}
+
 /// By scope and epoch.
 #[derive(Clone, Default)]
 pub(super) struct Keys(BTreeMap<(Scope, u32), (EpochKey, Boxed)>);
@@ -74,6 +81,13 @@ impl Keys {
             && let Some(key) = open(device, place.log, &boxed)
         {
             self.0.insert((body.scope, body.epoch), (key, boxed));
+        }
+    }
+
+    /// Takes what is held elsewhere and not here.
+    pub(super) fn join(&mut self, others: Self) {
+        for (name, key) in others.0 {
+            self.0.entry(name).or_insert(key);
         }
     }
 

@@ -1,19 +1,22 @@
 //! Pulling: what is new is read, verified and opened.
+//!
+//! What was read is the vault's until it is given: a connection that breaks, a future that is dropped, or
+//! a rotation that reads on loses none of it.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sealwire_protocol::codec::Envelope;
-use sealwire_protocol::frame::{Entry, SnapshotSummary, Subscribe, Unsubscribe};
+use sealwire_protocol::frame::{Entry, Floor, SnapshotSummary, Subscribe, Unsubscribe};
 use sealwire_protocol::keys::KeyBody;
 use sealwire_protocol::{ClientFrame, Control, DeviceKey, Digest, Head, Header, Kind, RelayFrame};
 use tokio::time::timeout;
 
+use super::waiting::Rereading;
 use super::{Vault, VaultError};
-use crate::chain::Step;
+use crate::chain::{Step, Track};
 use crate::entry::{Judged, Rejection, digest_of, judge};
 use crate::numbering::Mark;
-use crate::seal::{self, Place};
+use crate::seal::Place;
 use crate::wire::{Step as WireStep, Wire, WireError};
 
 /// A changeset of a device, opened.
@@ -29,20 +32,25 @@ pub struct Changeset {
     pub payload: Vec<u8>,
 }
 
-/// What was read at once.
+/// What was read.
 #[derive(Default)]
 pub struct Pulled {
-    /// Changesets, in order, own ones among them.
+    /// Changesets, in order, own ones among them; those that waited for a key that has come are older
+    /// than what was given before.
     pub changesets: Vec<Changeset>,
-    /// Changesets that this device cannot open yet: their seqs and epochs. They come with the pull that
-    /// brings their key, but for those that are [`Pulled::forgotten`].
+    /// Changesets that this device cannot open: their seqs and epochs. They come with the pull that
+    /// brings their key.
     pub sealed: Vec<(u64, u32)>,
     /// Entries that are in the vault and not believed.
     pub rejected: Vec<(u64, Rejection)>,
-    /// Of those, how many are too much to keep: [`Vault::rewind`] and pull again when the key is there.
+    /// Of those that are sealed, how many were too much to keep in memory. They are read again by the
+    /// pull that brings their key.
     pub forgotten: usize,
     /// How many bytes of frames with entries were received.
     pub bytes: u64,
+    /// The relay has let go of changesets up to a head that this device had not read: what they were
+    /// is in the snapshot, and the changesets here go on from that head.
+    pub floor: Option<Floor>,
 }
 
 /// Longest pause between two frames while something is read: the relay sends them as fast as it can.
@@ -64,69 +72,63 @@ pub(crate) struct Arrived {
 pub(crate) struct Reading {
     subscribing: u32,
     leaving: Option<u32>,
-    /// The number of keys that were held at its beginning.
-    keys: usize,
     /// What was read before lies below the floor: the snapshot has what is missing.
     pub(crate) floor: Option<SnapshotSummary>,
 }
 
-/// Most bytes of changesets that wait for their key: a new device's tail after a snapshot.
-const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
-
-/// Changesets that wait for their key.
-#[derive(Default)]
-pub(super) struct Waiting {
-    entries: Vec<Entry>,
-    bytes: usize,
-}
-
-impl Waiting {
-    /// Keeps one, if there is room.
-    fn keep(&mut self, entry: &Entry) -> bool {
-        let fits = self.bytes + entry.body.len() <= WAITING_BYTES_MAX;
-        if fits {
-            self.bytes += entry.body.len();
-            self.entries.push(entry.clone());
-        }
-        fits
-    }
-
-    fn take(&mut self) -> Vec<Entry> {
-        self.bytes = 0;
-        std::mem::take(&mut self.entries)
-    }
-}
-
 impl Vault {
-    /// Reads everything that is new.
+    /// Reads everything that is new. A changeset is given once.
     ///
     /// # Errors
-    /// A [`VaultError`]. What was read before the error stays read.
+    /// A [`VaultError`]. What was read before the error is given by the next pull.
     pub async fn pull(&mut self, wire: &mut Wire) -> Result<Pulled, VaultError> {
+        self.read_on(wire).await?;
+        Ok(self.take_read())
+    }
+
+    /// Reads everything that is new, for whoever pulls next.
+    pub(super) async fn read_on(&mut self, wire: &mut Wire) -> Result<(), VaultError> {
         let frame = Subscribe { log: self.log, cursor: self.head(), acked: None };
         self.read(wire, frame.into()).await
     }
 
-    /// Subscribes as `frame` says, reads to the end, and unsubscribes.
+    /// Subscribes as `frame` says, reads to the end, unsubscribes, and opens what waited.
     pub(super) async fn read(
         &mut self,
         wire: &mut Wire,
         frame: ClientFrame,
-    ) -> Result<Pulled, VaultError> {
-        let mut pulled = Pulled::default();
+    ) -> Result<(), VaultError> {
+        if self.arrived.is_some() {
+            return self.read_to_the_end(wire, frame).await;
+        }
+        if self.settled.is_none() {
+            let mut settled = self.state();
+            settled.set_again(self.waiting.before());
+            self.settled = Some(settled);
+        }
+        self.read_to_the_end(wire, frame).await?;
+        self.open_waiting(wire).await
+    }
+
+    pub(super) async fn read_to_the_end(
+        &mut self,
+        wire: &mut Wire,
+        frame: ClientFrame,
+    ) -> Result<(), VaultError> {
         let mut reading = self.begin(wire, &frame);
-        while !self.read_some(wire, &mut reading, &mut pulled, usize::MAX).await? {}
-        Ok(pulled)
+        while !self.read_some(wire, &mut reading, usize::MAX).await? {}
+        Ok(())
+    }
+
+    /// What was read and not yet given.
+    pub(crate) fn take_read(&mut self) -> Pulled {
+        self.settled = None;
+        std::mem::take(&mut self.unread)
     }
 
     /// Subscribes as `frame` says.
     pub(crate) fn begin(&self, wire: &mut Wire, frame: &ClientFrame) -> Reading {
-        Reading {
-            subscribing: wire.queue(frame),
-            leaving: None,
-            keys: self.keys.len(),
-            floor: None,
-        }
+        Reading { subscribing: wire.queue(frame), leaving: None, floor: None }
     }
 
     /// Reads until so many bytes of entries have come, or to the end: says which.
@@ -135,11 +137,10 @@ impl Vault {
         &mut self,
         wire: &mut Wire,
         reading: &mut Reading,
-        pulled: &mut Pulled,
         bytes: usize,
     ) -> Result<bool, VaultError> {
-        let until = pulled.bytes.saturating_add(bytes as u64);
-        while pulled.bytes < until {
+        let until = self.unread.bytes.saturating_add(bytes as u64);
+        while self.unread.bytes < until {
             let received = timeout(FRAME_DEADLINE, wire.receive()).await;
             let received = received.map_err(|_| WireError::Timeout(WireStep::Answer))?;
             let Envelope { request, frame } = received?;
@@ -151,12 +152,13 @@ impl Vault {
                     self.track.begin_floor(&floor.head);
                     if self.track.has_floor() {
                         reading.floor = floor.snapshot;
+                        self.unread.floor = Some(floor);
                         self.loose.extend(self.senders.keys().copied());
                     }
                 }
                 RelayFrame::Entry(entry) if entry.log == self.log => {
-                    pulled.bytes += entry.body.len() as u64 + HEADERS_BYTES;
-                    self.take(&entry, pulled)?;
+                    self.unread.bytes += entry.body.len() as u64 + HEADERS_BYTES;
+                    self.take(&entry)?;
                 }
                 RelayFrame::Drained(drained) if drained.log == self.log => {
                     self.track.drained(drained.head.seq);
@@ -165,7 +167,6 @@ impl Vault {
                     reading.leaving.get_or_insert_with(|| wire.queue(&frame));
                 }
                 RelayFrame::Done(_) if Some(request) == reading.leaving => {
-                    self.open_waiting(reading.keys, pulled);
                     return Ok(true);
                 }
                 RelayFrame::Error(error)
@@ -192,7 +193,7 @@ impl Vault {
 
     /// Reads the vault anew from its beginning: the relay's history has changed. Keys stay.
     pub(crate) fn start_over(&mut self) {
-        self.rewind(None);
+        self.track = Track::new(self.log);
         self.senders.clear();
         self.loose.clear();
         self.devices = super::Devices::new();
@@ -205,7 +206,7 @@ impl Vault {
         if same { Ok(()) } else { Err(VaultError::Forked) }
     }
 
-    fn take(&mut self, entry: &Entry, pulled: &mut Pulled) -> Result<(), VaultError> {
+    fn take(&mut self, entry: &Entry) -> Result<(), VaultError> {
         // Below a floor, control entries and keys are kept.
         let kept = entry
             .header
@@ -215,23 +216,24 @@ impl Vault {
         match step {
             Step::Known => return Ok(()),
             Step::Gap => return Err(VaultError::Forked),
-            Step::Next | Step::Below => {}
+            Step::Next => self.track.drained(entry.seq - 1),
+            Step::Below => {}
         }
-        if let Err(rejection) = self.believe(entry, step == Step::Below, pulled) {
-            pulled.rejected.push((entry.seq, rejection));
+        if let Err(rejection) = self.believe(entry, step == Step::Below) {
+            self.unread.rejected.push((entry.seq, rejection));
         }
-        if step == Step::Next {
-            self.track.advance(digest_of(&entry.header));
+        if step == Step::Below {
+            return Ok(());
         }
-        Ok(())
+        let position = self.track.advance(digest_of(&entry.header));
+        let was = self.rereading.as_ref().map(Rereading::until);
+        match was.filter(|was| was.seq == position.seq) {
+            Some(was) => self.check_head(&was),
+            None => Ok(()),
+        }
     }
 
-    fn believe(
-        &mut self,
-        entry: &Entry,
-        below: bool,
-        pulled: &mut Pulled,
-    ) -> Result<(), Rejection> {
+    fn believe(&mut self, entry: &Entry, below: bool) -> Result<(), Rejection> {
         let judged = judge(self.log, entry)?;
         let header = &judged.header;
         let founding = entry.seq == 1;
@@ -261,7 +263,7 @@ impl Vault {
                 }
             }
             Kind::Key => self.take_keys(entry, header)?,
-            Kind::Ring | Kind::Quiet | Kind::Bulk => self.take_changeset(entry, &judged, pulled),
+            Kind::Ring | Kind::Quiet | Kind::Bulk => self.take_changeset(entry, &judged),
             Kind::Totals => return Err(Rejection::Header),
         }
         let mark = Mark { count: header.count, digest: judged.digest };
@@ -305,10 +307,10 @@ impl Vault {
         Ok(())
     }
 
-    fn take_changeset(&mut self, entry: &Entry, judged: &Judged, pulled: &mut Pulled) {
+    fn take_changeset(&mut self, entry: &Entry, judged: &Judged) {
         let header = &judged.header;
         let Some(arrived) = &mut self.arrived else {
-            return self.open_changeset(entry, header.sender, pulled);
+            return self.open_changeset(entry, header.sender);
         };
         arrived.push(Arrived {
             seq: entry.seq,
@@ -318,37 +320,6 @@ impl Vault {
             aad: entry.header.aad().to_vec(),
             body: entry.body.as_ref().to_vec(),
         });
-    }
-
-    fn open_changeset(&mut self, entry: &Entry, sender: DeviceKey, pulled: &mut Pulled) {
-        let place = Place { log: self.log, sender, aad: entry.header.aad() };
-        let name = seal::key_name(entry.body.as_ref()).ok();
-        let epoch = name.map_or(0, |name| name.epoch);
-        let key = name.and_then(|name| self.keys.get(name.scope, name.epoch));
-        let opened = key.and_then(|key| seal::open(key, &place, entry.body.as_ref()).ok());
-        if let Some(payload) = opened {
-            let (seq, at, payload) = (entry.seq, entry.at, payload.to_vec());
-            pulled.changesets.push(Changeset { seq, at, author: sender, payload });
-        } else {
-            pulled.sealed.push((entry.seq, epoch));
-            pulled.forgotten += usize::from(!self.waiting.keep(entry));
-        }
-    }
-
-    /// Tries again what waits, if a key has come.
-    fn open_waiting(&mut self, keys_before: usize, pulled: &mut Pulled) {
-        if self.keys.len() == keys_before {
-            return;
-        }
-        let waiting = self.waiting.take();
-        let kept: BTreeSet<u64> = waiting.iter().map(|entry| entry.seq).collect();
-        pulled.sealed.retain(|(seq, _)| !kept.contains(seq));
-        for entry in waiting {
-            if let Ok(header) = entry.header.decode() {
-                self.open_changeset(&entry, header.sender, pulled);
-            }
-        }
-        pulled.changesets.sort_by_key(|changeset| changeset.seq);
     }
 }
 

@@ -10,15 +10,18 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::{Boxed, Keys};
 use super::scopes::Scopes;
+use super::waiting::Waiting;
 use super::{Devices, Vault};
+use crate::chain::Track;
 use crate::identity::Identity;
 use crate::numbering::Mark;
 
 /// The version of this encoding.
 const VERSION: u8 = 1;
 
-#[derive(Serialize, Deserialize)]
-struct Saved {
+/// What a vault knows at one place.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Saved {
     version: u8,
     log: LogId,
     head: Option<Head>,
@@ -28,13 +31,61 @@ struct Saved {
     loose: BTreeSet<DeviceKey>,
     own: (u64, Digest),
     keys: Vec<Boxed>,
+    /// From where changesets are to be read again when a key comes: they were read and not opened.
+    #[serde(default)]
+    again: Option<Box<Saved>>,
+}
+
+impl Saved {
+    /// How many keys are held.
+    pub(super) fn keys_held(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// From where changesets are to be read again when a key comes.
+    pub(super) fn set_again(&mut self, again: Option<&Self>) {
+        self.again = again.cloned().map(Box::new);
+    }
+
+    /// From now on these keys are held as well.
+    pub(super) fn tried_with(&mut self, keys: &Keys) {
+        for boxed in keys.boxed() {
+            if !self.keys.iter().any(|held| held.opens_as(&boxed)) {
+                self.keys.push(boxed);
+            }
+        }
+    }
 }
 
 impl Vault {
-    /// Everything that has to be kept. What [`Vault::pull`] has not given yet is not in it.
+    /// Everything that has to be kept. What was read and [`Vault::pull`] has not given yet is not in it:
+    /// it is read again.
     #[must_use]
     pub fn save(&self) -> Vec<u8> {
-        let saved = Saved {
+        let mut saved = self.settled.clone().unwrap_or_else(|| self.state());
+        saved.own = (self.own.count, self.own.digest);
+        if self.settled.is_none() {
+            saved.set_again(self.waiting.before());
+        }
+        rmp_serde::to_vec(&saved).expect("numbers and bytes can be written to memory")
+    }
+
+    /// Goes on where [`Vault::save`] was. None if the bytes are damaged.
+    #[must_use]
+    pub fn restore(device: Arc<Identity>, bytes: &[u8]) -> Option<Self> {
+        let mut saved: Saved = rmp_serde::from_slice(bytes).ok()?;
+        if saved.version != VERSION {
+            return None;
+        }
+        let again = saved.again.take();
+        let mut vault = Self::from_saved(device, saved);
+        vault.waiting = Waiting::from_before(again.map(|again| *again));
+        Some(vault)
+    }
+
+    /// What is known here and now.
+    pub(super) fn state(&self) -> Saved {
+        Saved {
             version: VERSION,
             log: self.log,
             head: self.head(),
@@ -44,20 +95,14 @@ impl Vault {
             loose: self.loose.clone(),
             own: (self.own.count, self.own.digest),
             keys: self.keys.boxed(),
-        };
-        rmp_serde::to_vec(&saved).expect("numbers and bytes can be written to memory")
+            again: None,
+        }
     }
 
-    /// Goes on where [`Vault::save`] was. None if the bytes are damaged.
-    #[must_use]
-    pub fn restore(device: Arc<Identity>, bytes: &[u8]) -> Option<Self> {
-        let saved: Saved = rmp_serde::from_slice(bytes).ok()?;
-        if saved.version != VERSION {
-            return None;
-        }
+    pub(super) fn from_saved(device: Arc<Identity>, saved: Saved) -> Self {
         let keys = Keys::unboxed(&device, saved.log, saved.keys);
         let mut vault = Self::new(device, saved.log);
-        vault.rewind(saved.head);
+        vault.track = saved.head.map_or(vault.track, Track::at);
         vault.devices = saved.devices;
         vault.scopes = saved.scopes;
         let mark = |(count, digest)| Mark { count, digest };
@@ -65,6 +110,6 @@ impl Vault {
         vault.loose = saved.loose;
         vault.own = mark(saved.own);
         vault.keys = keys;
-        Some(vault)
+        vault
     }
 }

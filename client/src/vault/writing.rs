@@ -70,11 +70,16 @@ impl Vault {
                 }
             }
         }
-        let first = self.scope();
-        for scope in self.keys.scopes().into_iter().filter(|scope| *scope != first) {
+        for scope in self.own_scopes() {
             self.deliver_scope(wire, device, scope).await?;
         }
         Ok(())
+    }
+
+    /// The scopes besides the vault's first one of which this device holds a key: its person's own.
+    pub(crate) fn own_scopes(&self) -> Vec<Scope> {
+        let first = self.scope();
+        self.keys.scopes().into_iter().filter(|scope| *scope != first).collect()
     }
 
     /// Gives an enrolled device every content key that this device holds.
@@ -113,7 +118,7 @@ impl Vault {
         let control = Control::Revoke { device, join_key: None };
         let signed = self.sign(Kind::Control, &[], &control.encode())?;
         let seq = self.append(wire, vec![signed]).await?.seq;
-        self.pull(wire).await?;
+        self.read_on(wire).await?;
         self.rotate(wire).await?;
         Ok(seq)
     }
@@ -143,7 +148,7 @@ impl Vault {
             keys::seal(&key, KeyName { scope, epoch }, &place, &vault.holders(scope))
         };
         self.write_conditional(wire, Kind::Key, seal).await?;
-        self.pull(wire).await?;
+        self.read_on(wire).await?;
         Ok(epoch)
     }
 
@@ -332,7 +337,7 @@ impl Vault {
             let signed = self.sign_outline(outline, &bytes)?;
             match self.append(wire, vec![signed]).await {
                 Err(error) if error.code() == Some(ErrorCode::Stale) => {
-                    self.pull(wire).await?;
+                    self.read_on(wire).await?;
                 }
                 result => return result,
             }

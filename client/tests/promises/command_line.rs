@@ -166,6 +166,7 @@ async fn a_device_that_is_killed_while_it_talks_loses_and_doubles_nothing() {
     let mut listening = ben.spawn(&["--json", "listen"], &out);
     let mut typed = 0;
     for _ in 0..6 {
+        let before = texts_of(&relay, &group);
         let mut chat = anna.spawn(&["chat", &group], &silence);
         let stdin = chat.stdin.as_mut().expect("a pipe");
         for _ in 0..20 {
@@ -173,8 +174,8 @@ async fn a_device_that_is_killed_while_it_talks_loses_and_doubles_nothing() {
             typed += 1;
         }
         stdin.flush().expect("flushed");
-        // At whatever point it is by then: some of what was typed is not even in the outbox.
-        tokio::time::sleep(std::time::Duration::from_millis(120)).await;
+        // Once the first of it has got there: much of the rest is not even in the outbox.
+        until("a word of this round", async || texts_of(&relay, &group) > before).await;
         chat.kill().expect("killed");
         chat.wait().expect("ended");
         // So is the other one, which prints before it takes: it may print one twice.
@@ -203,6 +204,13 @@ async fn a_device_that_is_killed_while_it_talks_loses_and_doubles_nothing() {
     assert!(numbers.is_sorted(), "in the order in which it was typed: {numbers:?}");
     assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "each once: {numbers:?}");
     assert!(!numbers.is_empty());
+}
+
+/// How many words stand in a group.
+fn texts_of(relay: &Relay, group: &str) -> usize {
+    let log = sealwire_protocol::LogId::from_uuid_text(group).expect("a group");
+    let entries = relay.entries(log).into_iter();
+    entries.filter(|it| it.header.kind == sealwire_protocol::Kind::Ring).count()
 }
 
 /// What each owes, as `balances` prints it for scripts: from, to, amount.

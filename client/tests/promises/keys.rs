@@ -1,7 +1,5 @@
 //! Who is given which content key, and when another one is made.
 
-use std::time::Duration;
-
 use sealwire_client::event::{Event, Unreadable};
 use sealwire_protocol::keys::KeyBody;
 use sealwire_protocol::{Kind, LogId};
@@ -141,9 +139,17 @@ async fn a_newcomer_is_given_the_key_once_and_not_by_everybody() {
     let before = deliveries(&world.relay, log).len();
     let invite = anna.device.invite(log).await.expect("an invite");
     emil.join(&invite).await;
-    // Longer than it takes the next in turn to try.
-    let wait = Duration::from_millis(4500);
-    tokio::time::sleep(wait).await;
+    // He shows that he holds it; whoever has read that does not try when its turn comes.
+    let receipt = Kind::Quiet;
+    let shown = async || {
+        let entries = world.relay.entries(log).into_iter();
+        let own = entries.filter(|it| it.header.sender == emil.key());
+        own.filter(|it| it.header.kind == receipt).count() == 1
+    };
+    until("emil's receipt", shown).await;
+    for person in [&anna, &ben, &cleo, &dora] {
+        person.catches_up(&world.relay, log).await;
+    }
     let given = &deliveries(&world.relay, log)[before..];
     assert_eq!(given.len(), 1, "the others saw that it holds the key");
     assert_eq!(given[0].keys[0].recipient, emil.key());

@@ -5,7 +5,7 @@ use sealwire_client::event::Event;
 use sealwire_client::ledger::money::{Currency, Money};
 use sealwire_client::ledger::{Change, Edit, LedgerError, NewExpense, Transfer};
 use sealwire_client::totals::payload::Party;
-use sealwire_protocol::LogId;
+use sealwire_protocol::{Kind, LogId};
 
 use crate::world::{Person, SOON, World, until};
 
@@ -112,6 +112,73 @@ async fn a_newcomer_is_given_the_history_and_whoever_asks_is_given_it_again() {
     sees_plan(&anna, log, &[(&ben, &anna, 1500), (&anna, &carl, 300), (&ben, &carl, 300)]).await;
     let asked = ben.device.ask_history(log).await.expect("asked");
     ben.device.wait_appended(asked, SOON).await.expect("appended");
+}
+
+#[tokio::test]
+async fn a_newcomer_that_a_rotation_gave_the_key_is_given_the_history_by_one_member() {
+    let world = World::start().await;
+    let (mut anna, mut ben) = (world.online("anna").await, world.online("ben").await);
+    let mut carl = world.online("carl").await;
+    let log = world.group(&mut [&mut anna, &mut ben, &mut carl]).await;
+    let both: Vec<Party> = vec![anna.key().into(), ben.key().into()];
+    let new = NewExpense { split_among: both, ..lunch("30") };
+    anna.device.add_expense(log, new).await.expect("written");
+    sees_plan(&ben, log, &[(&ben, &anna, 1500)]).await;
+    sees_plan(&carl, log, &[(&ben, &anna, 1500)]).await;
+    let invite = anna.device.invite(log).await.expect("an invite");
+    // Whoever has invited would give the key at once; the others leave each other time for it.
+    anna.disconnect().await;
+    let mut dora = world.offline("dora").await;
+    dora.device.join(&invite).await.expect("joining");
+    dora.connect().await;
+    let everybody = [anna.key(), ben.key(), carl.key(), dora.key()];
+    ben.sees_members(log, &everybody).await;
+    let rotated = ben.device.rotate(log).await.expect("rotating");
+    ben.appended(rotated).await;
+    dora.device.wait_ready(log, SOON).await.expect("ready");
+    sees_plan(&dora, log, &[(&ben, &anna, 1500)]).await;
+    let to_dora = |sender: &Person| {
+        let entries = world.relay.entries(log).into_iter();
+        let named = entries.filter(|it| it.entry.recipients.contains(&dora.key()));
+        named.filter(|it| it.header.sender == sender.key()).count()
+    };
+    assert!(to_dora(&ben) > 0, "he has made the key, so he is there, and is asked");
+    assert_eq!(to_dora(&carl), 0, "one is enough");
+    let asked = world.relay.entries(log).into_iter();
+    let asked = asked.filter(|it| it.header.sender == dora.key() && it.header.kind == Kind::Ring);
+    assert_eq!(asked.count(), 1);
+}
+
+#[tokio::test]
+async fn who_waits_for_the_history_itself_does_not_pass_on_what_it_lacks() {
+    let world = World::start().await;
+    let (mut anna, mut ben) = (world.online("anna").await, world.online("ben").await);
+    let log = world.group(&mut [&mut anna, &mut ben]).await;
+    anna.device.add_expense(log, lunch("30")).await.expect("written");
+    sees_plan(&ben, log, &[(&ben, &anna, 1500)]).await;
+    // Carl joins and is given nothing, for whoever knows anything is away once he has the key.
+    let carl = world.online("carl").await;
+    let invite = anna.device.invite(log).await.expect("an invite");
+    anna.disconnect().await;
+    carl.device.join(&invite).await.expect("joining");
+    ben.sees_members(log, &[anna.key(), ben.key(), carl.key()]).await;
+    let rotated = ben.device.rotate(log).await.expect("rotating");
+    ben.appended(rotated).await;
+    ben.disconnect().await;
+    carl.device.wait_ready(log, SOON).await.expect("ready");
+    let invite = carl.device.invite(log).await.expect("an invite");
+    let mut dora = world.online("dora").await;
+    dora.join(&invite).await;
+    // He gives her the key, and no history; when the others are back both are given it.
+    let from_carl = world
+        .relay
+        .entries(log)
+        .into_iter()
+        .filter(|it| it.header.sender == carl.key() && it.header.kind == Kind::Bulk);
+    assert_eq!(from_carl.count(), 0);
+    anna.connect().await;
+    ben.connect().await;
+    sees_plan(&carl, log, &[(&ben, &anna, 1500)]).await;
 }
 
 #[tokio::test]

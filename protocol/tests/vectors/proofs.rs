@@ -4,7 +4,8 @@ use sealwire_protocol::codec::{decode_relay, encode_relay};
 use sealwire_protocol::digest::{entry_digest, sha256};
 use sealwire_protocol::ids::Signature;
 use sealwire_protocol::signing::{
-    auth_message, enrol_message, entry_message, join_message, relay_message, sign, verify,
+    auth_message, enrol_message, entry_message, join_message, relay_message, sign,
+    succession_message, verify,
 };
 use sealwire_protocol::token::{Claims, Purpose, TokenKey};
 use sealwire_protocol::{Audience, Digest, Header, Kind, LogId, LogType, frame, handshake};
@@ -132,6 +133,24 @@ fn admissions() {
         "admissions.json",
         "A join key signs \"sealwire join v1\" || 0x00 || log id || joiner key. A device that is to be \
          enrolled signs \"sealwire enrol v1\" || 0x00 || log id || its key || key of the entry's author.",
+        &cases,
+    );
+}
+
+#[test]
+fn successions() {
+    let log = found(LogType::Group, "ada").log;
+    let message = succession_message(log, key("ben"), key("ada"));
+    let named = [("log", hex(log.0)), ("old", hex(key("ben").0)), ("new", hex(key("ada").0))];
+    let cases =
+        [("the lost device signs", "ben"), ("its successor signs", "ada")].map(|(name, signer)| {
+            let case = signed(name, signer, &message, &sign(&signing_key(signer), &message));
+            with(case, &named)
+        });
+    check(
+        "successions.json",
+        "In a native group a lost device and its successor both sign \"sealwire succession v1\" || \
+         0x00 || log id || old key || new key.",
         &cases,
     );
 }

@@ -137,6 +137,9 @@ pub struct Pulled {
     more: bool,
     /// If `after` was below the floor.
     floor: Option<VaultFloor>,
+    /// Whether the vault has no room for another changeset of the largest size: pushes are refused now
+    /// or soon, until a snapshot is confirmed. Reading never is.
+    full: bool,
 }
 
 impl PulledEntry {
@@ -280,7 +283,7 @@ async fn pull(
     Asked(cursor): Asked<Cursor>,
 ) -> Result<Response, ApiError> {
     let chain = cursor.chain()?;
-    let page = api.system.pull_from_vault(device, vault, cursor.after, chain).await?;
+    let (page, full) = api.system.pull_from_vault(device, vault, cursor.after, chain).await?;
     let answer = Pulled {
         changesets: page.changesets.iter().map(|it| PulledEntry::of(vault, it)).collect(),
         latest_sequence: page.head.seq,
@@ -288,6 +291,7 @@ async fn pull(
         next: page.reached,
         more: page.more(),
         floor: VaultFloor::of(&page),
+        full,
     };
     Ok(json_answer(StatusCode::OK, &answer))
 }

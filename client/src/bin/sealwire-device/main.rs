@@ -44,7 +44,7 @@ async fn main() -> ExitCode {
                 .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
         )
         .init();
-    match commands::run(args).await {
+    match Box::pin(commands::run(args)).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::complain(&error);

@@ -133,6 +133,12 @@ async fn settle(args: &Args, device: &Device) -> Result<()> {
         }
         sleep(LOOK_PAUSE).await;
     }
+    for vault in device.recovered_vaults().await? {
+        remark(&format!(
+            "in the vault {} in place of the lost device: `vault attach --recovered` goes on there",
+            vault.vault.to_uuid_text()
+        ));
+    }
     until_sent(device, until).await?;
     for connection in connections {
         connection.stop().await;

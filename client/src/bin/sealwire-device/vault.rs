@@ -34,8 +34,12 @@ pub(crate) enum VaultCommand {
         #[command(flatten)]
         tables: Tables,
         /// What `vault enrol` has printed on a device of the vault. Prints this device's consent.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "recovered")]
         offer: Option<String>,
+        /// Go on in a vault of the device that was lost, after `recovery restore`; its name, or the
+        /// beginning of it, if there were several.
+        #[arg(long, value_name = "VAULT", num_args = 0..=1, default_missing_value = "")]
+        recovered: Option<String>,
     },
     /// Enrol another device: print an offer for it, or with its consent let it in.
     Enrol {
@@ -97,7 +101,10 @@ pub(crate) async fn run(args: &Args, out: Output, command: &VaultCommand) -> Res
         VaultCommand::Create { database, tables } => {
             create(args, out, &device, database, tables).await
         }
-        VaultCommand::Attach { database, tables, offer } => {
+        VaultCommand::Attach { database, tables, recovered: Some(name), .. } => {
+            take_over(out, &device, database, tables, name).await
+        }
+        VaultCommand::Attach { database, tables, offer, recovered: None } => {
             attach(out, &device, database, tables, offer.as_deref()).await
         }
         VaultCommand::Enrol { database, consent, another_persons } => {
@@ -172,6 +179,27 @@ async fn attach(
     remark(&format!("this device is {}; compare it where it is enrolled", consent.device.to_hex()));
     let (code, device) = (consent.code(), consent.device.to_hex());
     out.line(&code, &json!({ "consent": code, "device": device }))
+}
+
+async fn take_over(
+    out: Output,
+    device: &Device,
+    database: &Path,
+    tables: &Tables,
+    name: &str,
+) -> Result<()> {
+    let mut vaults = device.recovered_vaults().await.map_err(|error| explain(&error))?;
+    vaults.retain(|it| it.vault.to_uuid_text().starts_with(&name.to_ascii_lowercase()));
+    let [vault] = &vaults[..] else {
+        let names: Vec<String> = vaults.iter().map(|it| it.vault.to_uuid_text()).collect();
+        bail!("{} vaults of a lost device are like that: {}", names.len(), names.join(", "));
+    };
+    let attached = tables.attach(device, database).await?;
+    attached.take_over(vault).await.map_err(|error| explain(&error))?;
+    let bar = Bar::watch(out, &attached);
+    let report = attached.sync().await.map_err(|error| explain(&error))?;
+    bar.end();
+    print_report(out, &report)
 }
 
 async fn enrol(
@@ -318,7 +346,10 @@ fn print_report(out: Output, report: &Report) -> Result<()> {
             report.confirmed,
             "compared a snapshot of another device with what is here, and confirmed it",
         ),
-        (report.refused_snapshot, "a snapshot lacks something that is here; it was not confirmed"),
+        (
+            report.refused_snapshot,
+            "a snapshot lacks something that is here, or does not open; it was not confirmed",
+        ),
         (report.damaged > 0, "some entries are damaged; they are kept sealed"),
         (report.rejected > 0, "some entries are not believed"),
     ] {

@@ -1,0 +1,100 @@
+//! Whose turn it is to give a newcomer the key, with the time in hand.
+
+use std::time::Instant;
+
+use rusqlite::Connection;
+use sealwire_protocol::{Audience, Control, Digest, Head, Header, Kind, LogId, LogType};
+
+use super::*;
+use crate::address::RelayUrl;
+use crate::engine::desk::{Desk, Now};
+use crate::identity::{Identity, JoinSeed};
+use crate::seal::EpochKey;
+use crate::store::{Store, StoreError, logs};
+
+const LOG: LogId = LogId([0x44; 16]);
+
+fn device(number: u8) -> Identity {
+    Identity::from_seed(&[number + 1; 32])
+}
+
+/// A device that reads a group of four, of whom the last has just joined and lacks the key.
+fn with_newcomer(test: impl FnOnce(&Connection, &mut Log, &mut Call<'_>, DeviceKey)) {
+    let me = device(1);
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = Store::open(&directory.path().join("device.db"), me.key()).expect("a store");
+    store
+        .write(|db| {
+            let relay = RelayUrl::parse("ws://127.0.0.1:1").expect("an address");
+            let id = logs::insert(db, LOG, &relay, None)?;
+            logs::set_phase(db, id, logs::Phase::Member)?;
+            let row = logs::find(db, LOG)?.ok_or(StoreError::Damaged)?;
+            let mut log = Log::load(db, row)?;
+            let seed = JoinSeed::from_bytes([9; 32]);
+            let join_key = Some(seed.public());
+            let found = Control::Found { log_type: LogType::Group, random: [7; 32], join_key };
+            let mut acts = vec![(0, found)];
+            acts.extend((1..4).map(|number| {
+                let signature = seed.admit(LOG, device(number).key());
+                (number, Control::Join { signature })
+            }));
+            for (seq, (by, control)) in (1..).zip(acts) {
+                let header = Header {
+                    log: LOG,
+                    sender: device(by).key(),
+                    count: 1,
+                    prev: Digest::ZERO,
+                    kind: Kind::Control,
+                    audience: Audience::All,
+                    seen: Head::NONE,
+                    body: Digest::ZERO,
+                };
+                log.membership.apply(LOG, seq, 0, &header, &control).expect("applied");
+            }
+            let scope = log.membership.scope().expect("founded");
+            let everybody: Vec<DeviceKey> = (0..4).map(|number| device(number).key()).collect();
+            log.holders.rotation(1, &everybody[..3], everybody.iter().copied());
+            let key = EpochKey::from_bytes([5; 32]);
+            keys::insert(db, id, KeyName { scope, epoch: 1 }, &key, Some(2))?;
+            log.subscription = Subscription::Drained;
+            let mut desk = Desk::new();
+            let now = Now { at: Instant::now(), ms: 1_767_225_600_000 };
+            let mut call = Call { db, device: &me, desk: &mut desk, now };
+            test(db, &mut log, &mut call, device(3).key());
+            Ok::<_, StoreError>(())
+        })
+        .expect("written");
+}
+
+fn delivers(db: &Connection, log: &Log) -> bool {
+    let deliver = |draft: &Draft| matches!(draft, Draft::Deliver { .. });
+    outbox::any_unsettled(db, log.id, deliver).expect("an outbox")
+}
+
+/// Later than any turn.
+const LONG: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_device_gives_the_key_when_its_turn_has_come_and_nobody_has() {
+    with_newcomer(|db, log, call, newcomer| {
+        log.on_caught_up(call).expect("caught up");
+        log.deliver_due(call).expect("looked");
+        assert!(!delivers(db, log), "others go first, or it goes after a while");
+        call.now.at += LONG;
+        log.deliver_due(call).expect("looked");
+        assert!(delivers(db, log));
+        assert!(log.told.contains_key(&newcomer), "and the history with it");
+    });
+}
+
+#[test]
+fn who_has_shown_that_it_holds_the_key_is_given_none() {
+    with_newcomer(|db, log, call, newcomer| {
+        log.on_caught_up(call).expect("caught up");
+        assert!(log.deliveries.contains_key(&newcomer));
+        log.holders.holds(newcomer, 1);
+        call.now.at += LONG;
+        log.deliver_due(call).expect("looked");
+        assert!(!delivers(db, log) && log.deadline().is_none());
+    });
+}

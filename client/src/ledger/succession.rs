@@ -1,0 +1,189 @@
+//! Whose debts are whose after a device was lost.
+//!
+//! A device that comes out of a native recovery vault has a new key, and the ledger knows its person
+//! by the old one. The vault also brings back the old key, so the new device can show that both are
+//! one person's: a [`Succession`] that both keys have signed for one group. It is a message of the
+//! ledger like all others, kept, and passed on with the history.
+//!
+//! A succession counts once the old device was revoked, which every member reads at the same place of
+//! the log: nobody who is still active is succeeded. One device has one successor: if several show
+//! its signature, the one that revoked it, else the one whose digest is least. So the same messages
+//! and the same log make the same successors everywhere, in whatever order they came.
+//!
+//! What was written stays as it was written. The ledger that a device shows has the successor's key
+//! in the place of the lost one's, everywhere ([`Ledger::of_members`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sealwire_protocol::digest::sha256;
+use sealwire_protocol::ids::Signature;
+use sealwire_protocol::{DeviceKey, Digest, LogId, signing};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{Expense, Ledger};
+use crate::identity::Identity;
+use crate::membership::Membership;
+use crate::totals::payload::Party;
+
+/// A lost device and the one that takes its place say that they are one person's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Succession {
+    /// The group.
+    pub group_id: String,
+    /// The lost device.
+    pub old_public_key: Party,
+    /// The one that takes its place.
+    pub new_public_key: Party,
+    /// The lost device's signature, as hex digits.
+    pub old_signature: String,
+    /// The new one's.
+    pub new_signature: String,
+}
+
+impl Succession {
+    /// Says that `new` takes the place of `old` in a group.
+    #[must_use]
+    pub fn new(log: LogId, old: &Identity, new: &Identity) -> Self {
+        let sign = |device: &Identity| device.sign_succession(log, old.key(), new.key()).to_hex();
+        Self {
+            group_id: log.to_uuid_text(),
+            old_public_key: old.key().into(),
+            new_public_key: new.key().into(),
+            old_signature: sign(old),
+            new_signature: sign(new),
+        }
+    }
+
+    /// The lost device and its successor, if both have signed for this group.
+    #[must_use]
+    pub fn proven(&self, log: LogId) -> Option<(DeviceKey, DeviceKey)> {
+        let (old, new) = (self.old_public_key.device()?, self.new_public_key.device()?);
+        if LogId::from_uuid_text(&self.group_id) != Some(log) || old == new {
+            return None;
+        }
+        let message = signing::succession_message(log, old, new);
+        for (key, text) in [(old, &self.old_signature), (new, &self.new_signature)] {
+            // A signature by a key of mixed order verifies here and not there.
+            signing::admissible(key).ok()?;
+            signing::verify(key, &message, &Signature::from_hex(text)?).ok()?;
+        }
+        Some((old, new))
+    }
+
+    /// The name under which it is kept.
+    pub(super) fn name(&self) -> String {
+        format!("{}:{}", self.old_public_key, self.new_public_key)
+    }
+}
+
+/// The successors of the devices that have one: always the last in its line. All of `proven` were
+/// signed by both.
+fn successors<'a>(
+    proven: impl Iterator<Item = &'a Succession>,
+    membership: &Membership,
+) -> BTreeMap<DeviceKey, DeviceKey> {
+    let mut next: BTreeMap<DeviceKey, (bool, Digest, DeviceKey)> = BTreeMap::new();
+    for succession in proven {
+        let (old, new) = (&succession.old_public_key, &succession.new_public_key);
+        let (Some(old), Some(new)) = (old.device(), new.device()) else { continue };
+        let Some(revoked) = membership.revocation(old) else { continue };
+        // The least stands; a revoker is less than all others.
+        let rank = (revoked.by != new, sha256(&[old.0, new.0].concat()), new);
+        let stands = next.entry(old).or_insert(rank);
+        *stands = rank.min(*stands);
+    }
+    let last = |old: &DeviceKey| {
+        let mut seen = BTreeSet::new();
+        let mut at = *old;
+        while let Some((_, _, new)) = next.get(&at) {
+            if !seen.insert(at) {
+                // Keys that succeed each other in a ring are revoked, all of them: any will do.
+                return ring(&next, at);
+            }
+            at = *new;
+        }
+        at
+    };
+    next.keys().map(|old| (*old, last(old))).filter(|(old, new)| old != new).collect()
+}
+
+/// The least key of the ring in which `at` is.
+fn ring(next: &BTreeMap<DeviceKey, (bool, Digest, DeviceKey)>, at: DeviceKey) -> DeviceKey {
+    let following = |key: &DeviceKey| next.get(key).map(|(_, _, new)| *new);
+    let others = std::iter::successors(following(&at), following).take_while(|key| *key != at);
+    others.fold(at, DeviceKey::min)
+}
+
+impl Ledger {
+    /// The ledger as the members of its group are to see it: what lost devices have paid and owe, how
+    /// they are called and what they did is their successors'. In a `totals` group it is the same,
+    /// for there a restored device has the key that it had.
+    #[must_use]
+    pub fn of_members(mut self, membership: &Membership) -> Self {
+        let successors = successors(self.successions.values(), membership);
+        if successors.is_empty() {
+            return self;
+        }
+        self.successors =
+            successors.into_iter().map(|(old, new)| (old.into(), new.into())).collect();
+        let successors = &self.successors;
+        for expense in self.expenses.values_mut() {
+            hand_over(successors, expense);
+        }
+        for activity in self.activity.values_mut() {
+            put_party(successors, &mut activity.actor);
+            activity.data = told_of(successors, &activity.data);
+        }
+        for (old, new) in successors {
+            if let Some(person) = self.people.remove(old) {
+                self.people.entry(new.clone()).or_default().succeed(person);
+            }
+        }
+        self
+    }
+
+    /// Under which key a person is known now: its own, or that of the device that has taken its place.
+    #[must_use]
+    pub fn who<'a>(&'a self, party: &'a Party) -> &'a Party {
+        self.successors.get(party).unwrap_or(party)
+    }
+}
+
+fn put_party(successors: &BTreeMap<Party, Party>, party: &mut Party) {
+    if let Some(new) = successors.get(party) {
+        party.clone_from(new);
+    }
+}
+
+fn hand_over(successors: &BTreeMap<Party, Party>, expense: &mut Expense) {
+    put_party(successors, &mut expense.paid_by);
+    for party in &mut expense.split_among {
+        put_party(successors, party);
+    }
+}
+
+/// What belongs to something that has happened: whoever it names.
+fn told_of(successors: &BTreeMap<Party, Party>, data: &Map<String, Value>) -> Map<String, Value> {
+    let named = |text: &str| {
+        let new = successors.get(&Party(text.to_owned()));
+        new.map_or_else(|| text.to_owned(), |new| new.0.clone())
+    };
+    let value = |value: &Value| match value {
+        Value::String(text) => Value::String(named(text)),
+        Value::Array(items) => {
+            let item =
+                |item: &Value| item.as_str().map_or_else(|| item.clone(), |it| named(it).into());
+            Value::Array(items.iter().map(item).collect())
+        }
+        Value::Object(fields) => {
+            Value::Object(fields.iter().map(|(name, it)| (named(name), it.clone())).collect())
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
+    };
+    data.iter().map(|(name, it)| (name.clone(), value(it))).collect()
+}
+
+#[cfg(test)]
+mod tests;

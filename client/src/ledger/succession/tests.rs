@@ -1,0 +1,236 @@
+//! Whoever takes a lost device's place, it is the same one everywhere, and nobody else.
+
+use proptest::prelude::*;
+use sealwire_protocol::{Control, Header, LogType};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::identity::JoinSeed;
+use crate::ledger::Said;
+use crate::ledger::money::Currency;
+use crate::totals::payload::Payload;
+
+const LOG: LogId = LogId([0x44; 16]);
+
+/// As many devices as a group of the tests has.
+const DEVICES: u8 = 6;
+
+fn device(number: u8) -> Identity {
+    Identity::from_seed(&[number + 1; 32])
+}
+
+fn party(number: u8) -> Party {
+    device(number).key().into()
+}
+
+fn header(sender: u8) -> Header {
+    Header {
+        log: LOG,
+        sender: device(sender).key(),
+        count: 1,
+        prev: Digest::ZERO,
+        kind: sealwire_protocol::Kind::Control,
+        audience: sealwire_protocol::Audience::All,
+        seen: sealwire_protocol::Head::NONE,
+        body: Digest::ZERO,
+    }
+}
+
+/// A group of all devices, in which some have revoked others: (by whom, whom).
+fn group(revocations: &[(u8, u8)]) -> Membership {
+    let seed = JoinSeed::from_bytes([9; 32]);
+    let random = [7; 32];
+    let found = Control::Found { log_type: LogType::Group, random, join_key: Some(seed.public()) };
+    let mut membership = Membership::new();
+    let mut acts = vec![(0, found)];
+    for joiner in 1..DEVICES {
+        let signature = seed.admit(LOG, device(joiner).key());
+        acts.push((joiner, Control::Join { signature }));
+    }
+    for (by, whom) in revocations {
+        let join_key = Some(seed.public());
+        acts.push((*by, Control::Revoke { device: device(*whom).key(), join_key }));
+    }
+    for (seq, (by, control)) in (1..).zip(acts) {
+        // What the rules refuse changes nothing.
+        membership.apply(LOG, seq, 0, &header(by), &control).ok();
+    }
+    membership
+}
+
+fn succession(old: u8, new: u8) -> Succession {
+    Succession::new(LOG, &device(old), &device(new))
+}
+
+fn message(succession: Succession) -> Vec<u8> {
+    Payload::Succession(succession).encode().expect("encoded").to_vec()
+}
+
+fn paid(id: u8, by: u8, among: &[u8], cents: u32) -> Vec<u8> {
+    let among: Vec<Party> = among.iter().map(|number| party(*number)).collect();
+    json!({ "type": "expense", "id": id.to_string(), "amount": f64::from(cents) / 100.0,
+            "currency": "ETB", "reason": "Lunch", "paidBy": party(by), "splitAmong": among,
+            "timestamp": 1000 + i64::from(id), "kind": "expense" })
+    .to_string()
+    .into_bytes()
+}
+
+fn ledger(messages: &[Vec<u8>]) -> Ledger {
+    let mut ledger = Ledger::default();
+    for message in messages {
+        let sender = device(0).key();
+        ledger.take(Said { log: LOG, sender, at: 0, approvals: false, message });
+    }
+    ledger
+}
+
+fn balances(ledger: &Ledger) -> BTreeMap<Party, i64> {
+    let etb = Currency::parse("ETB").expect("a currency");
+    ledger.balances().remove(&etb).unwrap_or_default()
+}
+
+#[test]
+fn a_lost_device_s_money_names_and_doings_are_its_successor_s() {
+    let named = |number: u8, name: &str, at: i64| {
+        json!({ "type": "group_snapshot", "groupId": LOG.to_uuid_text(), "part": "meta",
+                "displayNames": { (party(number).0): name },
+                "memberMetaUpdatedAt": { (party(number).0): at } })
+    };
+    let nudge = json!({ "type": "nudge", "id": "n", "timestamp": 3, "actor": party(0), "amount": 5.0,
+                        "debtorPks": [party(1)], "amountByDebtorPk": { (party(1).0): 5.0 } });
+    let kept = ledger(&[
+        paid(1, 0, &[0, 1], 3000),
+        paid(2, 1, &[0, 1], 1000),
+        named(0, "Anna", 5).to_string().into_bytes(),
+        nudge.to_string().into_bytes(),
+        message(succession(0, 2)),
+    ]);
+    let before = kept.clone().of_members(&group(&[]));
+    assert!(before == kept, "nobody who was not revoked is succeeded");
+    let seen = kept.clone().of_members(&group(&[(2, 0)]));
+    let expected = BTreeMap::from([(party(1), -1000), (party(2), 1000)]);
+    assert_eq!(balances(&seen), expected);
+    assert_eq!((seen.name_of(&party(2)), seen.name_of(&party(0))), ("Anna".into(), "Anna".into()));
+    assert!(seen.people().all(|(who, _)| *who != party(0)));
+    let old = party(0).0;
+    for entry in seen.activity() {
+        assert_ne!(entry.actor.0, old);
+        assert!(!Value::Object(entry.data.clone()).to_string().contains(&old), "{}", entry.kind);
+    }
+    // It can be said again under the new key, and that counts.
+    let renamed = ledger(&[
+        message(succession(0, 2)),
+        named(0, "Anna", 5).to_string().into_bytes(),
+        named(2, "Annika", 6).to_string().into_bytes(),
+    ]);
+    assert_eq!(renamed.of_members(&group(&[(2, 0)])).name_of(&party(0)), "Annika");
+}
+
+#[test]
+fn what_both_paid_for_each_other_is_owed_by_nobody() {
+    let kept = ledger(&[paid(1, 0, &[2], 3000), message(succession(0, 2))]);
+    let seen = kept.of_members(&group(&[(1, 0)]));
+    assert!(balances(&seen).values().all(|minor| *minor == 0) && seen.pairwise().is_empty());
+}
+
+#[test]
+fn a_successor_may_be_succeeded_and_the_revoker_goes_before_others() {
+    let lines =
+        ledger(&[paid(1, 0, &[5], 3000), message(succession(0, 1)), message(succession(1, 2))]);
+    let seen = lines.clone().of_members(&group(&[(1, 0), (2, 1)]));
+    assert_eq!(balances(&seen), BTreeMap::from([(party(2), 3000), (party(5), -3000)]));
+    assert_eq!(*seen.who(&party(0)), party(2));
+    let rivals = ledger(&[
+        paid(1, 0, &[5], 3000),
+        message(succession(0, 1)),
+        message(succession(0, 2)),
+        message(succession(0, 3)),
+    ]);
+    for revoker in 1..4 {
+        let seen = rivals.clone().of_members(&group(&[(revoker, 0)]));
+        assert_eq!(*seen.who(&party(0)), party(revoker));
+    }
+    let ring = ledger(&[message(succession(0, 1)), message(succession(1, 0))]);
+    let seen = ring.of_members(&group(&[(2, 0), (2, 1)]));
+    assert_eq!(*seen.who(&party(0)), *seen.who(&party(1)));
+}
+
+#[test]
+fn nobody_takes_a_place_without_both_keys() {
+    let good = succession(0, 2);
+    let other = succession(1, 2);
+    let forged = [
+        Succession { old_signature: good.new_signature.clone(), ..good.clone() },
+        Succession { new_signature: good.old_signature.clone(), ..good.clone() },
+        Succession { old_public_key: party(1), ..good.clone() },
+        Succession { new_public_key: party(3), ..good.clone() },
+        Succession { old_signature: other.old_signature, ..good.clone() },
+        Succession { old_signature: String::new(), ..good.clone() },
+        Succession { group_id: LogId([0x45; 16]).to_uuid_text(), ..good.clone() },
+        Succession::new(LogId([0x45; 16]), &device(0), &device(2)),
+        Succession {
+            group_id: LOG.to_uuid_text(),
+            ..Succession::new(LogId([0x45; 16]), &device(0), &device(2))
+        },
+        Succession::new(LOG, &device(0), &device(0)),
+    ];
+    for forged in forged {
+        assert!(ledger(&[message(forged)]) == Ledger::default());
+    }
+    let totals = Said {
+        log: LOG,
+        sender: device(2).key(),
+        at: 0,
+        approvals: true,
+        message: &message(good.clone()),
+    };
+    let mut app = Ledger::default();
+    app.take(totals);
+    assert!(app.successions.is_empty(), "in a totals group nobody changes its key");
+    assert!(!ledger(&[message(good)]).successions.is_empty());
+}
+
+fn messages() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    let number = || 0..DEVICES;
+    let among = proptest::collection::vec(number(), 1..5);
+    let expenses = proptest::collection::vec((number(), among, 1..1_000u32), 1..12);
+    let successions = proptest::collection::vec((number(), number()), 0..8);
+    (expenses, successions).prop_map(|(expenses, successions)| {
+        let expenses = (0..).zip(expenses);
+        // Whatever the number of shares, they are whole.
+        let mut all: Vec<Vec<u8>> =
+            expenses.map(|(id, (by, among, part))| paid(id, by, &among, part * 60)).collect();
+        all.extend(successions.into_iter().map(|(old, new)| message(succession(old, new))));
+        all
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn in_any_order_everybody_has_the_same_successors_and_no_cent_is_lost(
+        (messages, shuffled) in messages().prop_flat_map(|messages| {
+            let twice = [messages.clone(), messages.clone()].concat();
+            (Just(messages), Just(twice).prop_shuffle())
+        }),
+        revocations in proptest::collection::vec((0..DEVICES, 0..DEVICES), 0..8),
+    ) {
+        let members = group(&revocations);
+        let kept = ledger(&messages);
+        let seen = kept.clone().of_members(&members);
+        prop_assert!(seen == ledger(&shuffled).of_members(&members));
+        let mut summed: BTreeMap<Party, i64> = BTreeMap::new();
+        for (party, minor) in balances(&kept) {
+            *summed.entry(seen.who(&party).clone()).or_default() += minor;
+        }
+        prop_assert_eq!(balances(&seen), summed);
+        for number in 0..DEVICES {
+            let active = members.has(device(number).key());
+            let who = party(number);
+            prop_assert!(!active || *seen.who(&who) == who, "somebody active was succeeded");
+            let last = seen.who(&who);
+            prop_assert!(seen.who(last) == last, "a successor has none");
+        }
+    }
+}
