@@ -126,7 +126,8 @@ pub enum OpenError {
     Random,
 }
 
-/// Why `Appended` would mean less than fsynced. Only PostgreSQL can be configured so.
+/// Why `Appended` would mean less than fsynced. Only PostgreSQL can be configured so, and a debug build of
+/// the relay be told so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Warning {
     /// `fsync` is off.
@@ -277,7 +278,8 @@ async fn open_as(options: &StoreOptions, restored: bool) -> Result<OpenStore, Op
             let lanes = sqlite::lanes(&connect, &judge);
             let tenure = tenure::begin(&lanes, &options.data_dir, None, restored).await?;
             let aside = sqlite::Checkpointer::new(&connect, judge, lock).await?;
-            Ok(serve(lanes, tenure, Box::new(aside), Vec::new()))
+            let lies = (!sqlite::is_durable()).then_some(Warning::NoFsync);
+            Ok(serve(lanes, tenure, Box::new(aside), lies.into_iter().collect()))
         }
         Scheme::Postgres => {
             let connect = postgres::options(&options.url)?;

@@ -276,11 +276,7 @@ impl State {
             self.busy = true;
             let done = WorkDone { mailbox: self.mailbox.clone(), answers: Vec::new() };
             // The task is not a child: it ends by itself, within the store's deadline.
-            tokio::spawn(async move {
-                let mut done = done;
-                done.answers = work.await;
-                drop(done);
-            });
+            tokio::spawn(async move { done.ended(work.await) });
             return;
         }
     }
@@ -298,6 +294,13 @@ async fn run_jobs(store: Arc<dyn Store>, jobs: Vec<Job>) -> Answers {
 struct WorkDone {
     mailbox: Mailbox<Message>,
     answers: Answers,
+}
+
+impl WorkDone {
+    /// It has ended in order.
+    fn ended(mut self, answers: Answers) {
+        self.answers = answers;
+    }
 }
 
 impl Drop for WorkDone {

@@ -182,6 +182,12 @@ impl Count for Sqlite {
     }
 }
 
+/// Whether commits wait for the disk. They always do, but in a debug build that is told not to: so it
+/// can be shown that whoever measures such a relay sees it. A release build has no such switch.
+pub(super) fn is_durable() -> bool {
+    !cfg!(debug_assertions) || std::env::var_os("SEALWIRE_DEBUG_NO_FSYNC").is_none()
+}
+
 /// The file behind a URL, and how every connection to it is made.
 pub(super) fn options(url: &str) -> Result<SqliteConnectOptions, OpenError> {
     let path = url.strip_prefix("sqlite:").ok_or(OpenError::Url)?;
@@ -191,10 +197,11 @@ pub(super) fn options(url: &str) -> Result<SqliteConnectOptions, OpenError> {
         return Err(OpenError::Url);
     }
     let options = SqliteConnectOptions::from_str(url).map_err(|_| OpenError::Url)?;
+    let durable = if is_durable() { SqliteSynchronous::Full } else { SqliteSynchronous::Off };
     Ok(options
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
+        .synchronous(durable)
         .foreign_keys(true)
         .busy_timeout(BUSY_DEADLINE)
         .pragma("secure_delete", "fast")

@@ -1,12 +1,16 @@
 //! Whether the load tester shows what is wrong: a relay that stands still, one that loses, doubles,
-//! swaps or alters a delivery, and one that is killed.
+//! swaps or alters a delivery, one that answers before the disk has anything, and one that is killed.
 
 use std::path::PathBuf;
+use std::process::{Command, ExitStatus, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{World, assert_no_faults, document, load_test, number};
+
+/// How often a relay that lies is measured, until no other program flushes the disk meanwhile.
+const ATTEMPTS: usize = 5;
 
 /// The relay as a program: `examples/relay.rs`, which cargo builds with the tests.
 pub(super) fn relay() -> PathBuf {
@@ -17,14 +21,77 @@ pub(super) fn relay() -> PathBuf {
     relay
 }
 
-/// Measures a relay that is started for it, and gives the figures of the only rate.
-async fn measure(arguments: &str) -> Value {
+/// Measures a relay that is started for it, with this in its environment, and gives the only run.
+async fn run(arguments: &str, variables: &[(&str, &str)]) -> (ExitStatus, Value) {
     let directory = TempDir::new().expect("a directory");
     let json = directory.path().join("figures.json");
-    let relay = relay();
-    let arguments = format!("{arguments} --relay {} --json {}", relay.display(), json.display());
-    assert!(load_test(arguments).await.success());
-    document(&json)["runs"][0]["figures"]["steps"][0].take()
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sealwire-loadtest"));
+    command
+        .args(arguments.split_whitespace())
+        .arg("--relay")
+        .arg(relay())
+        .arg("--json")
+        .arg(&json)
+        .envs(variables.iter().copied())
+        .stdout(Stdio::null());
+    let ended = tokio::task::spawn_blocking(move || command.status());
+    let status = ended.await.expect("it ends").expect("it runs");
+    (status, document(&json)["runs"][0].take())
+}
+
+/// The same of one that keeps its promises: the figures of the only rate.
+async fn measure(arguments: &str) -> Value {
+    let (status, mut run) = run(arguments, &[]).await;
+    assert!(status.success());
+    run["figures"]["steps"][0].take()
+}
+
+fn warns_of(run: &Value, words: &str) -> bool {
+    let warnings = run["warnings"].as_array().expect("a list");
+    warnings.iter().any(|warning| warning.as_str().is_some_and(|it| it.contains(words)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_answers_before_the_disk_has_anything_is_shown() {
+    // One entry to a commit, as many commits as go.
+    let load = "append --groups 1 --members 2 --body 64 --in-flight 1 --seconds 2 --warm-up 0";
+    let (status, durable) = run(load, &[]).await;
+    assert!(status.success() && !warns_of(&durable, "not durable"), "{}", durable["warnings"]);
+    assert!(!warns_of(&durable, "the relay says"), "{}", durable["warnings"]);
+    let flushes = |run: &Value| {
+        let disk = &run["figures"]["steps"][0]["server"]["disk"];
+        disk["flushes_per_commit"].as_f64()
+    };
+    // A disk whose driver counts no flushes tells nothing, and neither does one that others flush.
+    let Some(with) = flushes(&durable) else { return };
+    assert!(with > 0.9, "{with} flushes for each commit");
+    for attempt in 1..=ATTEMPTS {
+        let (status, lying) = run(load, &[("SEALWIRE_DEBUG_NO_FSYNC", "1")]).await;
+        assert!(status.success());
+        assert!(warns_of(&lying, "the relay says"), "the relay itself has not warned");
+        if warns_of(&lying, "not durable") {
+            assert!(flushes(&lying) < Some(0.4));
+            return;
+        }
+        println!("attempt {attempt}: {:?} flushes for each commit", flushes(&lying));
+    }
+    panic!("entries were called durable that no disk had, and nothing shows it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_delivery_in_ten_thousand_that_is_left_out_is_counted() {
+    let load =
+        "append --groups 10 --members 4 --receivers --body 64 --rate 1500 --seconds 5 --warm-up 0";
+    let (status, mut run) = run(&format!("{load} --tamper drop"), &[]).await;
+    assert!(!status.success(), "a broken promise ends with a failure");
+    let figures = run["figures"]["steps"][0].take();
+    // One of ten thousand, as often as they came: every entry goes to three others.
+    let deliveries = figures["appended"].as_u64().expect("a number") * 3;
+    assert!(deliveries > 10_000, "{figures}");
+    assert_eq!(figures["faults"]["lost"], deliveries / 10_000, "{figures}");
+    for other in ["duplicate", "disorder", "altered"] {
+        assert_eq!(figures["faults"][other], 0, "{figures}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
