@@ -45,7 +45,7 @@ async fn all_see(everybody: &[&Person], log: LogId, plan: &[(&Person, &Person, &
             amount: etb(amount),
         })
         .collect();
-    expected.sort_by_key(|it| -it.amount.minor);
+    expected.sort_by_key(|it| (-it.amount.minor, it.from.clone(), it.to.clone()));
     for (number, person) in everybody.iter().enumerate() {
         eventually(&format!("person {number} sees the plan"), async || {
             person.device.ledger(log).await.expect("a ledger").pairwise() == expected

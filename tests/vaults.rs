@@ -329,6 +329,10 @@ async fn a_device_that_was_away_is_told_where_to_start(database: Database) {
     };
     assert_eq!((floor.head, floor.snapshot.map(|it| it.digest)), (made.head, Some(made.digest)));
     away.wire = connect(&world, &away.identity).await;
+    let pulled = away.vault.pull(&mut away.wire).await.expect("pulled");
+    let floor = pulled.floor.expect("who pulls is told as well");
+    assert_eq!((floor.head, floor.snapshot.map(|it| it.digest)), (made.head, Some(made.digest)));
+    assert_eq!(payloads(&pulled.changesets), [b"after"]);
     let mut again = Vault::new(away.identity.clone(), log);
     let (state, pulled) = again.bootstrap(&mut away.wire).await.expect("bootstrapped");
     assert_eq!(state.as_deref(), Some(b"state".as_slice()));

@@ -55,7 +55,7 @@ fn from_ring(outbox: &Outbox, page: &CatchUp) -> bool {
         .map(|entry| {
             let read = match entry.stub_for(outbox.device, page.joined_seq) {
                 Some(reason) => Read::Stub(Stub { digest: entry.digest, reason }),
-                None => Read::Entry(entry.frame.clone()),
+                None => Read::Entry(entry.frame.bytes()),
             };
             (entry.seq, read)
         })

@@ -7,18 +7,19 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use sealwire_protocol::bounded::{Bounded, BoundedText};
 use sealwire_protocol::codec::encode_relay;
 use sealwire_protocol::digest::entry_digest;
 use sealwire_protocol::frame::{self, Stub, StubReason};
-use sealwire_protocol::header::HeaderBytes;
+use sealwire_protocol::header::{HEADER_BYTES, HeaderBytes};
 use sealwire_protocol::ids::Signature;
 use sealwire_protocol::keys::KeyBody;
 use sealwire_protocol::limits::{NAME_BYTES_MAX, RECIPIENTS_MAX, SEQ_MAX};
 use sealwire_protocol::signing::{admissible, enrol_message, entry_message, verify};
 use sealwire_protocol::{
     Audience, Body, Control, DeviceKey, Digest, EntryIn, ErrorCode, Failure, Header, Kind, LogId,
-    LogType,
+    LogType, RelayFrame,
 };
 
 use crate::ports::{StoredEntry, Urgency};
@@ -187,13 +188,40 @@ pub(crate) enum Addressed {
     Named(Box<[DeviceKey]>),
 }
 
-/// An entry that is durable and may be seen. Encoded once, shared by every outbox.
+/// The frame of an entry, encoded when its first reader wants it: most entries have none connected,
+/// because phones sleep. Then every outbox shares the bytes.
+pub(crate) struct EntryFrame(Mutex<Encoding>);
+
+enum Encoding {
+    Wanted(Box<RelayFrame>),
+    Done(Bytes),
+}
+
+impl EntryFrame {
+    pub(crate) fn new(log: LogId, seq: u64, at: u64, parts: &EntryParts<'_>) -> Self {
+        Self(Mutex::new(Encoding::Wanted(Box::new(frame_of(log, seq, at, parts)))))
+    }
+
+    pub(crate) fn bytes(&self) -> Bytes {
+        let mut encoding = self.0.lock();
+        let bytes = match &*encoding {
+            Encoding::Done(bytes) => return bytes.clone(),
+            Encoding::Wanted(frame) => Bytes::from(encode_relay(0, frame)),
+        };
+        *encoding = Encoding::Done(bytes.clone());
+        bytes
+    }
+}
+
+/// An entry that is durable and may be seen.
 pub(crate) struct Published {
     pub(crate) seq: u64,
     pub(crate) digest: Digest,
     pub(crate) sender: DeviceKey,
     pub(crate) addressed: Addressed,
-    pub(crate) frame: Bytes,
+    pub(crate) frame: EntryFrame,
+    /// What it counts for where entries are kept in memory.
+    pub(crate) bytes: usize,
     /// Whether a doorbell is rung for it.
     pub(crate) rings: Option<Urgency>,
     /// What a phone sees of it: none but of what is sent to `totals` groups.
@@ -201,11 +229,6 @@ pub(crate) struct Published {
 }
 
 impl Published {
-    /// The bytes that it holds.
-    pub(crate) fn bytes(&self) -> usize {
-        self.frame.len() + self.payload.as_ref().map_or(0, |payload| payload.body.len())
-    }
-
     /// What `reader`, a member since `joined_seq`, gets of it: nothing in place of the whole entry.
     pub(crate) fn stub_for(&self, reader: DeviceKey, joined_seq: u64) -> Option<StubReason> {
         let for_reader = match &self.addressed {
@@ -232,8 +255,22 @@ pub(crate) struct EntryParts<'a> {
     pub(crate) totals_kind: Option<&'a str>,
 }
 
-/// The frame of an entry: it holds nothing of its receiver.
+impl EntryParts<'_> {
+    /// Bytes that the entry takes in memory once it is published, as a frame and as a phone's payload.
+    pub(crate) fn bytes(&self) -> usize {
+        let copies = if self.totals_kind.is_some() { 2 } else { 1 };
+        let named = self.recipients.len() * DeviceKey::LEN;
+        HEADER_BYTES + Signature::LEN + copies * self.body.len() + named
+    }
+}
+
+/// The frame of an entry, encoded.
 pub(crate) fn encode_entry(log: LogId, seq: u64, at: u64, parts: &EntryParts<'_>) -> Bytes {
+    Bytes::from(encode_relay(0, &frame_of(log, seq, at, parts)))
+}
+
+/// The frame of an entry: it holds nothing of its receiver.
+fn frame_of(log: LogId, seq: u64, at: u64, parts: &EntryParts<'_>) -> RelayFrame {
     debug_assert!(parts.recipients.len() <= RECIPIENTS_MAX, "checked when it came in");
     let entry = frame::Entry {
         log,
@@ -245,7 +282,7 @@ pub(crate) fn encode_entry(log: LogId, seq: u64, at: u64, parts: &EntryParts<'_>
         recipients: Bounded::new(parts.recipients.to_vec()).unwrap_or_default(),
         totals_kind: parts.totals_kind.and_then(BoundedText::<NAME_BYTES_MAX>::new),
     };
-    Bytes::from(encode_relay(0, &entry.into()))
+    entry.into()
 }
 
 /// What a reader gets of an entry that was read from the store.

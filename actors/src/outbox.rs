@@ -422,7 +422,7 @@ impl Outbox {
             let taken = entry.seq == subscription.next
                 && match entry.stub_for(self.device, subscription.joined_seq) {
                     Some(reason) => subscription.add_stub(entry.digest, reason),
-                    None => inner.push_entry(index, entry.frame.clone()),
+                    None => inner.push_entry(index, entry.frame.bytes()),
                 };
             if !taken {
                 fell_behind = true;

@@ -133,12 +133,12 @@ impl Presence {
                 ring.entries.clear();
                 ring.bytes = 0;
             }
-            ring.bytes += entry.bytes();
+            ring.bytes += entry.bytes;
             ring.entries.push_back(entry.clone());
         }
         while ring.entries.len() > RING_ENTRIES_MAX || ring.bytes > RING_BYTES_MAX {
             if let Some(oldest) = ring.entries.pop_front() {
-                ring.bytes -= oldest.bytes();
+                ring.bytes -= oldest.bytes;
             }
         }
     }

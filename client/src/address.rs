@@ -72,7 +72,12 @@ impl RelayUrl {
         let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
         let path = url.path().trim_end_matches('/');
         let text = format!("{scheme}://{host}{port}{path}");
-        Url::parse(&text).map(Self).map_err(|_| AddressError::Malformed)
+        let url = Url::parse(&text).map_err(|_| AddressError::Malformed)?;
+        // What has no ASCII spelling of its own is longer now.
+        if url.as_str().len() > ADDRESS_BYTES_MAX {
+            return Err(AddressError::TooLong);
+        }
+        Ok(Self(url))
     }
 
     /// The one spelling.
@@ -191,5 +196,9 @@ mod tests {
         assert_eq!(RelayUrl::parse("wss://a@relay.example"), Err(AddressError::Extra));
         assert_eq!(RelayUrl::parse("wss://relay.example/?q"), Err(AddressError::Extra));
         assert_eq!(RelayUrl::parse("wss://relay.example/#f"), Err(AddressError::Extra));
+        // It is written with three characters for each byte, and must fit an invite so.
+        let grows = format!("wss://relay.example/{}", "é".repeat(200));
+        assert!(grows.len() < ADDRESS_BYTES_MAX);
+        assert_eq!(RelayUrl::parse(&grows), Err(AddressError::TooLong));
     }
 }

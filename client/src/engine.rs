@@ -175,8 +175,9 @@ impl Engine {
                 for log in logs.values_mut() {
                     log.subscribe_if_due(&mut call);
                     log.run_timers(&mut call)?;
-                    log.settle_restored(&mut call)?;
+                    // Before the lost device goes: it is asked for nothing.
                     log.see_to_history(&call)?;
+                    log.settle_restored(&mut call)?;
                 }
                 call.say_doorbell();
                 self.turn = pump(logs, &mut call, self.turn)?;

@@ -58,6 +58,22 @@ pub struct Grant {
     pub head: Option<Head>,
 }
 
+impl Grant {
+    /// Reads what was in a box.
+    ///
+    /// # Errors
+    /// [`KeyBoxError::Malformed`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, KeyBoxError> {
+        let Wire(key, join_seed, head) =
+            rmp_serde::from_slice(bytes).map_err(|_| KeyBoxError::Malformed)?;
+        Ok(Self {
+            key: EpochKey::from_bytes(key),
+            join_seed: join_seed.map(|seed| JoinSeed::from_bytes(seed.0)),
+            head,
+        })
+    }
+}
+
 /// The grant as it is encoded. Wiped by hand: MessagePack copies it.
 #[derive(Serialize, Deserialize)]
 struct Wire(#[serde(with = "serde_bytes")] [u8; 32], Option<Digest>, Option<Head>);
@@ -132,13 +148,7 @@ pub fn open(
     )
     .map(Zeroizing::new)
     .map_err(|_| KeyBoxError::Closed)?;
-    let Wire(key, join_seed, head) =
-        rmp_serde::from_slice(&plaintext).map_err(|_| KeyBoxError::Malformed)?;
-    Ok(Grant {
-        key: EpochKey::from_bytes(key),
-        join_seed: join_seed.map(|seed| JoinSeed::from_bytes(seed.0)),
-        head,
-    })
+    Grant::decode(&plaintext)
 }
 
 fn info(name: KeyName, place: &Place<'_>, recipient: DeviceKey) -> Vec<u8> {

@@ -10,7 +10,6 @@ mod vault;
 
 use std::collections::{BTreeMap, HashMap};
 
-use bytes::Bytes;
 use sealwire_protocol::ack::AckWire;
 use sealwire_protocol::digest::chain_next;
 use sealwire_protocol::frame::{Member, MembershipState};
@@ -21,7 +20,7 @@ use sealwire_protocol::{
 use super::bells::Bell;
 use super::policy::Policy;
 use super::queue::{NewBody, Reader};
-use crate::entry::{CheckedEntry, Content, EntryParts, Published, encode_entry, rings};
+use crate::entry::{CheckedEntry, Content, EntryFrame, EntryParts, Published, rings};
 use crate::limits::VaultLimits;
 use crate::metrics::{Outcome, Outcomes};
 use crate::ports::{
@@ -501,7 +500,7 @@ impl State {
             recipients: &entry.recipients,
             totals_kind: entry.totals_kind.as_deref(),
         };
-        let frame: Bytes = encode_entry(self.id, seq, at, &parts);
+        let (frame, bytes) = (EntryFrame::new(self.id, seq, at, &parts), parts.bytes());
         let sender = entry.header.sender;
         let payload = self.id.is_totals().then(|| {
             let id = PayloadId::new(self.key, seq, self.incarnation);
@@ -510,7 +509,7 @@ impl State {
         });
         let kind = entry.header.kind;
         let rings = rings(self.log_type, kind, entry.totals_kind.as_deref());
-        Published { seq, digest: entry.digest, sender, addressed, frame, rings, payload }
+        Published { seq, digest: entry.digest, sender, addressed, frame, bytes, rings, payload }
     }
 
     fn take_acks(&mut self, commit: &mut LogCommit) {

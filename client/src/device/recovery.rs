@@ -219,9 +219,7 @@ impl Device {
                     }
                 }
                 let contents = Contents { seed, name: store::name(db)?.0, groups };
-                let bytes = rmp_serde::to_vec_named(&contents).map(Zeroizing::new);
-                let digest =
-                    sha256(&bytes.map_err(|_| VaultError::TooLong).map_err(RecoveryError::from)?);
+                let digest = sha256(&contents.encode().map_err(RecoveryError::from)?);
                 Ok::<_, Error>((contents, digest))
             })
             .await

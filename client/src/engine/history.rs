@@ -18,7 +18,8 @@ use super::log::{Log, Subscription};
 use crate::store::{logs, outbox};
 use crate::totals::payload::{Payload, SnapshotRequest};
 
-/// How long a newcomer that holds the key waits for the history to come by itself.
+/// How long a newcomer that holds the key waits for the history to come by itself: on the connection
+/// on which it has joined. On a later one it has read all that was sent to it when it asks.
 const ASK_FIRST: Duration = Duration::from_secs(3);
 
 /// How long the first one that was asked has to answer; it doubles with each further one.
@@ -34,6 +35,8 @@ impl Log {
             return Ok(());
         }
         self.history_asked = 0;
+        // Whoever comes back rotates at once, and a rotation brings no history.
+        self.history_wait = if self.replaces.is_some() { Duration::ZERO } else { ASK_FIRST };
         self.set_wants_history(call, true)
     }
 
@@ -50,12 +53,12 @@ impl Log {
             // There was nothing before, or nobody is left who knows it.
             return self.set_wants_history(call, false);
         }
-        match self.history_at {
-            None if self.holds_current(call)? => {
-                self.history_at = Some(call.now.at + ASK_FIRST + jitter(ASK_FIRST / 4));
-            }
-            Some(at) if at <= call.now.at => self.ask_next(call, me, &peers)?,
-            None | Some(_) => {}
+        if self.history_at.is_none() && self.holds_current(call)? {
+            let wait = self.history_wait;
+            self.history_at = Some(call.now.at + wait + jitter(wait / 4));
+        }
+        if self.history_at.is_some_and(|at| at <= call.now.at) {
+            self.ask_next(call, me, &peers)?;
         }
         Ok(())
     }

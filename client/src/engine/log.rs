@@ -93,8 +93,9 @@ pub(super) struct Log {
     pub(super) replaces: Option<DeviceKey>,
     /// Whether what was said before is still to come, or the members are to be asked for it.
     pub(super) wants_history: bool,
-    /// When a member is asked for it, and how many were.
+    /// When a member is asked for it, how long the first one is not, and how many were.
     pub(super) history_at: Option<Instant>,
+    pub(super) history_wait: Duration,
     pub(super) history_asked: usize,
     /// Who has given this device a key on this connection.
     pub(super) key_from: Option<DeviceKey>,
@@ -146,6 +147,7 @@ impl Log {
             replaces: logs::replaces(db, row.id)?,
             wants_history: logs::wants_history(db, row.id)?,
             history_at: None,
+            history_wait: Duration::ZERO,
             history_asked: 0,
             key_from: None,
             membership_asked: false,

@@ -62,9 +62,18 @@ pub enum KeyFileError {
     /// The passphrase does not open it.
     #[error("the passphrase is wrong, or the key file is damaged")]
     PassphraseWrong,
-    /// The system has no keychain that could be used, or this build cannot use one.
-    #[error("the system's keychain cannot be used; a passphrase is the other way")]
+    /// The system has no keychain that could be used, or it stays locked.
+    #[error(
+        "the system's keychain cannot be used: this session has none, or it is locked; a passphrase \
+         is the other way"
+    )]
     NoKeychain,
+    /// This build cannot use a keychain.
+    #[error(
+        "this program was built without the system's keychain (feature `keychain`); a passphrase is \
+         the other way"
+    )]
+    KeychainLeftOut,
     /// The system's keychain does not have this device's key.
     #[error("the system's keychain does not have this device's key")]
     NotInKeychain,
@@ -109,7 +118,8 @@ impl Identity {
     /// to unlock the keychain.
     ///
     /// # Errors
-    /// [`KeyFileError::NoKeychain`]; [`KeyFileError::Exists`] if there is a key file.
+    /// [`KeyFileError::NoKeychain`], [`KeyFileError::KeychainLeftOut`]; [`KeyFileError::Exists`] if
+    /// there is a key file.
     pub fn save_in_keychain(&self, path: &Path) -> Result<(), KeyFileError> {
         if path.exists() {
             return Err(KeyFileError::Exists);
@@ -286,12 +296,16 @@ mod tests {
         let device = Identity::generate().expect("randomness");
         // Where there is a keychain, its person is not to find keys of tests in it.
         if !cfg!(feature = "keychain") {
-            assert_eq!(device.save_in_keychain(&path), Err(KeyFileError::NoKeychain));
+            assert_eq!(device.save_in_keychain(&path), Err(KeyFileError::KeychainLeftOut));
             assert!(!path.exists());
         }
         let text = format!("{FIRST_LINE}\nkeychain {}\n", device.key().to_hex());
         write_new(&path, text.as_bytes()).expect("written");
         let read = Identity::load(&path, None).map(|read| read.key());
-        assert!(matches!(read, Err(KeyFileError::NoKeychain | KeyFileError::NotInKeychain)));
+        if cfg!(feature = "keychain") {
+            assert!(matches!(read, Err(KeyFileError::NoKeychain | KeyFileError::NotInKeychain)));
+        } else {
+            assert_eq!(read, Err(KeyFileError::KeychainLeftOut));
+        }
     }
 }

@@ -43,11 +43,11 @@ fn meaning(error: &keyring::Error) -> KeyFileError {
 /// There is no keychain in this build.
 #[cfg(not(feature = "keychain"))]
 pub(super) fn put(_device: DeviceKey, _seed: &[u8; 32]) -> Result<(), KeyFileError> {
-    Err(KeyFileError::NoKeychain)
+    Err(KeyFileError::KeychainLeftOut)
 }
 
 /// There is no keychain in this build.
 #[cfg(not(feature = "keychain"))]
 pub(super) fn get(_device: DeviceKey) -> Result<Zeroizing<[u8; 32]>, KeyFileError> {
-    Err(KeyFileError::NoKeychain)
+    Err(KeyFileError::KeychainLeftOut)
 }

@@ -95,6 +95,28 @@ pub struct Contents {
     pub groups: Vec<SavedGroup>,
 }
 
+impl Contents {
+    /// The bytes that are sealed.
+    ///
+    /// # Errors
+    /// [`VaultError::TooLong`].
+    pub fn encode(&self) -> Result<Zeroizing<Vec<u8>>, VaultError> {
+        let bytes = rmp_serde::to_vec_named(self).map(Zeroizing::new);
+        let bytes = bytes.map_err(|_| VaultError::Damaged)?;
+        if bytes.len() > CONTENTS_BYTES_MAX { Err(VaultError::TooLong) } else { Ok(bytes) }
+    }
+
+    /// Reads what was sealed. Fields that are not known are passed over.
+    ///
+    /// # Errors
+    /// [`VaultError::Damaged`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, VaultError> {
+        let mut reader = rmp_serde::Deserializer::from_read_ref(bytes);
+        reader.set_max_depth(NESTING_MAX);
+        Self::deserialize(&mut reader).map_err(|_| VaultError::Damaged)
+    }
+}
+
 impl Drop for Contents {
     fn drop(&mut self) {
         self.seed.zeroize();
@@ -217,9 +239,7 @@ impl Locator {
             .map(Zeroizing::new)
             .map_err(|_| VaultError::WrongPin)?;
         let bytes = unpad(&padded).map_err(|_| VaultError::Damaged)?;
-        let mut reader = rmp_serde::Deserializer::from_read_ref(bytes);
-        reader.set_max_depth(NESTING_MAX);
-        Contents::deserialize(&mut reader).map_err(|_| VaultError::Damaged)
+        Contents::decode(bytes)
     }
 }
 
@@ -255,10 +275,7 @@ fn seal_with(
     contents: &Contents,
     nonce: [u8; NONCE_BYTES],
 ) -> Result<SealedVault, VaultError> {
-    let bytes = Zeroizing::new(rmp_serde::to_vec_named(contents).map_err(|_| VaultError::Damaged)?);
-    if bytes.len() > CONTENTS_BYTES_MAX {
-        return Err(VaultError::TooLong);
-    }
+    let bytes = contents.encode()?;
     let padded = Zeroizing::new(pad(&bytes).map_err(|_| VaultError::TooLong)?);
     let ciphertext = XChaCha20Poly1305::new(key.into())
         .encrypt(&XNonce::from(nonce), Payload { msg: &padded, aad: &aad(locator) })

@@ -109,6 +109,33 @@ pub struct Contents {
     pub display_name: Option<String>,
 }
 
+impl Contents {
+    /// Reads the JSON that was sealed. A group key that is not one is passed over.
+    ///
+    /// # Errors
+    /// [`RecoveryError::Version`] or [`RecoveryError::Malformed`].
+    pub fn from_json(plaintext: &[u8]) -> Result<Self, RecoveryError> {
+        let plain: Plain =
+            serde_json::from_slice(plaintext).map_err(|_| RecoveryError::Malformed)?;
+        if plain.version != VERSION {
+            return Err(RecoveryError::Version);
+        }
+        let mut seed = Zeroizing::new([0; 32]);
+        hex::decode_to_slice(plain.seed_hex.as_bytes(), &mut *seed)
+            .map_err(|_| RecoveryError::Malformed)?;
+        let keys = plain.group_keys.iter();
+        Ok(Self {
+            device: Identity::from_seed(&seed),
+            group_keys: keys
+                .filter_map(|(group, key)| {
+                    Some((LogId::from_uuid_text(group)?, GroupKey::from_hex(key).ok()?))
+                })
+                .collect(),
+            display_name: plain.display_name,
+        })
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Plain {
@@ -212,23 +239,7 @@ pub fn open(sealed: &SealedVault, pin: &str) -> Result<Contents, RecoveryError> 
         | SealError::Key
         | SealError::NoRandomness(_) => RecoveryError::Malformed,
     })?;
-    let plain: Plain = serde_json::from_slice(&plaintext).map_err(|_| RecoveryError::Malformed)?;
-    if plain.version != VERSION {
-        return Err(RecoveryError::Version);
-    }
-    let mut seed = Zeroizing::new([0; 32]);
-    hex::decode_to_slice(plain.seed_hex.as_bytes(), &mut *seed)
-        .map_err(|_| RecoveryError::Malformed)?;
-    let keys = plain.group_keys.iter();
-    Ok(Contents {
-        device: Identity::from_seed(&seed),
-        group_keys: keys
-            .filter_map(|(group, key)| {
-                Some((LogId::from_uuid_text(group)?, GroupKey::from_hex(key).ok()?))
-            })
-            .collect(),
-        display_name: plain.display_name,
-    })
+    Contents::from_json(&plaintext)
 }
 
 fn check_pin(pin: &str) -> Result<(), RecoveryError> {

@@ -15,10 +15,12 @@
 //! | `convergence.rs` | many things at once, and what all agree on afterwards |
 //! | `interop.rs` | what another program opens and seals |
 //! | `ledger.rs` | shared expenses: balances, history, reminders |
+//! | `foreign_bytes.rs` | whatever bytes come from others, they are read or refused |
 //! | `processes.rs` | several processes of one device, and clones |
 
 mod command_line;
 mod convergence;
+mod foreign_bytes;
 mod groups;
 mod hostile;
 mod interop;

@@ -13,7 +13,7 @@ use sealwire_protocol::{
 };
 
 use super::{Change, Decided, MemberState, NotAppended, State, reader, readers, refused};
-use crate::entry::{Addressed, EntryParts, Published, encode_entry, rings};
+use crate::entry::{Addressed, EntryFrame, EntryParts, Published, rings};
 use crate::limits::{ACK_RANGES_STORED_MAX, FAREWELL, QUOTA_RETRY_MS};
 use crate::log::bells::Bell;
 use crate::log::queue::{NewBody, cost};
@@ -253,8 +253,8 @@ impl State {
 
     /// Gives an entry its place.
     fn put(&mut self, commit: &mut LogCommit, line: Line) -> std::sync::Arc<Published> {
-        let bytes = line.header.encode();
-        let digest = entry_digest(&bytes);
+        let header = line.header.encode();
+        let digest = entry_digest(&header);
         let seq = self.head.seq + 1;
         let chain = chain_next(self.head.chain, seq, digest);
         self.head = Position { seq, chain };
@@ -268,13 +268,13 @@ impl State {
             Addressed::Named(line.recipients.clone().into())
         };
         let parts = EntryParts {
-            header: bytes,
+            header,
             body: &line.body,
             signature: None,
             recipients: &line.recipients,
             totals_kind: line.totals_kind.as_deref(),
         };
-        let frame = encode_entry(self.id, seq, line.at, &parts);
+        let (frame, bytes) = (EntryFrame::new(self.id, seq, line.at, &parts), parts.bytes());
         let payload = (!line.control).then(|| {
             let id = PayloadId::new(self.key, seq, self.incarnation);
             let (body, kind) = (line.body.clone(), line.totals_kind.clone());
@@ -297,7 +297,7 @@ impl State {
         commit.entries.push(NewEntry {
             seq,
             at: line.at,
-            header: bytes,
+            header,
             body: line.body,
             control: line.control,
             signature: None,
@@ -307,7 +307,8 @@ impl State {
             sender_slot: line.slot,
             count: 0,
         });
-        std::sync::Arc::new(Published { seq, digest, sender, addressed, frame, rings, payload })
+        let what = Published { seq, digest, sender, addressed, frame, bytes, rings, payload };
+        std::sync::Arc::new(what)
     }
 
     fn totals_decided(

@@ -62,6 +62,12 @@ async fn init(
     let options = Options { keychain, ..Options::default() };
     let device = Device::create(&directory, passphrase.as_deref(), options).await?;
     remark(&format!("made a device in {}", directory.display()));
+    if !sealed && !keychain {
+        remark(
+            "its key is in a file that only you may read; a device made with --passphrase or \
+             --keychain keeps it sealed",
+        );
+    }
     whoami(&device, out, name).await
 }
 

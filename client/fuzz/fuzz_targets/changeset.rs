@@ -1,0 +1,4 @@
+//! The changes in a box of a changeset. What must hold stands in `checks`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| sealwire_client_fuzz::checks::changeset(bytes));
