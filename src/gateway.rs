@@ -375,21 +375,4 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_upgrade_must_be_one() {
-        let mut headers = HeaderMap::new();
-        assert!(check_upgrade(&headers).is_err());
-        headers.insert(CONNECTION, HeaderValue::from_static("keep-alive, Upgrade"));
-        headers.insert(UPGRADE, HeaderValue::from_static("WebSocket"));
-        headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-        headers.insert(SEC_WEBSOCKET_KEY, HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ=="));
-        assert!(check_upgrade(&headers).is_err(), "without the subprotocol");
-        headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("x, sealwire.v1"));
-        // The example of RFC 6455 §1.3.
-        let accept = check_upgrade(&headers).expect("an upgrade");
-        assert_eq!(accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-    }
-}
+mod tests;

@@ -11,8 +11,10 @@
 
 mod absence;
 mod check;
+mod load;
 mod measured;
 mod member;
+mod parts;
 mod setup;
 
 use std::fmt;
@@ -20,28 +22,29 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::{ArgAction, Args, ValueEnum};
-use sealwire_protocol::Head;
 use sealwire_protocol::limits::{BODY_BYTES_MAX, IN_FLIGHT_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX};
-use serde::{Serialize, Serializer};
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use serde::{Deserialize, Serialize, Serializer};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
 
+use self::load::Load;
 pub(crate) use self::measured::{Checked, Step};
 use self::measured::{Disturbed, Measured};
-use self::member::{Done, Phase, Shared};
+pub(crate) use self::parts::Part;
+use self::parts::Parts;
+use self::setup::Group;
 use crate::ceiling::Shape;
 use crate::crowd::Crowd;
 use crate::frame::Measurement;
 use crate::frame::relay::Relay;
 use crate::frame::sampler::Sampler;
 use crate::frame::timeline::Timeline;
-use crate::limits::{DRAIN_DEADLINE, LOOK_PAUSE, MEMBERS_MAX, RATES_MAX, SECONDS_MAX};
-use crate::reader::Faults;
+use crate::limits::{DEVICES_MAX, LOOK_PAUSE, MEMBERS_MAX, RATES_MAX, SECONDS_MAX};
+use crate::parts::needed;
+use crate::progress;
 use crate::tally::{STAMP_BYTES, Tally, Window};
-use crate::{pace, progress};
 
 /// How long the relay's process stands still, where that is asked for.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -53,7 +56,7 @@ pub(crate) const TALK_MEMBERS: usize = 4;
 pub(crate) const TALK_IN_FLIGHT: usize = 8;
 
 /// What `append` is asked to do.
-#[derive(Args, Serialize)]
+#[derive(Args, Clone, Serialize, Deserialize)]
 pub(crate) struct Arguments {
     #[arg(long, default_value_t = 250)]
     pub(crate) groups: usize,
@@ -103,10 +106,14 @@ pub(crate) struct Arguments {
     /// Second of the time that is measured at which that happens.
     #[arg(long, default_value_t = 3)]
     pub(crate) disturb_at: u64,
+    /// Most devices of one process of this program; more are spread over several. By default as many as
+    /// its open files allow.
+    #[arg(long, value_name = "DEVICES")]
+    pub(crate) process_max: Option<usize>,
 }
 
 /// What can happen in the middle of it all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Disturbance {
     /// All devices lose their connections and come back at once.
@@ -120,7 +127,8 @@ pub(crate) enum Disturbance {
 }
 
 /// How many entries are due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
 pub(crate) enum Rate {
     PerSecond(u32),
     /// As many as the relay takes.
@@ -170,6 +178,7 @@ impl Arguments {
             churn: None,
             disturb: None,
             disturb_at: 0,
+            process_max: None,
         }
     }
 
@@ -186,70 +195,94 @@ pub(crate) async fn measure_rate(
     relay: &mut Relay,
     began: Option<oneshot::Sender<()>>,
 ) -> Result<(Step, Timeline)> {
-    let crowd = Arc::new(Crowd::new(&relay.url, arguments.groups * arguments.members)?);
-    let mut groups = setup::make_groups(arguments, &crowd).await?;
-
     let tally = Arc::new(Tally::new(arguments.warm_up, arguments.seconds));
-    let (phase_sender, phase) = watch::channel(Phase::Run { cuts: 0 });
-    let (done_sender, mut done) = mpsc::channel(arguments.groups * arguments.members);
-    let mut members = JoinSet::new();
-    let mut ticks = Vec::new();
-    let shared = Shared { crowd: crowd.clone(), tally: tally.clone(), phase };
-    for (index, group) in groups.iter_mut().enumerate() {
-        for seat in group.connected.drain(..) {
-            let (member, tick) = member::Member::new(arguments, rate, index, seat, shared.clone())?;
-            ticks.extend(tick);
-            members.spawn(Box::pin(member.run(done_sender.clone())));
-        }
-    }
-    drop(done_sender);
-    let senders = arguments.groups * arguments.senders;
-    tally.begin();
+    let mut loads = Loads::prepare(arguments, rate, &relay.url).await?;
+    loads.begin(arguments, rate, &tally).await?;
     if let Some(began) = began {
         // Nobody has to wait for it.
         let _ = began.send(());
     }
     let length = Duration::from_secs(arguments.warm_up + arguments.seconds);
     let sampler = Sampler::begin(relay, Some(tally.clone()), length);
-    let pacer = rate.per_second().map(|rate| pace::start(rate, ticks, &tally));
-
-    let disturbed = watch_load(arguments, &tally, &mut members, relay, &phase_sender).await?;
-
-    phase_sender.send_replace(Phase::Drain);
-    let heads = timeout(DRAIN_DEADLINE, answered(&mut done, senders, arguments.groups))
-        .await
-        .map_err(|_| anyhow!("the relay has not answered everything in time"))?;
-    phase_sender.send_replace(Phase::Finish(Arc::new(heads.clone())));
-    let (mut faults, mut checked) = (Faults::default(), 0);
-    while let Some(member) = members.join_next().await {
-        let read = member.context("a member has panicked")??;
-        faults.add(read.faults);
-        checked += read.delivered;
-    }
-    if let Some(pacer) = pacer {
-        pacer.join().map_err(|_| anyhow!("the pacer has panicked"))?;
-    }
+    let disturbed = watch_load(arguments, &tally, &mut loads, relay).await?;
+    let checked = loads.finish(&tally).await?;
     let mut timeline = sampler.end()?;
     if let Some(disturbed) = disturbed {
         let at = arguments.warm_up + arguments.disturb_at;
         timeline.mark(at as f64, disturbed.mark());
     }
-    if !arguments.receivers {
-        let read = check::read_again(&crowd, groups, &heads).await?;
-        faults.add(read.faults);
-        checked += read.delivered;
-    }
     let server = timeline
         .between(arguments.warm_up as f64, length.as_secs_f64())
         .map(|server| server.with_database_apart(relay.has_database_apart()));
-    let checked = Checked { faults, checked };
     let step = Step::new(arguments, rate, &tally, server, checked, disturbed);
     Ok((step, timeline))
+}
+
+/// The load, in this process or in several.
+enum Loads {
+    /// With its groups made.
+    Prepared(Arc<Crowd>, Vec<Group>),
+    Here(Load),
+    Apart(Parts),
+}
+
+impl Loads {
+    async fn prepare(arguments: &Arguments, rate: Rate, url: &str) -> Result<Self> {
+        let Arguments { groups, members, process_max, .. } = *arguments;
+        let parts = needed(groups, members, process_max)?;
+        if parts > 1 {
+            return Ok(Self::Apart(Parts::prepare(arguments, rate, url, parts).await?));
+        }
+        let crowd = Arc::new(Crowd::new(url, groups * members)?);
+        let groups = setup::make_groups(arguments, &crowd).await?;
+        Ok(Self::Prepared(crowd, groups))
+    }
+
+    /// Begins, and the tally's clock with it.
+    async fn begin(&mut self, arguments: &Arguments, rate: Rate, tally: &Arc<Tally>) -> Result<()> {
+        match self {
+            Self::Prepared(crowd, groups) => {
+                tally.begin();
+                let (crowd, groups) = (crowd.clone(), std::mem::take(groups));
+                *self = Self::Here(Load::begin(arguments, rate, crowd, groups, tally)?);
+            }
+            Self::Apart(parts) => parts.begin(tally).await?,
+            Self::Here(_) => bail!("the load has begun"),
+        }
+        Ok(())
+    }
+
+    async fn cut(&mut self) -> Result<()> {
+        match self {
+            Self::Here(load) => load.cut(),
+            Self::Apart(parts) => parts.cut().await?,
+            Self::Prepared(..) => bail!("the load has not begun"),
+        }
+        Ok(())
+    }
+
+    /// Waits for what ends the run before its time.
+    async fn fails(&mut self) -> Result<()> {
+        match self {
+            Self::Here(load) => load.ends_too_soon().await,
+            Self::Apart(parts) => parts.fails().await,
+            Self::Prepared(..) => bail!("the load has not begun"),
+        }
+    }
+
+    async fn finish(self, tally: &Tally) -> Result<Checked> {
+        match self {
+            Self::Here(load) => load.finish().await,
+            Self::Apart(parts) => parts.finish(tally).await,
+            Self::Prepared(..) => bail!("the load has not begun"),
+        }
+    }
 }
 
 fn check_arguments(arguments: &Arguments) -> Result<()> {
     ensure!(arguments.groups > 0, "at least one group");
     ensure!((2..=MEMBERS_MAX).contains(&arguments.members), "2 to {MEMBERS_MAX} members");
+    ensure!(arguments.groups * arguments.members <= DEVICES_MAX, "at most {DEVICES_MAX} devices");
     let most = if arguments.receivers { arguments.members } else { arguments.members - 1 };
     ensure!(
         (1..=most).contains(&arguments.senders),
@@ -286,9 +319,8 @@ fn check_arguments(arguments: &Arguments) -> Result<()> {
 async fn watch_load(
     arguments: &Arguments,
     tally: &Tally,
-    members: &mut JoinSet<Result<Done>>,
+    loads: &mut Loads,
     relay: &mut Relay,
-    phase: &watch::Sender<Phase>,
 ) -> Result<Option<Disturbed>> {
     let Window { begin, end } = tally.window();
     let bar = progress::bar(arguments.warm_up + arguments.seconds, "seconds of load");
@@ -299,14 +331,11 @@ async fn watch_load(
             && disturbed.is_none()
             && tally.now() >= disturb_at
         {
-            disturbed = Some(disturb(kind, relay, phase).await?);
+            disturbed = Some(disturb(kind, relay, loads).await?);
         }
         tokio::select! {
             () = sleep(LOOK_PAUSE) => {}
-            ended = members.join_next() => match ended {
-                Some(Ok(Err(error))) => return Err(error),
-                Some(_) | None => bail!("a member has ended before its time"),
-            },
+            failed = loads.fails() => failed?,
         }
         bar.set_position(tally.now() / 1_000_000_000);
     }
@@ -314,16 +343,10 @@ async fn watch_load(
     Ok(disturbed)
 }
 
-async fn disturb(
-    kind: Disturbance,
-    relay: &mut Relay,
-    phase: &watch::Sender<Phase>,
-) -> Result<Disturbed> {
+async fn disturb(kind: Disturbance, relay: &mut Relay, loads: &mut Loads) -> Result<Disturbed> {
     let begin = Instant::now();
     match kind {
-        Disturbance::Cut => {
-            phase.send_replace(Phase::Run { cuts: 1 });
-        }
+        Disturbance::Cut => loads.cut().await?,
         Disturbance::Kill => {
             relay.kill().await?;
             relay.start_again().await?;
@@ -335,25 +358,6 @@ async fn disturb(
         Disturbance::Pause => relay.pause(PAUSE).await?,
     }
     Ok(Disturbed { kind, took_ms: begin.elapsed().as_secs_f64() * 1000.0 })
-}
-
-/// The head of each group, once every sender has all its answers.
-async fn answered(
-    done: &mut mpsc::Receiver<(usize, Head)>,
-    senders: usize,
-    groups: usize,
-) -> Vec<Head> {
-    let mut heads = vec![Head::NONE; groups];
-    for _ in 0..senders {
-        let Some((group, head)) = done.recv().await else {
-            // A member has failed; whoever joins it learns why.
-            break;
-        };
-        if head.seq > heads[group].seq {
-            heads[group] = head;
-        }
-    }
-    heads
 }
 
 impl Rate {
@@ -374,6 +378,14 @@ impl FromStr for Rate {
             Ok(rate) if rate > 0 => Ok(Self::PerSecond(rate)),
             Ok(_) | Err(_) => Err("entries per second, or `max`".to_owned()),
         }
+    }
+}
+
+impl TryFrom<String> for Rate {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::time::{Interval, interval, sleep};
 use crate::limits::{
     ATTEMPTS_MAX, CONNECTS_PER_SECOND, DEVICES_MAX, OPEN_FILES_RESERVE, RETURN_PAUSE, SOURCES,
 };
+use crate::parts::Share;
 use crate::process::Process;
 
 /// How long a device waits that was refused by an HTTP status: the shortest `Retry-After`.
@@ -41,6 +42,12 @@ pub(crate) struct Crowd {
 impl Crowd {
     /// Prepares for `devices` connections at the same time to the relay at `url`.
     pub(crate) fn new(url: &str, devices: usize) -> Result<Self> {
+        Self::part(url, devices, Share::WHOLE)
+    }
+
+    /// The same for one part of so many devices: it holds its share of them, and makes its share of the
+    /// new connections of a second.
+    pub(crate) fn part(url: &str, devices: usize, share: Share) -> Result<Self> {
         let relay = RelayUrl::parse(url).context("the relay's address")?;
         ensure!(
             relay.is_plaintext(),
@@ -49,13 +56,16 @@ impl Crowd {
         ensure!(devices <= DEVICES_MAX, "at most {DEVICES_MAX} devices");
         let open_files_max = Process::own().open_files_max()?;
         ensure!(
-            devices as u64 + OPEN_FILES_RESERVE <= open_files_max,
+            share.of(devices) as u64 + OPEN_FILES_RESERVE <= open_files_max,
             "{devices} connections need more open files than {open_files_max}: raise `ulimit -n`"
         );
         let many_sources = relay.authority().0.parse::<Ipv4Addr>().is_ok();
-        let pace = Mutex::new(interval(Duration::from_secs(1) / CONNECTS_PER_SECOND));
+        let parts = u32::try_from(share.parts).unwrap_or(u32::MAX);
+        let pace = Mutex::new(interval(Duration::from_secs(1) * parts / CONNECTS_PER_SECOND));
+        // Each part begins at another address.
+        let first = SOURCES * share.number as u64 / share.parts as u64;
         let is_large = devices > FEW;
-        Ok(Self { relay, many_sources, is_large, entered: AtomicU64::new(0), pace })
+        Ok(Self { relay, many_sources, is_large, entered: AtomicU64::new(first), pace })
     }
 
     /// Connects and authenticates a device, in its turn. A relay that asks for patience gets it.

@@ -8,29 +8,24 @@
 
 mod circle;
 pub(crate) mod rest;
+mod silent;
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
-use futures_util::{StreamExt, TryStreamExt, stream};
-use sealwire_client::wire::Wire;
-use sealwire_protocol::frame::Ping;
-use sealwire_protocol::limits::BODY_BYTES_MAX;
-use sealwire_protocol::{RelayFrame, limits::SUBSCRIPTIONS_MAX};
+use sealwire_protocol::limits::{BODY_BYTES_MAX, SUBSCRIPTIONS_MAX};
 use serde::Serialize;
-use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+pub(crate) use self::silent::Part;
+use self::silent::Silent;
 use crate::ceiling::Shape;
-use crate::crowd::Crowd;
 use crate::frame::Measurement;
 use crate::frame::relay::Relay;
 use crate::frame::sampler::Sampler;
 use crate::frame::timeline::Timeline;
-use crate::limits::{MEMBERS_MAX, SECONDS_MAX, SETUPS_MAX};
+use crate::limits::{DEVICES_MAX, MEMBERS_MAX, SECONDS_MAX};
 use crate::process::Memory;
 use crate::progress;
 use crate::report::{Figures, Line, Measure, line, mebibytes, memory, whole};
@@ -61,6 +56,10 @@ pub(crate) struct Arguments {
     /// Seconds between the disconnect of everybody and the last look at the memory.
     #[arg(long, default_value_t = 60)]
     pub(crate) after: u64,
+    /// Most devices of one process of this program; more are spread over several. By default as many as
+    /// its open files allow.
+    #[arg(long, value_name = "DEVICES")]
+    pub(crate) process_max: Option<usize>,
 }
 
 /// What `idle` has seen.
@@ -118,22 +117,17 @@ impl Measurement for Arguments {
 
 async fn watch_memory(arguments: &Arguments, relay: &Relay) -> Result<Measured> {
     let process = relay.process().context("its memory can only be read with --pid or --relay")?;
-    let most = arguments.sessions.last().copied().unwrap_or_default();
-    let crowd = Arc::new(Crowd::new(&relay.url, most)?);
+    let mut silent = Silent::prepare(arguments, &relay.url).await?;
     let mut sampler = Sampler::begin(relay, None, LENGTH);
-    let (stop, stopped) = watch::channel(false);
-    let mut silent = JoinSet::new();
 
     let before = process.memory()?;
     let mut steps: Vec<Step> = Vec::new();
     for &sessions in &arguments.sessions {
         sampler.mark(format!("to {}", whole(sessions as u64)));
         let (was, had) = steps.last().map_or((before, 0), |step| (step.memory, step.sessions));
-        for wire in arrive(arguments, &crowd, sessions - had).await? {
-            silent.spawn(fall_silent(wire, stopped.clone()));
-        }
+        silent.arrive(sessions - had, arguments.members).await?;
         let rest = rest::reach(process, Duration::from_secs(arguments.rest)).await?;
-        ensure_all_are_here(&mut silent)?;
+        silent.are_all_here()?;
         let per_session =
             |now: u64, then: u64| (now as f64 - then as f64) / (sessions - had) as f64;
         steps.push(Step {
@@ -148,8 +142,7 @@ async fn watch_memory(arguments: &Arguments, relay: &Relay) -> Result<Measured> 
     }
 
     sampler.mark("all leave");
-    stop.send_replace(true);
-    while silent.join_next().await.is_some() {}
+    silent.leave().await?;
     let line = progress::wait("everybody has left");
     sleep(Duration::from_secs(arguments.after)).await;
     line.finish_and_clear();
@@ -175,52 +168,14 @@ fn check(arguments: &Arguments) -> Result<()> {
     let whole_circles =
         arguments.sessions.iter().all(|n| n.is_multiple_of(arguments.members.max(1)));
     ensure!(whole_circles, "--sessions must be multiples of --members");
+    let most = arguments.sessions.last().copied().unwrap_or_default();
+    ensure!(most <= DEVICES_MAX, "at most {DEVICES_MAX} sessions");
     ensure!((2..=MEMBERS_MAX).contains(&arguments.members), "2 to {MEMBERS_MAX} members");
     ensure!((1..=SUBSCRIPTIONS_MAX).contains(&arguments.groups), "1 to {SUBSCRIPTIONS_MAX} groups");
     ensure!(arguments.body <= BODY_BYTES_MAX, "a body has at most {BODY_BYTES_MAX} bytes");
     ensure!(arguments.rest <= SECONDS_MAX, "--rest is at most {SECONDS_MAX}");
     ensure!(arguments.after <= SECONDS_MAX, "--after is at most {SECONDS_MAX}");
     Ok(())
-}
-
-/// Lets this many devices come, greet each other and fall silent.
-async fn arrive(arguments: &Arguments, crowd: &Arc<Crowd>, devices: usize) -> Result<Vec<Wire>> {
-    let bar = progress::bar(devices as u64, "devices");
-    let circles = devices / arguments.members;
-    let plan =
-        circle::Plan { members: arguments.members, groups: arguments.groups, body: arguments.body };
-    let wires = stream::iter(0..circles)
-        .map(|_| Box::pin(circle::gather(crowd, plan)))
-        .buffer_unordered(SETUPS_MAX)
-        .inspect_ok(|wires| bar.inc(wires.len() as u64))
-        .try_concat()
-        .await?;
-    bar.finish_and_clear();
-    Ok(wires)
-}
-
-/// Keeps a session open: answers heartbeats and says nothing else.
-async fn fall_silent(mut wire: Wire, mut stopped: watch::Receiver<bool>) -> Result<()> {
-    loop {
-        tokio::select! {
-            // Dropped without a word: a mass disconnect is a network that went away.
-            _ = stopped.changed() => return Ok(()),
-            envelope = wire.receive() => {
-                let envelope = envelope.context("a silent session has ended")?;
-                if envelope.request == 0 && matches!(envelope.frame, Ok(RelayFrame::Heartbeat(_))) {
-                    wire.queue(&Ping {}.into());
-                }
-            }
-        }
-    }
-}
-
-fn ensure_all_are_here(silent: &mut JoinSet<Result<()>>) -> Result<()> {
-    match silent.try_join_next() {
-        None => Ok(()),
-        Some(Ok(Err(error))) => Err(error),
-        Some(Ok(Ok(()))) | Some(Err(_)) => bail!("a silent session has ended"),
-    }
 }
 
 /// Bytes per session between the first step and the last.

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Longest duration that is told apart from longer ones, in nanoseconds: two minutes, more than any
 /// run waits for an answer.
@@ -18,6 +18,14 @@ struct Filled {
     all: Histogram<u64>,
     /// Since it was last asked for.
     recent: Histogram<u64>,
+}
+
+/// What was counted in another process: durations, and how often each came.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Spread {
+    measured: Vec<(u64, u64)>,
+    /// With those that are not measured.
+    recent: Vec<(u64, u64)>,
 }
 
 /// What a histogram says, in microseconds.
@@ -73,6 +81,29 @@ impl Latencies {
         recent
     }
 
+    /// Takes out everything that was counted, for another process.
+    pub(crate) fn take(&self) -> Spread {
+        let drain = |histogram: &mut Histogram<u64>| {
+            let counted = histogram.iter_recorded();
+            let spread = counted.map(|it| (it.value_iterated_to(), it.count_at_value())).collect();
+            histogram.reset();
+            spread
+        };
+        let mut filled = self.lock();
+        Spread { measured: drain(&mut filled.all), recent: drain(&mut filled.recent) }
+    }
+
+    /// Adds what another process has counted.
+    pub(crate) fn absorb(&self, spread: &Spread) {
+        let mut filled = self.lock();
+        for (value, count) in &spread.measured {
+            filled.all.saturating_record_n(*value, *count);
+        }
+        for (value, count) in &spread.recent {
+            filled.recent.saturating_record_n(*value, *count);
+        }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Filled> {
         // A counter that panicked elsewhere has counted all the same.
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -110,6 +141,19 @@ mod tests {
         assert_eq!(percentiles.count, 101);
         assert!((percentiles.p50_us - 51.0).abs() < 0.2, "{percentiles:?}");
         assert!(percentiles.max_us >= 120_000_000.0, "{percentiles:?}");
+    }
+
+    #[test]
+    fn what_another_process_has_counted_is_counted_once() {
+        let (here, there) = (Latencies::new(), Latencies::new());
+        here.record(&mut vec![1000]);
+        there.record(&mut vec![3000, 3000, 5000]);
+        there.record_aside(&mut vec![9000]);
+        here.absorb(&there.take());
+        here.absorb(&there.take());
+        assert_eq!(here.percentiles().count, 4);
+        assert!((here.percentiles().max_us - 5.0).abs() < 0.1);
+        assert_eq!(here.take_recent().expect("five").count, 5);
     }
 
     #[test]

@@ -12,6 +12,9 @@ pub(crate) const SECONDS_MAX: u64 = 3600;
 /// Most repetitions of a measurement: more than are needed to know the spread.
 pub(crate) const REPEATS_MAX: usize = 20;
 
+/// Most processes of one crowd.
+pub(crate) const PARTS_MAX: usize = 64;
+
 /// Most rounds of a measurement that compares two sides in turn: more than are needed to know the
 /// spread.
 pub(crate) const ROUNDS_MAX: usize = 20;

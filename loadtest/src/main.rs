@@ -16,6 +16,7 @@ mod idle;
 mod latency;
 mod limits;
 mod pace;
+mod parts;
 #[cfg(any(feature = "nats", feature = "mosquitto"))]
 mod peers;
 mod phones;
@@ -78,6 +79,9 @@ enum Command {
     /// A WebSocket server that does nothing but pass on; `ceiling` starts it.
     #[command(hide = true)]
     RawRelay,
+    /// A part of a crowd that is too large for one process; the measurements start it.
+    #[command(hide = true)]
+    CrowdPart,
     /// A push service that stands in for Google's; `doorbells` starts it.
     #[command(hide = true)]
     PushService(doorbells::service::Manners),
@@ -114,6 +118,7 @@ async fn run(command: &Command) -> Result<()> {
         Command::Peers(arguments) => Box::pin(peers::run(arguments)).await,
         Command::Compare(arguments) => compare::run(arguments),
         Command::RawRelay => ceiling::raw::serve().await,
+        Command::CrowdPart => parts::serve().await,
         Command::PushService(manners) => doorbells::service::serve(*manners).await,
     }
 }

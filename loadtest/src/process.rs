@@ -3,9 +3,11 @@
 //! The relay is a stranger to the load tester; this is how an operator would look at it as well.
 
 use std::fs;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 /// Clock ticks per second in `/proc/PID/stat`: fixed for programs by the kernel's interface, whatever
@@ -51,6 +53,13 @@ impl Cpu {
     pub(crate) fn cores(self, elapsed: Duration) -> f64 {
         (self.user + self.system) / elapsed.as_secs_f64()
     }
+}
+
+/// Nanoseconds of the machine's own clock, which all of its processes share.
+pub(crate) fn machine_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
+    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or_default()
 }
 
 /// Seconds of processor time that all programs and the kernel have used on this machine, all cores
@@ -110,6 +119,28 @@ impl Process {
             .context("the process has ended, or is not ours to look at")?;
         parse_open_files(&limits).context("/proc/PID/limits has another form")
     }
+}
+
+/// Processes that do a part of this one's work, and the time that each was last seen to have used: one
+/// that has ended has used it all the same.
+static PARTS: Mutex<Vec<(Process, Cpu)>> = Mutex::new(Vec::new());
+
+/// From now on, what this process uses is counted as this program's.
+pub(crate) fn count_as_own(id: u32) -> Result<()> {
+    let process = Process::find(id)?;
+    let cpu = process.cpu()?;
+    PARTS.lock().unwrap_or_else(PoisonError::into_inner).push((process, cpu));
+    Ok(())
+}
+
+/// Processor time of this process and of those that do a part of its work.
+pub(crate) fn own_cpu() -> Result<Cpu> {
+    let mut sum = Process::own().cpu()?;
+    for (process, last) in PARTS.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
+        *last = process.cpu().unwrap_or(*last);
+        sum = sum + *last;
+    }
+    Ok(sum)
 }
 
 fn parse_memory(status: &str) -> Option<Memory> {

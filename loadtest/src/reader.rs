@@ -10,7 +10,7 @@ use sealwire_client::chain::{Step, Track};
 use sealwire_protocol::digest::entry_digest;
 use sealwire_protocol::frame::{Entry, StubReason, Stubs};
 use sealwire_protocol::{Digest, Head, Kind, LogId};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::limits::MISSING_MAX;
 
@@ -30,7 +30,7 @@ pub(crate) struct Reader {
 }
 
 /// What must never happen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Faults {
     /// Appended and not delivered.
     pub(crate) lost: u64,

@@ -7,9 +7,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::latency::{Latencies, Percentiles};
+use crate::latency::{Latencies, Percentiles, Spread};
 
 /// Length of the time at the beginning of each body.
 pub(crate) const STAMP_BYTES: usize = size_of::<u64>();
@@ -48,6 +48,15 @@ pub(crate) struct Interval {
     pub(crate) delivered: u64,
     pub(crate) push_to_appended: Option<Percentiles>,
     pub(crate) push_to_deliver: Option<Percentiles>,
+}
+
+/// What the members of one process have counted since they were last asked, for another one.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Counted {
+    /// Appended, delivered, the same two in the window, refused and unsent.
+    sums: [u64; 6],
+    /// Push to `Appended`, push to deliver, the same of slow ones, and returns.
+    spreads: [Spread; 4],
 }
 
 pub(crate) struct Tally {
@@ -114,6 +123,11 @@ impl Tally {
     /// The run begins now.
     pub(crate) fn begin(&self) {
         self.began.get_or_init(Instant::now);
+    }
+
+    /// The run begins then.
+    pub(crate) fn begin_at(&self, at: Instant) {
+        self.began.get_or_init(|| at);
     }
 
     /// When the run began.
@@ -191,6 +205,44 @@ impl Tally {
             let before = self.heard.fetch_max(heard, Ordering::Relaxed);
             self.silence.fetch_max(heard.saturating_sub(before), Ordering::Relaxed);
         }
+    }
+
+    fn sums(&self) -> [&AtomicU64; 6] {
+        [
+            &self.appended,
+            &self.delivered,
+            &self.appended_in_window,
+            &self.delivered_in_window,
+            &self.refused,
+            &self.unsent,
+        ]
+    }
+
+    fn spreads(&self) -> [&Latencies; 4] {
+        [&self.push_to_appended, &self.push_to_deliver, &self.slow, &self.returned]
+    }
+
+    /// Takes out everything that was counted, for another process.
+    pub(crate) fn take_counted(&self) -> Counted {
+        Counted {
+            sums: self.sums().map(|sum| sum.swap(0, Ordering::Relaxed)),
+            spreads: self.spreads().map(Latencies::take),
+        }
+    }
+
+    /// Adds what another process has counted.
+    pub(crate) fn absorb(&self, counted: &Counted) {
+        for (sum, more) in self.sums().into_iter().zip(counted.sums) {
+            sum.fetch_add(more, Ordering::Relaxed);
+        }
+        for (latencies, spread) in self.spreads().into_iter().zip(&counted.spreads) {
+            latencies.absorb(spread);
+        }
+    }
+
+    /// Learns from other processes for how long no device had anything.
+    pub(crate) fn was_silent(&self, silence_ns: u64) {
+        self.silence.store(silence_ns, Ordering::Relaxed);
     }
 
     /// What was counted since this was last asked.

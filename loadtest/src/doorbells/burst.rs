@@ -13,7 +13,6 @@ use tokio::time::sleep;
 
 use super::Arguments;
 use super::groups::Group;
-use super::service::machine_ns;
 use crate::frame::relay::Relay;
 use crate::frame::sampler::Sampler;
 use crate::frame::timeline::Timeline;
@@ -21,6 +20,7 @@ use crate::group::random_body;
 use crate::latency::{Latencies, Percentiles};
 use crate::limits::SECONDS_MAX;
 use crate::phones::http::Answer;
+use crate::process::machine_ns;
 use crate::tally::{Tally, Unsaid};
 use crate::{pace, progress};
 

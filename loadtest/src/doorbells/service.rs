@@ -19,12 +19,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::helper;
+use crate::process::machine_ns;
 
 /// Where it tells what came: the number of calls that are known already follows.
 pub(super) const RUNG_PATH: &str = "/rung/";
@@ -59,13 +59,6 @@ pub(super) struct Call {
 /// The token of the device with this number.
 pub(super) fn token(number: usize) -> String {
     format!("{TOKEN_PREFIX}{number:08}")
-}
-
-/// Nanoseconds of the machine's own clock, which all of its processes share.
-pub(super) fn machine_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
-    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or_default()
 }
 
 impl Manners {

@@ -17,7 +17,7 @@ use super::metrics::{Counts, Operator};
 use super::relay::{self, Relay};
 use super::timeline::Timeline;
 use crate::limits::{SAMPLE_PAUSE, SAMPLES_MAX};
-use crate::process::{Cpu, Memory, Process, machine_busy};
+use crate::process::{Cpu, Memory, Process, machine_busy, own_cpu};
 use crate::tally::{Interval, Tally};
 
 /// Everything at one moment. Counts and processor times are sums since something began: figures are
@@ -113,7 +113,7 @@ impl Sources {
             relay: relay::process_of(&self.pid).and_then(|process| look_at(process).ok()),
             counts,
             disk: self.disk.as_ref().and_then(Disk::counts),
-            tester: Process::own().cpu()?,
+            tester: own_cpu()?,
             machine: machine_busy()?,
         })
     }

@@ -7,6 +7,7 @@ use sealwire_protocol::LogId;
 use sealwire_protocol::ack::AckWire;
 use sealwire_protocol::bounded::Bounded;
 use sealwire_protocol::frame::{Ack, AckState};
+use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use crate::crowd::Crowd;
@@ -16,7 +17,7 @@ use crate::limits::ANSWER_DEADLINE;
 use crate::reader::{Faults, Reader};
 
 /// What a circle is made of.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Plan {
     pub(super) members: usize,
     pub(super) groups: usize,

@@ -73,6 +73,7 @@ impl Contender for Sealwire {
             body: 0,
             rest: REST,
             after: load.after,
+            process_max: None,
         };
         let measured = Box::pin(arguments.measure(&mut self.relay)).await?;
         let per_session = measured.bytes_per_session.context("memory is read twice")?;

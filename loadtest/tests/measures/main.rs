@@ -302,6 +302,34 @@ async fn idle_sessions_are_counted_step_by_step() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_of_several_processes_is_counted_as_one() {
+    let world = World::start().await;
+    let figures = world
+        .measure("run reconnect-storm --groups 5 --rate 50 --seconds 2 --warm-up 0 --disturb-at 1 --process-max 8")
+        .await["steps"][0]
+        .take();
+    assert_no_faults(&figures);
+    assert_eq!(figures["returned"]["count"], 20);
+    assert_eq!((&figures["appended"], &figures["checked"]), (&100.into(), &300.into()));
+    assert_eq!(figures["push_to_appended"]["count"], 100);
+    assert_eq!(figures["push_to_deliver"]["count"], 300);
+    assert!(number(&figures, "longest_silence_ms") < 2000.0);
+
+    // Where nobody receives, each part reads its own groups again.
+    let saturated = "append --groups 4 --members 2 --seconds 1 --warm-up 0 --process-max 4";
+    let figures = world.measure(saturated).await["steps"][0].take();
+    assert_no_faults(&figures);
+    assert!(figures["appended"].as_u64() > Some(0));
+    assert_eq!(figures["checked"], figures["appended"]);
+
+    let idle = "idle --sessions 4,16 --body 1000 --rest 0 --after 0 --process-max 8";
+    let figures = world.measure(&format!("{idle} --pid {}", std::process::id())).await;
+    assert_eq!(figures["steps"][1]["sessions"], 16);
+    number(&figures, "bytes_per_session");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn figures_are_told_as_shares_of_what_the_machine_does_at_best() {
     let world = World::start().await;
     let json = world.directory.path().join("figures.json");

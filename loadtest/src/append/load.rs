@@ -1,0 +1,117 @@
+//! The load itself, in one process: members that send and receive, from the first entry to the last
+//! check.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result, anyhow, bail};
+use sealwire_protocol::Head;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::member::{Done, Member, Phase, Shared};
+use super::setup::Group;
+use super::{Arguments, Checked, Rate, check};
+use crate::crowd::Crowd;
+use crate::limits::DRAIN_DEADLINE;
+use crate::pace;
+use crate::reader::Faults;
+use crate::tally::Tally;
+
+/// Members at work.
+pub(super) struct Load {
+    crowd: Arc<Crowd>,
+    groups: Vec<Group>,
+    members: JoinSet<Result<Done>>,
+    phase: watch::Sender<Phase>,
+    done: mpsc::Receiver<(usize, Head)>,
+    pacer: Option<JoinHandle<()>>,
+    senders: usize,
+    receivers: bool,
+}
+
+impl Load {
+    /// Begins. The clock of the tally runs already.
+    pub(super) fn begin(
+        arguments: &Arguments,
+        rate: Rate,
+        crowd: Arc<Crowd>,
+        mut groups: Vec<Group>,
+        tally: &Arc<Tally>,
+    ) -> Result<Self> {
+        let (phase_sender, phase) = watch::channel(Phase::Run { cuts: 0 });
+        let (done_sender, done) = mpsc::channel(arguments.groups * arguments.members);
+        let (mut members, mut ticks) = (JoinSet::new(), Vec::new());
+        let shared = Shared { crowd: crowd.clone(), tally: tally.clone(), phase };
+        for (index, group) in groups.iter_mut().enumerate() {
+            for seat in group.connected.drain(..) {
+                let (member, tick) = Member::new(arguments, rate, index, seat, shared.clone())?;
+                ticks.extend(tick);
+                members.spawn(Box::pin(member.run(done_sender.clone())));
+            }
+        }
+        Ok(Self {
+            crowd,
+            groups,
+            members,
+            phase: phase_sender,
+            done,
+            pacer: rate.per_second().map(|rate| pace::start(rate, ticks, tally)),
+            senders: arguments.groups * arguments.senders,
+            receivers: arguments.receivers,
+        })
+    }
+
+    /// All connections are cut.
+    pub(super) fn cut(&self) {
+        self.phase.send_replace(Phase::Run { cuts: 1 });
+    }
+
+    /// Waits for a member that ends before its time, which ends the run.
+    pub(super) async fn ends_too_soon(&mut self) -> Result<()> {
+        match self.members.join_next().await {
+            Some(Ok(Err(error))) => Err(error),
+            Some(_) | None => bail!("a member has ended before its time"),
+        }
+    }
+
+    /// Waits for all answers, has everybody read what there is, and gives what was wrong.
+    pub(super) async fn finish(mut self) -> Result<Checked> {
+        self.phase.send_replace(Phase::Drain);
+        let heads = timeout(DRAIN_DEADLINE, self.answered())
+            .await
+            .map_err(|_| anyhow!("the relay has not answered everything in time"))?;
+        self.phase.send_replace(Phase::Finish(Arc::new(heads.clone())));
+        let (mut faults, mut checked) = (Faults::default(), 0);
+        while let Some(member) = self.members.join_next().await {
+            let read = member.context("a member has panicked")??;
+            faults.add(read.faults);
+            checked += read.delivered;
+        }
+        if let Some(pacer) = self.pacer {
+            pacer.join().map_err(|_| anyhow!("the pacer has panicked"))?;
+        }
+        if !self.receivers {
+            let read = check::read_again(&self.crowd, self.groups, &heads).await?;
+            faults.add(read.faults);
+            checked += read.delivered;
+        }
+        Ok(Checked { faults, checked })
+    }
+
+    /// The head of each group, once every sender has all its answers.
+    async fn answered(&mut self) -> Vec<Head> {
+        let mut heads = vec![Head::NONE; self.groups.len()];
+        for _ in 0..self.senders {
+            let Some((group, head)) = self.done.recv().await else {
+                // A member has failed; whoever joins it learns why.
+                break;
+            };
+            if head.seq > heads[group].seq {
+                heads[group] = head;
+            }
+        }
+        heads
+    }
+}
