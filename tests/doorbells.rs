@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::process::Output;
 use std::time::Duration;
 
+use axum::http::Version;
 use ed25519_dalek::SigningKey;
 use sealwire_actors::Options;
 use sealwire_client::entry::Outline;
@@ -39,6 +40,7 @@ on_both_databases!(
     devices_of_a_vault_are_rung_like_everybody,
     a_device_of_the_sdk_says_where_it_is_rung,
     an_operator_can_try_a_doorbell,
+    doorbells_to_a_push_service_behind_tls_share_one_connection_of_http_2,
 );
 
 /// A relay in this process that rings at the fake, and gives nobody time to come back after its start.
@@ -307,6 +309,58 @@ async fn a_relay_that_is_killed_with_doorbells_pending_rings_them_after_its_star
     // The other one has acked, durably.
     sleep(Duration::from_secs(1)).await;
     assert_eq!(fcm.doorbells().len(), before + 1);
+}
+
+/// As the real push service is reached: a certificate that is checked, and one connection for all.
+async fn doorbells_to_a_push_service_behind_tls_share_one_connection_of_http_2(database: Database) {
+    let fcm = Fcm::start_secure().await;
+    let certificate = fcm.certificate().display().to_string();
+    let relay = process(database, &fcm, &[("SSL_CERT_FILE", &certificate)]).await;
+    let phones: Vec<Phone> = (1..=10).map(|seed| Phone::new(relay.public(), seed)).collect();
+    let group = phones[0].create().await;
+    phones[1].join(&group).await.ok();
+    phones[1].register(Some(&token(2))).await;
+    phones[0].send_all(&group, "expense", "00").await.ok();
+    fcm.until_doorbells(1).await;
+    let connections = fcm.connections();
+
+    for (phone, seed) in phones.iter().zip(1..).skip(2) {
+        phone.join(&group).await.ok();
+        phone.register(Some(&token(seed))).await;
+    }
+    phones[0].send_all(&group, "expense", "01").await.ok();
+    let all: Vec<String> = (2..=10).map(token).collect();
+    eventually("every phone is rung", async || {
+        let rung: BTreeSet<String> = fcm.rung().into_iter().collect();
+        rung.into_iter().eq(all.iter().cloned())
+    })
+    .await;
+    assert_eq!(fcm.connections(), connections, "what is open is used again");
+    for heard in fcm.grants().iter().chain(&fcm.doorbells()) {
+        assert_eq!(heard.version, Version::HTTP_2);
+    }
+
+    // Nobody else's word is taken for the push service's.
+    let other = Fcm::start_secure().await;
+    let certificate = fcm.certificate().display().to_string();
+    let place = Place::new(database).await;
+    let [credentials, base] = other.variables();
+    let variables = [
+        (credentials.0.as_str(), credentials.1.as_str()),
+        (base.0.as_str(), base.1.as_str()),
+        ("SSL_CERT_FILE", &certificate),
+    ];
+    let relay = RelayProcess::start(place, &variables).await;
+    let phones: Vec<Phone> = (1..=2).map(|seed| Phone::new(relay.public(), seed)).collect();
+    let group = phones[0].create().await;
+    phones[1].join(&group).await.ok();
+    phones[1].register(Some(&token(2))).await;
+    phones[0].send_all(&group, "expense", "00").await.ok();
+    eventually("it says that it could not reach the push service", async || {
+        relay.metric("sealwire_doorbells_failed_total", "unreachable").await > 0.0
+    })
+    .await;
+    assert!(other.grants().is_empty() && other.doorbells().is_empty());
 }
 
 /// A vault of this device and another one, which is never here.

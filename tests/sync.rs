@@ -3,8 +3,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rusqlite::Connection;
+use sealwire_actors::Options;
+use sealwire_actors::limits::VaultLimits;
 use sealwire_client::identity::Identity;
 use sealwire_client::sync::{Attached, Keeping, Offer, Report, Schema, SyncError, Table, Whose};
 use sealwire_protocol::DeviceKey;
@@ -25,6 +28,7 @@ on_both_databases!(
     a_revoked_device_sends_nothing_and_reads_nothing_more,
     a_database_that_was_set_back_takes_its_own_changes_from_the_vault,
     a_relay_that_was_set_back_is_given_back_what_it_had_lost,
+    what_a_relay_that_was_set_back_refuses_is_kept_and_sealed_anew,
 );
 
 const TABLES: &str = "
@@ -330,4 +334,41 @@ async fn a_relay_that_was_set_back_is_given_back_what_it_had_lost(database: Data
     laptop.enrol(&tablet, Whose::Mine).await;
     tablet.sync().await;
     assert_eq!(tablet.rows(ALL), laptop.rows(ALL));
+}
+
+async fn what_a_relay_that_was_set_back_refuses_is_kept_and_sealed_anew(database: Database) {
+    let usual = VaultLimits::default();
+    let entries_max = Arc::new(AtomicU64::new(usual.entries_max));
+    let decided = entries_max.clone();
+    let decide = move |options: &mut Options| {
+        options.vaults.entries_max = decided.load(Ordering::SeqCst);
+    };
+    let mut world = World::start_with(database, decide).await;
+    let (laptop, phone) = two_of_ada(&world).await;
+    laptop.app("insert into transactions values ('a', 1, 'early', 'card')");
+    laptop.sync().await;
+    phone.sync().await;
+    let backup = Backup::of(world.place()).await;
+    // Two changesets that were appended once, of which only the sealed bytes are kept.
+    laptop.app("insert into transactions values ('b', 2, 'lost', 'secret')");
+    laptop.sync().await;
+    laptop.app("update transactions set amount = 5, card = 'another' where id = 'a'");
+    laptop.sync().await;
+    world.stop().await;
+    backup.put_back(world.place()).await;
+    // The operator has also become mean: the relay does not take them back.
+    entries_max.store(usual.entries_reserve, Ordering::SeqCst);
+    world.run().await;
+    let refused = timeout(DEADLINE, laptop.database.sync()).await.expect("in time");
+    assert!(refused.is_err(), "{refused:?}");
+    assert_eq!(laptop.rows(ALL).len(), 2);
+    // They get other numbers behind what is written now, and lose nothing, least of all in private.
+    world.stop().await;
+    entries_max.store(usual.entries_max, Ordering::SeqCst);
+    world.run().await;
+    laptop.app("insert into transactions values ('c', 3, 'later', null)");
+    laptop.sync().await;
+    phone.sync().await;
+    assert_eq!(phone.rows(ALL).len(), 3);
+    assert_eq!(phone.rows(ALL), laptop.rows(ALL));
 }

@@ -1,11 +1,11 @@
-//! A push service on this machine: a token endpoint and `messages:send`, over real HTTP.
+//! A push service on this machine: a token endpoint and `messages:send`, over real HTTP; if asked, over
+//! TLS and HTTP/2, as the real one.
 //!
 //! It keeps everything that it is sent, down to the headers, and answers what it is told to. A grant
 //! must be signed by the one service account that it knows.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,16 +13,21 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, Version};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
 use ring::signature::{KeyPair, RSA_PKCS1_2048_8192_SHA256, RsaKeyPair, UnparsedPublicKey};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
 
 use super::eventually;
 
@@ -51,6 +56,7 @@ pub(crate) enum Reply {
 #[derive(Clone)]
 pub(crate) struct Heard {
     pub(crate) at: Instant,
+    pub(crate) version: Version,
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) headers: BTreeMap<String, String>,
@@ -94,11 +100,14 @@ struct Inner {
     /// Every how-manieth doorbell is one too many; 0 for none.
     limited_every: AtomicU64,
     doorbells_seen: AtomicU64,
+    /// Connections over TLS so far.
+    connections: AtomicU64,
 }
 
 /// See the module's header.
 pub(crate) struct Fcm {
-    address: SocketAddr,
+    /// Scheme, host and port.
+    base: String,
     directory: tempfile::TempDir,
     inner: Arc<Inner>,
     serving: JoinHandle<()>,
@@ -106,13 +115,26 @@ pub(crate) struct Fcm {
 
 impl Fcm {
     pub(crate) async fn start() -> Self {
+        Self::start_with(false).await
+    }
+
+    /// Over TLS, with a certificate of its own, and HTTP/2 alone.
+    pub(crate) async fn start_secure() -> Self {
+        Self::start_with(true).await
+    }
+
+    async fn start_with(secure: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let directory = tempfile::tempdir().expect("a directory");
+        let base = match secure {
+            true => format!("https://localhost:{}", address.port()),
+            false => format!("http://{address}"),
+        };
         let key: String = KEY.split_whitespace().collect();
         let der = STANDARD.decode(&key).expect("base64");
         let pair = RsaKeyPair::from_pkcs8(&der).expect("a key");
-        let token_uri = format!("http://{address}/token");
+        let token_uri = format!("{base}/token");
         let file = json!({
             "type": "service_account",
             "project_id": PROJECT,
@@ -134,12 +156,26 @@ impl Fcm {
             always: Mutex::new(Reply::Taken),
             limited_every: AtomicU64::new(0),
             doorbells_seen: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
         });
         let routes = Router::new().fallback(answer).with_state(inner.clone());
-        let serving = tokio::spawn(async move {
-            axum::serve(listener, routes).await.expect("it serves");
-        });
-        Self { address, directory, inner, serving }
+        let serving = if secure {
+            let tls = acceptor(&directory.path().join("certificate.pem"));
+            tokio::spawn(serve_securely(listener, tls, routes, inner.clone()))
+        } else {
+            tokio::spawn(async move { axum::serve(listener, routes).await.expect("it serves") })
+        };
+        Self { base, directory, inner, serving }
+    }
+
+    /// The file with the certificate that a relay has to trust.
+    pub(crate) fn certificate(&self) -> PathBuf {
+        self.directory.path().join("certificate.pem")
+    }
+
+    /// Connections over TLS so far.
+    pub(crate) fn connections(&self) -> u64 {
+        self.inner.connections.load(Ordering::Relaxed)
     }
 
     /// The service account's file.
@@ -149,7 +185,7 @@ impl Fcm {
 
     /// Where doorbells are rung.
     pub(crate) fn base(&self) -> String {
-        format!("http://{}", self.address)
+        self.base.clone()
     }
 
     /// What a relay's process is told.
@@ -217,8 +253,46 @@ impl Drop for Fcm {
     }
 }
 
+/// Writes a certificate for this machine into `file`, and accepts with it whoever speaks HTTP/2.
+fn acceptor(file: &Path) -> TlsAcceptor {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
+    std::fs::write(file, made.cert.pem()).expect("written");
+    let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    let provider = tokio_rustls::rustls::crypto::ring::default_provider();
+    let mut config = ServerConfig::builder_with_provider(provider.into())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key.into())
+        .expect("a certificate and its key");
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    TlsAcceptor::from(Arc::new(config))
+}
+
+async fn serve_securely(
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    routes: Router,
+    inner: Arc<Inner>,
+) {
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        let (tls, routes, inner) = (tls.clone(), routes.clone(), inner.clone());
+        connections.spawn(async move {
+            let Ok(stream) = tls.accept(stream).await else { return };
+            inner.connections.fetch_add(1, Ordering::Relaxed);
+            let service = TowerToHyperService::new(routes);
+            // However it ends, the relay is the one that has to notice.
+            let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        });
+    }
+}
+
 async fn answer(
     State(inner): State<Arc<Inner>>,
+    version: Version,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
@@ -227,8 +301,10 @@ async fn answer(
     let text = |value: &axum::http::HeaderValue| value.to_str().expect("text").to_owned();
     let mut heard = Heard {
         at: Instant::now(),
+        version,
         method: method.to_string(),
-        path: uri.to_string(),
+        // HTTP/2 says scheme and host in the same place.
+        path: uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
         headers: headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect(),
         body: body.to_vec(),
         reply: None,

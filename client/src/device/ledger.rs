@@ -14,6 +14,7 @@ use crate::ledger::money::Currency;
 use crate::ledger::{Edit, Ledger, LedgerError, NewExpense, Person, Said, Transfer};
 use crate::numbering::DraftId;
 use crate::store::logs::LogRow;
+use crate::store::outbox::Draft;
 use crate::store::{self, inbox, ledger, logs, outbox};
 use crate::totals::payload::{
     Activity, GroupMeta, MemberMeta, Party, Payload, PaymentAddress, SnapshotRequest,
@@ -54,6 +55,8 @@ struct Desk<'a> {
     ledger: &'a Ledger,
     row: &'a LogRow,
     me: Party,
+    /// Whether the relay has not heard of the group yet, which this device has founded.
+    founding: bool,
     /// Milliseconds since the epoch.
     now: i64,
 }
@@ -64,6 +67,9 @@ impl Desk<'_> {
         let all = self.row.membership.members().map(|(device, _)| Party::from(device));
         let known = |party: &Party| self.ledger.person(party).is_some_and(Person::is_approved);
         let native = !self.row.log.is_totals();
+        if self.founding {
+            return vec![self.me.clone()];
+        }
         all.filter(|party| native || *party == self.me || known(party)).collect()
     }
 }
@@ -253,7 +259,9 @@ impl Device {
                 super::sending::check_room(db, &row)?;
                 let kept = ledger::load(db, row.id)?.of_members(&row.membership);
                 let now = to_i64(Now::read().ms);
-                let desk = Desk { ledger: &kept, row: &row, me: me.into(), now };
+                let founding = !row.membership.is_founded()
+                    && outbox::any_unsettled(db, row.id, |draft| *draft == Draft::Found)?;
+                let desk = Desk { ledger: &kept, row: &row, me: me.into(), founding, now };
                 let (value, message) = make(desk)?;
                 if let Some(name) = name_to_tell(db, &kept, me)? {
                     put(db, &row, me, Message::quietly(name))?;

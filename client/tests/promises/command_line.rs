@@ -147,6 +147,23 @@ async fn what_is_mistyped_is_explained() {
 }
 
 #[tokio::test]
+async fn what_can_be_done_without_a_relay_is_done_without_it() {
+    let relay = Relay::start().await;
+    let directories = tempfile::tempdir().expect("a directory");
+    let anna = Terminal::new(&directories, "anna", &relay);
+    anna.types(&["init"]).await;
+    // Nothing listens there.
+    let made = anna.types(&["--relay", "ws://127.0.0.1:1", "group", "create"]).await;
+    anna.types(&["expense", "add", &made, "30", "Lunch"]).await;
+    assert!(anna.types(&["expense", "list", &made]).await.contains("Lunch"));
+    let sent: Value =
+        serde_json::from_str(&anna.types(&["--json", "send", &made, "hello"]).await).expect("JSON");
+    assert_eq!((sent["log"].as_str(), &sent["seq"]), (Some(made.as_str()), &Value::Null));
+    let said = anna.fails(&["group", "invite", &made]).await;
+    assert!(said.contains("connection refused") && said.contains("try again"), "{said}");
+}
+
+#[tokio::test]
 async fn a_device_that_is_killed_while_it_talks_loses_and_doubles_nothing() {
     let relay = Relay::start().await;
     let directories = tempfile::tempdir().expect("a directory");

@@ -1,6 +1,7 @@
 //! One function for each command.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
@@ -10,7 +11,7 @@ use sealwire_client::device::{Device, LogInfo, Options, Outgoing};
 use sealwire_client::error::Error;
 use sealwire_client::identity::fingerprint;
 use sealwire_client::numbering::DraftId;
-use sealwire_client::session::Connection;
+use sealwire_client::session::{Connection, Status};
 use sealwire_protocol::DeviceKey;
 use serde_json::json;
 
@@ -38,13 +39,13 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         Command::Recovery(command) => recovery::run(&args, out, command).await,
         Command::Trust { key } => trust(&args, &open(&args).await?, key).await,
         Command::Completions { shell } => {
-            clap_complete::generate(
-                *shell,
-                &mut Args::command(),
-                "sealwire-device",
-                &mut std::io::stdout(),
-            );
-            Ok(())
+            // The generator does not bear a pipe that ends early.
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Args::command(), "sealwire-device", &mut script);
+            match std::io::stdout().write_all(&script) {
+                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+                _ => Ok(()),
+            }
         }
         Command::Vault(command) => vault::run(&args, out, command).await,
     }
@@ -102,7 +103,40 @@ async fn send(
     settle(args, out, device, &group, id).await
 }
 
-/// Waits until an entry is on the relay's disk.
+/// How long a relay may refuse to be reached before a command goes on without it. One that is only
+/// slow is waited for.
+const REACH: Duration = Duration::from_secs(3);
+
+/// Waits for what a connection brings, unless its relay cannot be reached: [`Error::Timeout`] then.
+pub(crate) async fn unless_unreached<T>(
+    connection: &Connection,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let unreached = async {
+        let reached = connection.wait_connected(REACH).await;
+        if reached == Err(Error::Timeout) && matches!(connection.status(), Status::Waiting(_)) {
+            return;
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        done = work => done,
+        () = unreached => Err(Error::Timeout),
+    }
+}
+
+/// Why a relay is not reached, in words.
+fn why(status: Status) -> String {
+    match status {
+        Status::Waiting(error) | Status::Over(error) => error.to_string(),
+        Status::Failed(error) => error.to_string(),
+        Status::Standby | Status::Connecting | Status::Connected | Status::Stopped => {
+            "it has not answered in time".to_owned()
+        }
+    }
+}
+
+/// Waits until an entry is on the relay's disk. It is no error if it is not reached: the entry waits.
 pub(crate) async fn settle(
     args: &Args,
     out: Output,
@@ -111,7 +145,8 @@ pub(crate) async fn settle(
     id: DraftId,
 ) -> Result<()> {
     let connection = device.connect(&group.relay);
-    let appended = device.wait_appended(id, args.deadline()).await;
+    let wait = device.wait_appended(id, args.deadline());
+    let appended = unless_unreached(&connection, wait).await;
     let status = connection.status();
     connection.stop().await;
     match appended {
@@ -120,7 +155,15 @@ pub(crate) async fn settle(
             out.line(&format!("appended as entry {seq}"), &json!({ "log": log, "seq": seq }))
         }
         Err(Error::Timeout) => {
-            bail!("it waits in the outbox and is sent when the relay is reached ({status:?})")
+            remark(&format!(
+                "it waits in the outbox, and any command that connects will send it ({})",
+                why(status)
+            ));
+            if out.json {
+                let log = group.log.to_uuid_text();
+                out.line("", &json!({ "log": log, "seq": null }))?;
+            }
+            Ok(())
         }
         Err(error) => bail!(error),
     }
@@ -137,9 +180,13 @@ async fn trust(args: &Args, device: &Device, key: &str) -> Result<()> {
 /// Connects, and says what to do if the relay is another one than before.
 pub(crate) async fn connect(args: &Args, device: &Device, relay: &RelayUrl) -> Result<Connection> {
     let connection = device.connect(relay);
-    connection.wait_connected(args.deadline()).await.map_err(|error| {
+    let wait = connection.wait_connected(args.deadline());
+    unless_unreached(&connection, wait).await.map_err(|error| {
         if error == Error::Timeout {
-            anyhow!("{relay} was not reached: {:?}", connection.status())
+            let why = why(connection.status());
+            anyhow!(
+                "{relay} was not reached: {why}; try again when it is, or name one with --relay"
+            )
         } else {
             explain(&error)
         }

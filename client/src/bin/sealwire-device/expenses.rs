@@ -16,6 +16,7 @@ use sealwire_client::totals::payload::Party;
 use serde_json::json;
 
 use crate::args::Args;
+use crate::commands::unless_unreached;
 use crate::expense_args::{ExpenseCommand, MoneyCommand, Who};
 use crate::output::{Output, remark};
 use crate::place::{group, open};
@@ -189,7 +190,8 @@ impl<'a> Desk<'a> {
     /// Waits until the relay has an entry. It is no error if it is not reached: the entry waits.
     async fn send(&self, draft: DraftId) -> Result<bool> {
         let connection = self.device.connect(&self.group.relay);
-        let appended = self.device.wait_appended(draft, self.args.deadline()).await;
+        let wait = self.device.wait_appended(draft, self.args.deadline());
+        let appended = unless_unreached(&connection, wait).await;
         connection.stop().await;
         match appended {
             Ok(_) => Ok(true),

@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use crate::args::{Args, GroupCommand};
-use crate::commands::{connect, explain, keep_recovery, settle};
+use crate::commands::{connect, explain, keep_recovery, settle, unless_unreached};
 use crate::output::{Output, clean, remark, short};
 use crate::place::{group, member};
 
@@ -81,7 +81,7 @@ async fn create(args: &Args, out: Output, device: &Device, totals: bool) -> Resu
     }
     let log = device.found_group(&relay).await?;
     let connection = device.connect(&relay);
-    match device.wait_ready(log, args.deadline()).await {
+    match unless_unreached(&connection, device.wait_ready(log, args.deadline())).await {
         Ok(()) => keep_recovery(device).await,
         Err(Error::Timeout) => {
             remark("the relay was not reached; the group is made there when it is");

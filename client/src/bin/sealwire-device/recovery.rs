@@ -36,12 +36,14 @@ pub(crate) async fn run(args: &Args, out: Output, command: &RecoveryCommand) -> 
             if device.recovery().await?.is_none() {
                 bail!("there is no such recovery vault; make one with `recovery setup`");
             }
-            device.change_pin(&secret(PIN, "PIN: ")?, &new_secret(NEW_PIN, "new PIN: ")?).await?;
+            let (old, new) = (secret(PIN, "PIN: ")?, new_secret(NEW_PIN, "new PIN: ")?);
+            device.change_pin(&old, &new).await.context("the PIN is the old one")?;
             remark("the PIN is changed; the code stays");
             Ok(())
         }
         RecoveryCommand::Delete => {
-            open(args).await?.delete_recovery().await?;
+            let deleted = open(args).await?.delete_recovery().await;
+            deleted.context("the recovery vault is there as before")?;
             remark("the recovery vault is deleted");
             Ok(())
         }
@@ -62,7 +64,8 @@ async fn set_up(args: &Args, out: Output, device: &Device, totals: bool) -> Resu
     }
     let format = if totals { Format::Totals } else { Format::Native };
     let pin = new_secret(PIN, "new PIN, at least six digits: ")?;
-    let code = device.set_up_recovery(&relay, format, &pin).await?;
+    let made = device.set_up_recovery(&relay, format, &pin).await;
+    let code = made.with_context(|| format!("no recovery vault was made at {relay}"))?;
     remark("write this code down and keep it away from the PIN; it is shown once");
     let name = if totals { "totals" } else { "native" };
     out.line(&code.shown(), &json!({ "code": code.shown().as_str(), "format": name }))
