@@ -263,8 +263,8 @@ fn on_frame(
             with(logs, call, log, |log, call| log.on_appended(call, count, &appended))
         }
         RelayFrame::Done(_) => {
-            if let Some(Asked::Leave(log, id)) = asked {
-                return with(logs, call, log, |log, call| log.on_totals_left(call, id));
+            if let Some(Asked::Leave(log)) = asked {
+                return with(logs, call, log, Log::on_totals_left);
             }
             let Some(Asked::Unsubscribe(log)) = asked else { return Ok(()) };
             with(logs, call, log, |log, _| {
@@ -341,8 +341,8 @@ fn on_error(
         Some(Asked::Join(log, id)) => {
             with(logs, call, log, |log, call| log.on_totals_not_joined(call, id, &failure))
         }
-        Some(Asked::Leave(log, id)) => {
-            with(logs, call, log, |log, call| log.on_totals_not_left(call, id, &failure))
+        Some(Asked::Leave(log)) => {
+            with(logs, call, log, |log, call| log.on_totals_not_left(call, &failure))
         }
         Some(Asked::Ping) => Ok(()),
         // What is answered to an ack, or said of a subscription that held, names its log.

@@ -56,7 +56,7 @@ pub(super) enum Asked {
     /// To become a member of a `totals` group, by this draft.
     Join(LogId, DraftId),
     /// To be a member of a `totals` group no more, by this draft.
-    Leave(LogId, DraftId),
+    Leave(LogId),
     Ping,
 }
 

@@ -11,9 +11,10 @@ use crate::chain::{HeadCheck, Step};
 use crate::entry::{Rejection, digest_of, judge, judge_totals};
 use crate::event::Event;
 use crate::numbering;
+use crate::store::history;
 use crate::store::inbox::{self, Sealed};
 use crate::store::logs::{self, Phase};
-use crate::store::{history, outbox};
+use crate::store::outbox::{self, Draft};
 
 /// How often the relay is asked anew on one connection when what it sends does not fit.
 const RESYNCS_MAX: u32 = 3;
@@ -67,7 +68,7 @@ impl Log {
     /// The relay does not serve this log, and nothing is deleted here: the next connection asks
     /// again.
     pub(super) fn end(&mut self, call: &mut Call<'_>, code: ErrorCode) -> Result<()> {
-        if self.log.is_totals() && code == ErrorCode::NoSuchLog && self.wished_to_leave(call)? {
+        if self.log.is_totals() && code == ErrorCode::NoSuchLog && self.settle_leave(call, 0)? {
             return self.removed(call, false, 0);
         }
         self.subscription = Subscription::Denied;
@@ -194,6 +195,9 @@ impl Log {
                 // What this device did itself it knows from its own entry. If it did nothing, the
                 // relay may have forgotten: nothing is given up, and the next connection asks again.
                 if self.leaving {
+                    // This may come before the answer, and whoever waits for that must not be told
+                    // that there will be none.
+                    self.settle_leave(call, seq)?;
                     return self.removed(call, false, seq);
                 }
                 if self.phase == Phase::Member && seq > self.joined_seq {
@@ -256,6 +260,16 @@ impl Log {
         }
         self.subscription = Subscription::Leaving;
         call.ask(Asked::Unsubscribe(self.log), Unsubscribe { log: self.log });
+    }
+
+    /// The person's wish to leave, if there was one, has come true with the entry at `seq`; 0 if that
+    /// is not known. Says whether there was one.
+    pub(super) fn settle_leave(&mut self, call: &Call<'_>, seq: u64) -> Result<bool> {
+        let leave = outbox::find_unsettled(call.db, self.id, |draft| *draft == Draft::Leave)?;
+        if let Some(id) = leave {
+            outbox::appended(call.db, id, seq, call.now.ms)?;
+        }
+        Ok(leave.is_some())
     }
 
     /// This device is no member any more.

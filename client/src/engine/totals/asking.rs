@@ -51,13 +51,9 @@ impl Log {
     }
 
     /// This device is a member no more.
-    pub(in crate::engine) fn on_totals_left(
-        &mut self,
-        call: &mut Call<'_>,
-        id: DraftId,
-    ) -> Result<()> {
+    pub(in crate::engine) fn on_totals_left(&mut self, call: &mut Call<'_>) -> Result<()> {
         self.membership_asked = false;
-        outbox::appended(call.db, id, 0, call.now.ms)?;
+        self.settle_leave(call, 0)?;
         self.removed(call, false, 0)
     }
 
@@ -65,24 +61,14 @@ impl Log {
     pub(in crate::engine) fn on_totals_not_left(
         &mut self,
         call: &mut Call<'_>,
-        id: DraftId,
         failure: &Failure,
     ) -> Result<()> {
         if failure.code == ErrorCode::NoSuchLog {
-            return self.on_totals_left(call, id);
+            return self.on_totals_left(call);
         }
         self.membership_asked = false;
         self.hold_until = Some(call.now.at + numbering::hold(failure));
         Ok(())
-    }
-
-    /// Whether the person has left, and only the relay did not know: it is settled then.
-    pub(in crate::engine) fn wished_to_leave(&mut self, call: &Call<'_>) -> Result<bool> {
-        let leave = outbox::find_unsettled(call.db, self.id, |draft| *draft == Draft::Leave)?;
-        if let Some(id) = leave {
-            outbox::appended(call.db, id, 0, call.now.ms)?;
-        }
-        Ok(leave.is_some())
     }
 
     /// Asks every member once for the group's key, if this device lacks it.

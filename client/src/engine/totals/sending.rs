@@ -40,7 +40,7 @@ impl Log {
                 if ready && call.has_room() {
                     self.membership_asked = true;
                     self.leaving = true;
-                    call.ask(Asked::Leave(self.log, id), LeaveTotals { log: self.log });
+                    call.ask(Asked::Leave(self.log), LeaveTotals { log: self.log });
                 }
                 Ok(Next::Waits)
             }
