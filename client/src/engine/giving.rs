@@ -140,4 +140,4 @@ impl Log {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

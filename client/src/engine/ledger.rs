@@ -29,7 +29,7 @@ impl Log {
         let approvals = self.log.is_totals();
         let said = Said { log: self.log, sender, at, approvals, message };
         let changes = ledger::take(call.db, self.id, said)?;
-        self.note_history(call, message)?;
+        self.note_history(call, sender, message)?;
         if changes.is_empty() {
             return Ok(());
         }
@@ -50,15 +50,22 @@ impl Log {
     }
 
     /// Sends the ledger, as this device has it, to one member: even if it is empty, so that a newcomer
-    /// need not ask others. In a `totals` group that must be one who was let in, and there must be
-    /// something to tell.
+    /// need not ask others. While this device waits for the history itself, what it has is only a part
+    /// of it and says so, and the member is given the rest later. In a `totals` group that must be one
+    /// who was let in, and there must be something to tell.
     pub(super) fn give_history(&mut self, call: &Call<'_>, to: DeviceKey) -> Result<()> {
-        let lately = self.told.get(&to).is_some_and(|at| *at + HISTORY_PAUSE > call.now.at);
-        if lately || to == call.device.key() || !self.membership.has(to) {
+        if to == call.device.key() || !self.membership.has(to) {
             return Ok(());
         }
-        let empty = self.log.is_totals() && ledger::is_empty(call.db, self.id)?;
-        if empty || !self.knows_history() {
+        if !self.has_whole_history(call.now) {
+            self.owe_history(call, to)?;
+            if !self.wants_history {
+                return Ok(());
+            }
+        }
+        let lately = self.told.get(&to).is_some_and(|at| *at + HISTORY_PAUSE > call.now.at);
+        let may_be_empty = !self.log.is_totals() && !self.wants_history;
+        if lately || !may_be_empty && ledger::is_empty(call.db, self.id)? {
             return Ok(());
         }
         let kept = ledger::load(call.db, self.id)?;
@@ -66,10 +73,26 @@ impl Log {
         if self.log.is_totals() && !approved {
             return Ok(());
         }
-        self.told.insert(to, call.now.at);
-        let me = call.device.key();
-        for part in history(&kept, self.log, &self.membership, me, call.now)? {
-            outbox::insert_ledger(call.db, self.id, self.log, &part, Kind::Bulk, vec![to])?;
+        self.tell_history(call, &kept, vec![to])
+    }
+
+    /// Sends a ledger to members.
+    pub(super) fn tell_history(
+        &mut self,
+        call: &Call<'_>,
+        kept: &Ledger,
+        to: Vec<DeviceKey>,
+    ) -> Result<()> {
+        self.told.extend(to.iter().map(|device| (*device, call.now.at)));
+        let partial = self.wants_history && !self.log.is_totals();
+        for mut part in history(kept, self.log, &self.membership, call.device.key(), call.now)? {
+            if let Payload::GroupSnapshot(snapshot) = &mut part {
+                snapshot.partial = partial.then_some(true);
+            }
+            if part.encode().is_ok() {
+                let to = to.clone();
+                outbox::insert_ledger(call.db, self.id, self.log, &part, Kind::Bulk, to)?;
+            }
         }
         Ok(())
     }

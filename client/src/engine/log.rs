@@ -14,7 +14,7 @@ use crate::holders::Holders;
 use crate::membership::Membership;
 use crate::numbering::Numbering;
 use crate::store::history::{self, HISTORY_MAX, Sender};
-use crate::store::logs::{self, LogRow, Outer, Phase};
+use crate::store::logs::{self, Asking, LogRow, Outer, Phase};
 use crate::store::outbox;
 
 /// How far the subscription is.
@@ -93,10 +93,14 @@ pub(super) struct Log {
     pub(super) replaces: Option<DeviceKey>,
     /// Whether what was said before is still to come, or the members are to be asked for it.
     pub(super) wants_history: bool,
-    /// When a member is asked for it, how long the first one is not, and how many were.
+    /// Who was asked for it, and who has asked for it meanwhile.
+    pub(super) asking: Asking,
+    /// When the next member is asked, or those who have asked are given it.
     pub(super) history_at: Option<Instant>,
+    /// How long the first member is not asked.
     pub(super) history_wait: Duration,
-    pub(super) history_asked: usize,
+    /// When the newest part of it came on this connection.
+    pub(super) history_part_at: Option<Instant>,
     /// Who has given this device a key on this connection.
     pub(super) key_from: Option<DeviceKey>,
     /// `totals` groups: whether joining or leaving was asked for and not answered.
@@ -146,9 +150,10 @@ impl Log {
             ack_due: false,
             replaces: logs::replaces(db, row.id)?,
             wants_history: logs::wants_history(db, row.id)?,
+            asking: logs::asking(db, row.id)?,
             history_at: None,
             history_wait: Duration::ZERO,
-            history_asked: 0,
+            history_part_at: None,
             key_from: None,
             membership_asked: false,
             leaving: false,

@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row};
 use sealwire_protocol::{AckSet, DeviceKey, Digest, Head, LogId};
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{StoreError, decode, encode, from_sql, to_sql};
@@ -249,6 +250,36 @@ pub(crate) fn wants_history(db: &Connection, id: i64) -> Result<bool, StoreError
 pub(crate) fn set_blocked(db: &Connection, id: i64, blocked: bool) -> Result<(), StoreError> {
     db.prepare_cached("update logs set blocked = ?2 where id = ?1")?.execute((id, blocked))?;
     Ok(())
+}
+
+/// A log's questions for the history: what outlives a connection.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Asking {
+    /// Who was asked.
+    pub(crate) asked: Vec<DeviceKey>,
+    /// When the next one is asked, in milliseconds since the epoch.
+    pub(crate) next_ms: u64,
+    /// Who has asked this device before it could answer.
+    pub(crate) owed: Vec<DeviceKey>,
+}
+
+/// Keeps the questions for the history.
+pub(crate) fn set_asking(db: &Connection, id: i64, asking: &Asking) -> Result<(), StoreError> {
+    let kept = if asking.asked.is_empty() && asking.owed.is_empty() {
+        None
+    } else {
+        Some(encode(asking)?)
+    };
+    db.prepare_cached("update logs set asking = ?2 where id = ?1")?.execute((id, kept))?;
+    Ok(())
+}
+
+/// The questions for the history.
+pub(crate) fn asking(db: &Connection, id: i64) -> Result<Asking, StoreError> {
+    let kept: Option<Vec<u8>> = db
+        .prepare_cached("select asking from logs where id = ?1")?
+        .query_row([id], |row| row.get(0))?;
+    kept.map_or(Ok(Asking::default()), |kept| decode(&kept))
 }
 
 /// Keeps that this device has made an invite.

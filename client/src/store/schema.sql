@@ -54,7 +54,10 @@ create table logs (
     -- The device whose place this one takes, until that is out of the group.
     replaces blob,
     -- 1 if what was said before is still to come, or the members are to be asked for it.
-    wants_history integer not null default 0
+    wants_history integer not null default 0,
+    -- Whom this device has asked for it, when the next one is, and who has asked this device
+    -- meanwhile; none if nobody was asked and nobody has.
+    asking blob
 );
 
 -- The newest part of each log's history: for heads that the relay or other members name.

@@ -357,6 +357,10 @@ pub struct GroupSnapshot {
     /// What has happened.
     #[serde(deserialize_with = "lenient::list", skip_serializing_if = "Vec::is_empty")]
     pub activity: Vec<Activity>,
+    /// Native groups: true if its author still waits for the history itself, so that this is not all
+    /// of it.
+    #[serde(deserialize_with = "lenient::flag_opt", skip_serializing_if = "Option::is_none")]
+    pub partial: Option<bool>,
 }
 
 /// A member, as a snapshot has it.

@@ -179,6 +179,7 @@ async fn who_waits_for_the_history_itself_does_not_pass_on_what_it_lacks() {
     anna.connect().await;
     ben.connect().await;
     sees_plan(&carl, log, &[(&ben, &anna, 1500)]).await;
+    sees_plan(&dora, log, &[(&ben, &anna, 1500)]).await;
 }
 
 #[tokio::test]

@@ -12,14 +12,16 @@ use crate::identity::{Identity, JoinSeed};
 use crate::seal::EpochKey;
 use crate::store::{Store, StoreError, logs};
 
-const LOG: LogId = LogId([0x44; 16]);
+pub(in crate::engine) const LOG: LogId = LogId([0x44; 16]);
 
-fn device(number: u8) -> Identity {
+pub(in crate::engine) fn device(number: u8) -> Identity {
     Identity::from_seed(&[number + 1; 32])
 }
 
 /// A device that reads a group of four, of whom the last has just joined and lacks the key.
-fn with_newcomer(test: impl FnOnce(&Connection, &mut Log, &mut Call<'_>, DeviceKey)) {
+pub(in crate::engine) fn with_newcomer(
+    test: impl FnOnce(&Connection, &mut Log, &mut Call<'_>, DeviceKey),
+) {
     let me = device(1);
     let directory = tempfile::tempdir().expect("a directory");
     let store = Store::open(&directory.path().join("device.db"), me.key()).expect("a store");
