@@ -128,7 +128,7 @@ impl Log {
             return Ok(());
         }
         let kept = ledger::load(call.db, self.id)?;
-        self.tell_history(call, &kept, to)
+        self.tell_history(call, &kept, &to)
     }
 
     /// A message was opened: if it is a part of the history, the rest is on its way.

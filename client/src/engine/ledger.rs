@@ -73,7 +73,7 @@ impl Log {
         if self.log.is_totals() && !approved {
             return Ok(());
         }
-        self.tell_history(call, &kept, vec![to])
+        self.tell_history(call, &kept, &[to])
     }
 
     /// Sends a ledger to members.
@@ -81,7 +81,7 @@ impl Log {
         &mut self,
         call: &Call<'_>,
         kept: &Ledger,
-        to: Vec<DeviceKey>,
+        to: &[DeviceKey],
     ) -> Result<()> {
         self.told.extend(to.iter().map(|device| (*device, call.now.at)));
         let partial = self.wants_history && !self.log.is_totals();
@@ -90,7 +90,7 @@ impl Log {
                 snapshot.partial = partial.then_some(true);
             }
             if part.encode().is_ok() {
-                let to = to.clone();
+                let to = to.to_vec();
                 outbox::insert_ledger(call.db, self.id, self.log, &part, Kind::Bulk, to)?;
             }
         }

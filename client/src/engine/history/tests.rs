@@ -17,7 +17,7 @@ fn said(db: &Connection, log: &Log) -> Vec<(Payload, Vec<DeviceKey>)> {
     let all = RefCell::new(Vec::new());
     let note = |draft: &Draft| {
         if let Draft::Ledger { message, to, .. } = draft {
-            let payload = Payload::decode(message).ok().expect("a message");
+            let payload = Payload::decode(message).expect("a message");
             all.borrow_mut().push((payload, to.clone()));
         }
         false
@@ -36,9 +36,9 @@ fn asked(db: &Connection, log: &Log) -> Vec<DeviceKey> {
 /// Whom this device has given the history, and whether it was a part of it.
 fn given(db: &Connection, log: &Log) -> Vec<(Vec<DeviceKey>, bool)> {
     let all = said(db, log).into_iter();
-    all.filter_map(|(payload, to)| match payload {
-        Payload::GroupSnapshot(it) => Some((to, it.partial == Some(true))),
-        _ => None,
+    all.filter_map(|(payload, to)| {
+        let Payload::GroupSnapshot(it) = payload else { return None };
+        Some((to, it.partial == Some(true)))
     })
     .collect()
 }
@@ -117,7 +117,7 @@ fn a_device_that_is_open_for_seconds_asks_each_member_once_and_in_its_time() {
         let again = |log: &mut Log, call: &Call<'_>| {
             let row = logs::find(db, LOG).expect("read").expect("a log");
             let (membership, holders) = (log.membership.clone(), log.holders.clone());
-            *log = Log::load(db, row).ok().expect("loaded");
+            *log = Log::load(db, row).expect("loaded");
             (log.membership, log.holders) = (membership, holders);
             log.subscription = Subscription::Drained;
             log.see_to_history(call).expect("looked");
