@@ -139,7 +139,8 @@ async fn a_newcomer_is_given_the_key_once_and_not_by_everybody() {
     let before = deliveries(&world.relay, log).len();
     let invite = anna.device.invite(log).await.expect("an invite");
     emil.join(&invite).await;
-    // He shows that he holds it; whoever has read that does not try when its turn comes.
+    // He shows that he holds it; whoever has read that does not try when its turn comes, which is
+    // tested where turns are, with the time in hand.
     let receipt = Kind::Quiet;
     let shown = async || {
         let entries = world.relay.entries(log).into_iter();

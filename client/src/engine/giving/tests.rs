@@ -7,12 +7,18 @@ use sealwire_protocol::{Audience, Control, Digest, Head, Header, Kind, LogId, Lo
 
 use super::*;
 use crate::address::RelayUrl;
+use crate::content::Content;
 use crate::engine::desk::{Desk, Now};
+use crate::engine::opening::Opened;
 use crate::identity::{Identity, JoinSeed};
-use crate::seal::EpochKey;
+use crate::seal::{self, EpochKey, Place};
+use crate::store::inbox::Sealed;
 use crate::store::{Store, StoreError, logs};
 
 pub(in crate::engine) const LOG: LogId = LogId([0x44; 16]);
+
+/// The content key of epoch 1.
+const KEY: [u8; 32] = [5; 32];
 
 pub(in crate::engine) fn device(number: u8) -> Identity {
     Identity::from_seed(&[number + 1; 32])
@@ -56,7 +62,7 @@ pub(in crate::engine) fn with_newcomer(
             let scope = log.membership.scope().expect("founded");
             let everybody: Vec<DeviceKey> = (0..4).map(|number| device(number).key()).collect();
             log.holders.rotation(1, &everybody[..3], everybody.iter().copied());
-            let key = EpochKey::from_bytes([5; 32]);
+            let key = EpochKey::from_bytes(KEY);
             keys::insert(db, id, KeyName { scope, epoch: 1 }, &key, Some(2))?;
             log.subscription = Subscription::Drained;
             let mut desk = Desk::new();
@@ -71,6 +77,38 @@ pub(in crate::engine) fn with_newcomer(
 fn delivers(db: &Connection, log: &Log) -> bool {
     let deliver = |draft: &Draft| matches!(draft, Draft::Deliver { .. });
     outbox::any_unsettled(db, log.id, deliver).expect("an outbox")
+}
+
+/// The device reads the receipt of one who was given the key by somebody else.
+fn reads_receipt(log: &mut Log, call: &mut Call<'_>, author: DeviceKey) {
+    let header = Header {
+        log: LOG,
+        sender: author,
+        count: 2,
+        prev: Digest::ZERO,
+        kind: Kind::Quiet,
+        audience: Audience::All,
+        seen: Head::NONE,
+        body: Digest::ZERO,
+    };
+    let bytes = header.encode();
+    let place = Place { log: LOG, sender: author, aad: bytes.aad() };
+    let content = Content::default().encode().expect("a receipt");
+    let scope = log.membership.scope().expect("founded");
+    let name = KeyName { scope, epoch: 1 };
+    let body = seal::seal(&EpochKey::from_bytes(KEY), name, &place, &content).expect("sealed");
+    let sealed = Sealed {
+        sender: author,
+        count: 2,
+        seq: 5,
+        at: 0,
+        header: bytes,
+        body,
+        recipients: Vec::new(),
+        epoch: Some(1),
+        before: 0,
+    };
+    assert!(matches!(log.open(call, &header, &sealed), Ok(Opened::Content(_))));
 }
 
 /// Later than any turn.
@@ -94,7 +132,7 @@ fn who_has_shown_that_it_holds_the_key_is_given_none() {
     with_newcomer(|db, log, call, newcomer| {
         log.on_caught_up(call).expect("caught up");
         assert!(log.deliveries.contains_key(&newcomer));
-        log.holders.holds(newcomer, 1);
+        reads_receipt(log, call, newcomer);
         call.now.at += LONG;
         log.deliver_due(call).expect("looked");
         assert!(!delivers(db, log) && log.deadline().is_none());
