@@ -53,6 +53,19 @@ fn peak() -> u64 {
     line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
 }
 
+/// That this process has not had much more memory than `before`. Other tests of one process hide what
+/// this one takes, or take it themselves: only cargo-nextest gives each a process of its own.
+fn assert_little_memory(before: u64) {
+    let now = peak();
+    if std::env::var_os("NEXTEST").is_none() {
+        eprintln!(
+            "not looked at, for other tests run in this process: memory, {before} to {now} KiB"
+        );
+        return;
+    }
+    assert!(now - before < GROWTH_MAX, "from {before} to {now} KiB");
+}
+
 /// The same bytes again and again, compressed.
 fn bomb(first: &[u8], again: &[u8]) -> Vec<u8> {
     let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).expect("an encoder");
@@ -139,7 +152,7 @@ async fn a_device_that_begins_with_a_bomb_is_told_and_nothing_changes(database: 
     let listed = vault.snapshots(&mut wire).await.expect("listed");
     let opened = vault.open_snapshot(&mut wire, &listed[0]).await.err();
     assert_eq!(opened, Some(VaultError::Snapshot(SnapshotError::TooLong)));
-    assert!(peak() - before < GROWTH_MAX, "from {before} to {} KiB", peak());
+    assert_little_memory(before);
     // The relay has nothing more and nothing less, and without the snapshot all of it is read.
     let after = world.stored(log).await;
     assert_eq!((after.head, after.floor), (stored.head, stored.floor));
@@ -226,7 +239,7 @@ async fn a_database_that_begins_with_a_bomb_stays_as_it_is_until_there_is_a_bett
     let report = laptop.database.sync().await.expect("synced");
     assert!(report.refused_snapshot && !report.confirmed);
     assert!(!laptop.database.sync().await.expect("synced").refused_snapshot, "said once");
-    assert!(peak() - before < GROWTH_MAX, "from {before} to {} KiB", peak());
+    assert_little_memory(before);
     let after = world.stored(log).await;
     assert_eq!((after.head, after.floor), (stored.head, stored.floor));
 
