@@ -166,7 +166,7 @@ struct State {
 /// Something that waits, with its place in the mailbox's count: the mailbox's bound is theirs.
 struct Queued<T> {
     item: T,
-    _place: Place,
+    place: Place,
 }
 
 /// Whose turn it is when several kinds of work wait: none of them can keep the others out.
@@ -208,10 +208,11 @@ impl Actor for Committer {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         let (message, _handling, place) = posted.open_keeping(ActorKind::Committer);
+        let newest = place.posted_ns();
         match message {
-            Message::Part(part) => state.parts.push_back(Queued { item: *part, _place: place }),
-            Message::Load(load) => state.loads.push_back(Queued { item: load, _place: place }),
-            Message::Job(job) => state.jobs.push_back(Queued { item: job, _place: place }),
+            Message::Part(part) => state.parts.push_back(Queued { item: *part, place }),
+            Message::Load(load) => state.loads.push_back(Queued { item: load, place }),
+            Message::Job(job) => state.jobs.push_back(Queued { item: job, place }),
             Message::Done(answers) => {
                 state.busy = false;
                 // The disk first: it would rest while hundreds of logs are told. A read comes after
@@ -225,6 +226,8 @@ impl Actor for Committer {
             }
         }
         state.start_next();
+        // What is still in the mailbox was posted after this one.
+        state.mailbox.waits_since(state.oldest_queued().unwrap_or(newest));
         Ok(())
     }
 }
@@ -238,6 +241,14 @@ impl State {
             Turn::Jobs => self.jobs.is_empty(),
         };
         others && !self.parts.is_empty()
+    }
+
+    /// When the oldest of what is queued was posted: the queues take turns, each in its order.
+    fn oldest_queued(&self) -> Option<u64> {
+        let parts = self.parts.front().map(|queued| &queued.place);
+        let loads = self.loads.front().map(|queued| &queued.place);
+        let jobs = self.jobs.front().map(|queued| &queued.place);
+        [parts, loads, jobs].into_iter().flatten().map(Place::posted_ns).min()
     }
 
     /// Starts the next piece of work, if none is under way.

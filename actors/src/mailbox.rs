@@ -27,7 +27,8 @@ pub(crate) struct Posted<M> {
 pub(crate) struct Waiting {
     depth: AtomicUsize,
     /// Nothing that waits was posted before this, in nanoseconds of the process: the later of when
-    /// the mailbox was last empty, and when what left it last was posted.
+    /// the mailbox was last empty, and when what left it last was posted. An actor that lets messages
+    /// out of their order says itself what the oldest is ([`Mailbox::waits_since`]).
     since: AtomicU64,
 }
 
@@ -35,7 +36,7 @@ impl Waiting {
     /// For how long the oldest message has waited, up to the time between it and the one before;
     /// nothing if none waits.
     fn oldest(&self) -> Duration {
-        if self.depth.load(Ordering::Relaxed) == 0 {
+        if self.depth.load(Ordering::Acquire) == 0 {
             return Duration::ZERO;
         }
         let since = self.since.load(Ordering::Relaxed);
@@ -55,11 +56,22 @@ pub(crate) struct Place {
     kind: ActorKind,
     waiting: Arc<Waiting>,
     posted_ns: u64,
+    /// Whether the actor keeps it beyond the message's turn: older ones may be left when it goes.
+    kept: bool,
+}
+
+impl Place {
+    /// When its message was posted, in nanoseconds of the process.
+    pub(crate) fn posted_ns(&self) -> u64 {
+        self.posted_ns
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.waiting.since.fetch_max(self.posted_ns, Ordering::Relaxed);
+        if !self.kept {
+            self.waiting.since.fetch_max(self.posted_ns, Ordering::Relaxed);
+        }
         self.waiting.depth.fetch_sub(1, Ordering::Relaxed);
         meters::actor(self.kind).depth.decrement(1.0);
     }
@@ -136,11 +148,14 @@ impl<M: Send + 'static> Mailbox<M> {
     pub(crate) fn post(&self, message: M) -> Result<(), Refused<M>> {
         let posted_at = Instant::now();
         let posted_ns = process_ns(posted_at);
-        if self.waiting.depth.fetch_add(1, Ordering::Relaxed) == 0 {
+        // First the time: a look in between must not take the last message's for this one's.
+        if self.depth() == 0 {
             self.waiting.since.fetch_max(posted_ns, Ordering::Relaxed);
         }
+        self.waiting.depth.fetch_add(1, Ordering::Release);
         meters::actor(self.kind).depth.increment(1.0);
-        let place = Place { kind: self.kind, waiting: self.waiting.clone(), posted_ns };
+        let place =
+            Place { kind: self.kind, waiting: self.waiting.clone(), posted_ns, kept: false };
         let posted = Posted { message, posted_at, place };
         self.actor.send_message(posted).map_err(|error| match error {
             MessagingErr::SendErr(posted) => Refused::Gone(posted.message),
@@ -162,6 +177,12 @@ impl<M: Send + 'static> Mailbox<M> {
         self.waiting.oldest()
     }
 
+    /// Nothing that waits was posted before this, in nanoseconds of the process: from an actor that
+    /// keeps places and gives them back out of their order.
+    pub(crate) fn waits_since(&self, posted_ns: u64) {
+        self.waiting.since.fetch_max(posted_ns, Ordering::Relaxed);
+    }
+
     pub(crate) fn cell(&self) -> ActorCell {
         self.actor.get_cell()
     }
@@ -174,14 +195,20 @@ impl<M: Send + 'static> Mailbox<M> {
 impl<M> Posted<M> {
     /// Takes the message out for handling; the [`Handling`] measures until it is dropped.
     pub(crate) fn open(self, kind: ActorKind) -> (M, Handling) {
-        let (message, handling, _) = self.open_keeping(kind);
-        (message, handling)
+        let handling = self.handling(kind);
+        (self.message, handling)
+    }
+
+    fn handling(&self, kind: ActorKind) -> Handling {
+        let waited = Some(self.posted_at.elapsed());
+        Handling { kind, waited, started: Instant::now() }
     }
 
     /// The same, with the message's place: it counts as waiting for as long as the place is kept.
-    pub(crate) fn open_keeping(self, kind: ActorKind) -> (M, Handling, Place) {
-        let waited = Some(self.posted_at.elapsed());
-        let handling = Handling { kind, waited, started: Instant::now() };
+    /// The actor says what the oldest is that it keeps ([`Mailbox::waits_since`]).
+    pub(crate) fn open_keeping(mut self, kind: ActorKind) -> (M, Handling, Place) {
+        let handling = self.handling(kind);
+        self.place.kept = true;
         (self.message, handling, self.place)
     }
 }
@@ -205,5 +232,29 @@ impl Handling {
 impl Drop for Handling {
     fn drop(&mut self) {
         meters::actor(self.kind).handled(self.waited, self.started.elapsed());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_overtakes_an_older_one_does_not_make_that_one_young() {
+        let waiting = Arc::new(Waiting::default());
+        let old = process_ns(Instant::now());
+        waiting.since.store(old, Ordering::Relaxed);
+        waiting.depth.store(2, Ordering::Relaxed);
+        let later = old + 3_600_000_000_000;
+        let place = |kept| Place {
+            kind: ActorKind::Committer,
+            waiting: waiting.clone(),
+            posted_ns: later,
+            kept,
+        };
+        drop(place(true));
+        assert_eq!(waiting.since.load(Ordering::Relaxed), old, "the older one still waits");
+        drop(place(false));
+        assert_eq!(waiting.since.load(Ordering::Relaxed), later);
     }
 }
