@@ -195,7 +195,8 @@ async fn take_over(
         bail!("{} vaults of a lost device are like that: {}", names.len(), names.join(", "));
     };
     let attached = tables.attach(device, database).await?;
-    if !vault.knows_private_key() && !(tables.columns.is_empty() && tables.private.is_empty()) {
+    let has_private = !tables.columns.is_empty() || !tables.private.is_empty();
+    if has_private && !vault.knows_private_key() {
         remark(
             "which key is private to you cannot be told from what the lost device has written; a new \
              one is made when it is needed. If another device of yours is in the vault, `vault enrol` \
