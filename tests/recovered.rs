@@ -1,20 +1,32 @@
 //! A person who has lost a device comes back with a code and a PIN.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use sealwire_client::address::RelayUrl;
 use sealwire_client::device::Outgoing;
+use sealwire_client::entry::Outline;
 use sealwire_client::error::Error;
 use sealwire_client::event::Event;
 use sealwire_client::identity::Identity;
+use sealwire_client::keybox::{self, Grant};
 use sealwire_client::ledger::NewExpense;
 use sealwire_client::ledger::money::{Currency, Money};
 use sealwire_client::recovery::{Format, RecoveryCode, RecoveryError, VaultError};
+use sealwire_client::seal::{EpochKey, KeyName, Place};
 use sealwire_client::sync::{Schema, SyncError, Table, Whose};
 use sealwire_client::totals::seal::{self, GroupKey};
 use sealwire_client::vault::Vault;
 use sealwire_client::wire;
-use sealwire_protocol::DeviceKey;
+use sealwire_protocol::bounded::Bounded;
+use sealwire_protocol::frame::Append;
+use sealwire_protocol::ids::Scope;
+use sealwire_protocol::keys::KeyBody;
+use sealwire_protocol::{DeviceKey, Digest, Kind, LogId};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::person::Person;
 use crate::support::phone::{Phone, Proof};
@@ -26,6 +38,7 @@ on_both_databases!(
     a_new_device_takes_the_place_of_the_lost_one,
     the_vaults_of_the_lost_device_are_the_new_one_s,
     a_database_goes_on_in_the_vault_of_the_lost_device,
+    a_log_that_could_not_be_read_is_not_given_up,
     who_was_alone_in_a_group_finds_its_way_back,
     the_key_that_a_totals_group_knows_comes_back,
     a_wrong_pin_is_reported_and_locks_in_the_end,
@@ -162,6 +175,9 @@ async fn a_database_goes_on_in_the_vault_of_the_lost_device(database: Database) 
     let offer = lost.offer(Whose::AnotherPersons).await.expect("an offer");
     let consent = with_bob.accept(&offer).await.expect("a consent");
     lost.enrol(&consent, Whose::AnotherPersons).await.expect("enrolled");
+    // Bob makes a scope that is smaller than any other, and gives its key to Alice's device.
+    let vault = offer.vault;
+    plant_scope(&world.url(), &bob, vault, alice.key()).await;
     db.execute_batch("insert into notes values ('a', 'of alice', 'private')").expect("written");
     lost.sync().await.expect("synced");
     let was = alice.key();
@@ -195,6 +211,120 @@ async fn a_database_goes_on_in_the_vault_of_the_lost_device(database: Database) 
     let other = with_bob.take_over(&vaults[0]).await;
     assert_eq!(other, Ok(()), "the same vault is no other");
     assert_eq!(found.found(&world.url()).await.err(), Some(SyncError::OtherVault));
+}
+
+/// Makes the scope with the smallest name of all, as an enrolled device of somebody may, and gives it to
+/// another device.
+async fn plant_scope(relay: &RelayUrl, person: &Person, vault: LogId, to: DeviceKey) {
+    let device = Arc::new(Identity::from_seed(&person.seed().try_into().expect("a seed")));
+    let options = wire::Options::default();
+    let (mut wire, _) = wire::connect(relay, &device, &options).await.expect("a session");
+    let mut seen = Vault::new(device.clone(), vault);
+    seen.pull(&mut wire).await.expect("read");
+    let mut scope = Scope::ZERO;
+    scope.0[15] = 1;
+    let outline = Outline {
+        log: vault,
+        count: 1,
+        prev: Digest::ZERO,
+        kind: Kind::Key,
+        recipients: Vec::new(),
+        seen: seen.head().expect("a head"),
+    };
+    let aad = outline.aad(device.key());
+    let place = Place { log: vault, sender: device.key(), aad: &aad };
+    let key = EpochKey::generate().expect("random bytes");
+    let grant = Grant { key, join_seed: None, head: None };
+    let name = KeyName { scope, epoch: 1 };
+    let sealed =
+        [device.key(), to].map(|to| keybox::seal(&grant, name, &place, to).expect("sealed"));
+    let keys = Bounded::new(sealed.to_vec()).expect("two");
+    let body = KeyBody { scope, epoch: 1, keys }.encode().expect("small");
+    let signed = outline.sign(&device, &body).expect("small");
+    wire.request(&Append { entry: signed.entry }.into()).await.expect("appended");
+    wire.close().await;
+}
+
+async fn a_log_that_could_not_be_read_is_not_given_up(database: Database) {
+    let world = World::start(database).await;
+    let (mut alice, mut bob) = (Person::new().await, Person::new().await);
+    let code =
+        alice.device.set_up_recovery(&world.url(), Format::Native, PIN).await.expect("set up");
+    let old = Arc::new(Identity::from_seed(&alice.seed().try_into().expect("a seed")));
+    let options = wire::Options::default();
+    let (mut wire, _) = wire::connect(&world.url(), &old, &options).await.expect("a session");
+    let vault = Vault::create(old.clone(), &mut wire).await.expect("founded").log();
+    wire.close().await;
+    // A group as well, of which the recovery vault does not know.
+    alice.connect(&world.url()).await;
+    bob.connect(&world.url()).await;
+    let group = bob.found(&world.url()).await;
+    alice.join(&bob, group).await;
+    alice.disconnect().await;
+    drop(alice);
+
+    let line = Line::to(world.address()).await;
+    let back = Person::restored(&line.url(), &code, PIN).await.expect("restored");
+    line.cut.store(true, Ordering::Relaxed);
+    for _ in 0..2 {
+        let kept = back.device.keep_recovery().await;
+        assert!(kept.is_err(), "not before each log was read: {kept:?}");
+    }
+    line.cut.store(false, Ordering::Relaxed);
+    assert_eq!(back.device.keep_recovery().await, Ok(true), "the old key is still there");
+    let vaults = back.device.recovered_vaults().await.expect("listed");
+    assert_eq!(vaults.iter().map(|it| it.vault).collect::<Vec<_>>(), [vault]);
+}
+
+/// A line to a relay that breaks, if it is told to, after the welcome and before any entry.
+struct Line {
+    address: SocketAddr,
+    cut: Arc<AtomicBool>,
+}
+
+impl Line {
+    async fn to(relay: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let cut = Arc::new(AtomicBool::new(false));
+        let cuts = cut.clone();
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let far = TcpStream::connect(relay).await.expect("the relay");
+                tokio::spawn(Self::carry(near, far, cuts.clone()));
+            }
+        });
+        Self { address, cut }
+    }
+
+    fn url(&self) -> RelayUrl {
+        RelayUrl::parse(&format!("ws://{}", self.address)).expect("a URL")
+    }
+
+    /// What a device says in turn: the request to upgrade, who it is, and then what it wants.
+    async fn carry(near: TcpStream, far: TcpStream, cut: Arc<AtomicBool>) {
+        let (mut from_device, mut to_device) = near.into_split();
+        let (mut from_relay, mut to_relay) = far.into_split();
+        let back = tokio::spawn(async move {
+            // However it ends, the line is over.
+            let _ = tokio::io::copy(&mut from_relay, &mut to_device).await;
+        });
+        let mut bytes = vec![0; 64 * 1024];
+        let mut upgraded = false;
+        let mut said = 0;
+        while let Ok(read @ 1..) = from_device.read(&mut bytes).await {
+            said += 1;
+            upgraded |= said == 1
+                && String::from_utf8_lossy(&bytes[..read]).to_lowercase().contains("websocket");
+            if upgraded && said > 2 && cut.load(Ordering::Relaxed) {
+                break;
+            }
+            if to_relay.write_all(&bytes[..read]).await.is_err() {
+                break;
+            }
+        }
+        back.abort();
+    }
 }
 
 async fn who_was_alone_in_a_group_finds_its_way_back(database: Database) {

@@ -129,6 +129,11 @@ pub struct Vault {
     arrived: Option<Vec<Arrived>>,
     /// Told of entries before they are sent, so that they can be sent again.
     journal: Option<Journal>,
+    /// The scopes, besides the first, under which this device has written or which it has rotated; none
+    /// if nobody asks ([`Vault::note_own_scopes`]).
+    noted: Option<BTreeSet<Scope>>,
+    /// As what the log was founded, by its first entry, whose hash is its name.
+    founded_as: Option<LogType>,
     /// Changesets whose key has not come yet.
     waiting: Waiting,
     /// Longest state that a snapshot may open to, in bytes.
@@ -172,6 +177,8 @@ impl Vault {
             scopes: Scopes::default(),
             arrived: None,
             journal: None,
+            noted: None,
+            founded_as: None,
             waiting: Waiting::default(),
             state_bytes_max: STATE_BYTES_MAX,
             rereading: None,

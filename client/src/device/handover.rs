@@ -4,12 +4,15 @@
 //! connection. What only the old key can do is done with it: enrolling the new device in vaults,
 //! leaving `totals` groups, deleting the old recovery vault. Each step may be repeated. Which vaults
 //! there were is kept, so that an app's database can go on in them.
+//!
+//! Holds always: the old key is erased only when each log that it is in was read to where it says what
+//! it is, and each vault is handed over.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sealwire_protocol::frame::LeaveTotals;
-use sealwire_protocol::{ErrorCode, LogId};
+use sealwire_protocol::{ErrorCode, LogId, LogType};
 
 use super::{Device, Phase};
 use crate::address::RelayUrl;
@@ -69,19 +72,27 @@ impl Device {
         let candidates: Vec<LogId> = mine.filter(|log| log.is_native() && !known(*log)).collect();
         for log in candidates {
             let mut vault = Vault::new(old.clone(), log);
+            vault.note_own_scopes();
             let read = vault.pull(&mut wire).await;
-            if vault.devices().scope().is_none() {
-                // A group that the recovery vault did not know of.
-                tracing::debug!(?log, "the lost device was in a group that was not saved");
-                continue;
-            }
-            read.map_err(failed)?;
+            match vault.founded_as() {
+                // It cannot be read like a vault; the recovery vault did not know of it.
+                Some(LogType::Group) => {
+                    tracing::debug!(?log, "the lost device was in a group that was not saved");
+                    continue;
+                }
+                Some(LogType::Vault) => read.map_err(failed)?,
+                // What it is nobody knows. To go on would erase the only key to it.
+                None => {
+                    read.map_err(failed)?;
+                    return Err(failed(VaultError::Forked));
+                }
+            };
             let me = &self.shared.identity;
             let consent = Vault::consent(me, log, old.key());
             vault.hand_over(&mut wire, me.key(), consent).await.map_err(failed)?;
             // Before the old key is out: after that nobody is told of this vault any more.
             let relay_key = session.relay;
-            let private = vault.own_scopes().first().copied();
+            let private = vault.private_scope();
             let known = Recovered { log, relay: relay.clone(), relay_key, private };
             self.shared.write(move |db| recovered::save(db, &known)).await?;
             let (mut own, _) = self.connect_as(relay, me).await?;

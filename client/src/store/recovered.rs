@@ -13,7 +13,7 @@ pub(crate) struct Recovered {
     pub(crate) log: LogId,
     pub(crate) relay: RelayUrl,
     pub(crate) relay_key: DeviceKey,
-    /// The scope that is the person's own; none if there was none.
+    /// The scope that is the person's own; none if there was none, or it cannot be told.
     pub(crate) private: Option<Scope>,
 }
 

@@ -239,6 +239,6 @@ create table recovered_vaults (
     log blob primary key,
     relay text not null,
     relay_key blob not null,
-    -- The scope that is the person's own; none if there was none.
+    -- The scope that is the person's own; none if there was none, or it cannot be told.
     private_scope blob
 ) without rowid;

@@ -17,7 +17,7 @@ use super::turn::{Turn, ended};
 use super::writer::{Writer, meta, set_meta};
 use crate::vault::{Packer, SnapshotError, VaultError};
 
-/// The digest of the snapshot that is still to be opened.
+/// The snapshot that is still to be opened, as [`Pending`].
 const PENDING: &str = "pending_snapshot";
 
 /// The digest of the newest snapshot that was compared and found to lack something.
@@ -70,7 +70,7 @@ impl Turn {
         let newest = snapshots.into_iter().max_by_key(|it| (it.confirmed, it.head.seq));
         let Some(snapshot) = newest else { return Ok(false) };
         let digest = snapshot.digest;
-        self.shared.write(move |writer| set_meta(writer.db, PENDING, &digest.0[..])).await?;
+        self.shared.write(move |writer| Pending::of(&snapshot).keep(writer)).await?;
         // Entries behind it may be replayed before it is: the order makes no difference.
         let frame = SubscribeFrom { log: self.vault.log(), snapshot: digest };
         self.read(frame.into()).await?;
@@ -81,11 +81,12 @@ impl Turn {
     /// Opens the snapshot that is still to be opened, if there is one.
     pub(super) async fn finish_bootstrap(&mut self) -> Result<(), SyncError> {
         let pending: Option<Vec<u8>> = self.shared.read(|db| meta(db, PENDING)).await?;
-        let Some(wanted) = pending.and_then(|digest| Digest::from_slice(&digest)) else {
+        let Some(wanted) = pending.and_then(|bytes| Pending::read(&bytes)) else {
             return Ok(());
         };
         let mut first = None;
-        for snapshot in self.as_good_as(wanted).await? {
+        let known = self.vault.snapshots(&mut self.wire).await.map_err(ended)?;
+        for snapshot in wanted.as_good_as(known) {
             match self.merge(&snapshot).await {
                 // Whoever has made it has made it badly: another one may do.
                 Err(SyncError::Vault(VaultError::Snapshot(error))) => {
@@ -95,15 +96,6 @@ impl Turn {
             }
         }
         Err(first.unwrap_or(SnapshotError::Damaged).into())
-    }
-
-    /// The wanted snapshot, and then those that hold as much, should it not open, or be gone.
-    async fn as_good_as(&mut self, wanted: Digest) -> Result<Vec<SnapshotSummary>, SyncError> {
-        let mut snapshots = self.vault.snapshots(&mut self.wire).await.map_err(ended)?;
-        let of = snapshots.iter().find(|it| it.digest == wanted).map_or(0, |it| it.head.seq);
-        snapshots.retain(|it| it.head.seq >= of);
-        snapshots.sort_by_key(|it| Reverse((it.digest == wanted, it.confirmed, it.head.seq)));
-        Ok(snapshots)
     }
 
     /// Opens a snapshot and merges it: all of it, or nothing.
@@ -120,7 +112,7 @@ impl Turn {
                 state::read(writer, keys, KeyScope::Group, &packed, &mut merge)?;
                 Ok(merge.done)
             })?;
-            writer.db.execute("delete from sealwire_meta where name = ?1", [PENDING])?;
+            forget_pending(writer)?;
             Ok(done)
         });
         let replayed = replayed.await?;
@@ -192,6 +184,47 @@ impl Turn {
     }
 }
 
+/// A snapshot that is still to be opened, and all that is behind its head was or will be read.
+#[derive(Clone, Copy)]
+pub(super) struct Pending {
+    digest: Digest,
+    /// Its head's seq: what lies below is in no entry that is read.
+    seq: u64,
+}
+
+impl Pending {
+    pub(super) fn of(snapshot: &SnapshotSummary) -> Self {
+        Self { digest: snapshot.digest, seq: snapshot.head.seq }
+    }
+
+    /// Keeps it, in place of an earlier one: the digest, and the seq in big-endian.
+    pub(super) fn keep(self, writer: &Writer<'_>) -> Result<(), SyncError> {
+        let bytes = [&self.digest.0[..], &self.seq.to_be_bytes()].concat();
+        set_meta(writer.db, PENDING, bytes)
+    }
+
+    /// What was kept. If there is no seq, it was kept before seqs were: no other will do.
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let (digest, seq) = bytes.split_at_checked(Digest::LEN)?;
+        let seq = seq.try_into().map_or(u64::MAX, u64::from_be_bytes);
+        Some(Self { digest: Digest::from_slice(digest)?, seq })
+    }
+
+    /// It, and then those that hold as much, should it not open, or be gone.
+    fn as_good_as(self, mut snapshots: Vec<SnapshotSummary>) -> Vec<SnapshotSummary> {
+        let wanted = |it: &SnapshotSummary| it.digest == self.digest;
+        snapshots.retain(|it| wanted(it) || it.head.seq >= self.seq);
+        snapshots.sort_by_key(|it| Reverse((wanted(it), it.confirmed, it.head.seq)));
+        snapshots
+    }
+}
+
+/// Forgets the snapshot that is still to be opened: everything is read from the beginning.
+pub(super) fn forget_pending(writer: &Writer<'_>) -> Result<(), SyncError> {
+    writer.db.execute("delete from sealwire_meta where name = ?1", [PENDING])?;
+    Ok(())
+}
+
 /// A state that is being merged.
 struct Merge<'a> {
     keys: Keyring<'a>,
@@ -225,5 +258,35 @@ impl Visit for Merge<'_> {
             writer.keep_box(&at, scope, epoch, kept, &sealed)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sealwire_protocol::Head;
+
+    use super::*;
+
+    fn snapshot(name: u8, seq: u64, confirmed: bool) -> SnapshotSummary {
+        let head = Head { incarnation: 1, seq, chain: Digest::ZERO };
+        SnapshotSummary { head, digest: Digest([name; 32]), size: 1, confirmed }
+    }
+
+    #[test]
+    fn an_older_snapshot_does_not_take_the_place_of_one_that_is_gone() {
+        let (older, wanted, newer) =
+            (snapshot(1, 400, true), snapshot(2, 500, true), snapshot(3, 600, false));
+        let kept = [&wanted.digest.0[..], &500_u64.to_be_bytes()].concat();
+        let pending = Pending::read(&kept).expect("kept");
+        let seqs = |of: &[SnapshotSummary]| {
+            let good = pending.as_good_as(of.to_vec());
+            good.iter().map(|it| it.head.seq).collect::<Vec<_>>()
+        };
+        assert_eq!(seqs(&[older, newer, wanted]), [500, 600]);
+        assert_eq!(seqs(&[older, newer]), [600]);
+        assert_eq!(seqs(&[older]), [0_u64; 0], "entries 401 to 500 are read no more");
+        // Kept without a seq: only itself.
+        let pending = Pending::read(&wanted.digest.0).expect("kept");
+        assert_eq!(pending.as_good_as(vec![older, newer, wanted]), [wanted]);
     }
 }

@@ -69,8 +69,20 @@ pub struct RecoveredVault {
     pub relay_key: DeviceKey,
     /// The vault.
     pub vault: LogId,
-    /// The scope that is the person's own; none if there was none.
+    /// The scope that is the person's own; none if there was none, or it cannot be told which it is.
     pub(crate) private: Option<Scope>,
+}
+
+impl RecoveredVault {
+    /// Whether it is known which key is private to the person: the lost device has written under one,
+    /// or made one, and only one. If not, take an offer of another device of this person
+    /// ([`Attached::accept`]), which names it; otherwise a new one is made when it is needed.
+    ///
+    /// [`Attached::accept`]: super::Attached::accept
+    #[must_use]
+    pub fn knows_private_key(&self) -> bool {
+        self.private.is_some()
+    }
 }
 
 #[derive(Serialize, Deserialize)]

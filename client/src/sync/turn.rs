@@ -13,6 +13,7 @@ use sealwire_protocol::ids::Scope;
 use sealwire_protocol::{ClientFrame, DeviceKey, Digest, LogId};
 
 use super::attached::Shared;
+use super::bootstrap::{Pending, forget_pending};
 use super::engine::Engine;
 use super::error::SyncError;
 use super::intake::{Keyring, Taken};
@@ -151,6 +152,8 @@ impl Turn {
                 // Nothing is deleted: what is read again changes nothing that is newer here.
                 self.report.history_changed = true;
                 self.vault.start_over();
+                // It may be gone with the history that it was of.
+                self.shared.write(|writer| forget_pending(writer)).await?;
                 let frame = subscribe(&self.vault);
                 self.read(frame).await?;
                 let read = self.vault.read_of_own();
@@ -185,12 +188,12 @@ impl Turn {
     async fn take_in(&mut self, reading: &Reading) -> Result<(), SyncError> {
         let arrived = self.vault.take_arrived();
         let private = self.private.map(|(scope, _)| scope);
-        let floor = reading.floor.map(|snapshot| snapshot.digest);
+        let floor = reading.floor.as_ref().map(Pending::of);
         let taken = self
             .write(move |writer, vault| {
                 let mut taken = Taken::default();
-                if let Some(digest) = floor {
-                    set_meta(writer.db, "pending_snapshot", &digest.0[..])?;
+                if let Some(pending) = floor {
+                    pending.keep(writer)?;
                 }
                 writer.take_in(Keyring { vault, private }, &arrived, &mut taken)?;
                 Ok(taken)

@@ -3,12 +3,16 @@
 //! What was read is the vault's until it is given: a connection that breaks, a future that is dropped, or
 //! a rotation that reads on loses none of it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sealwire_protocol::codec::Envelope;
 use sealwire_protocol::frame::{Entry, Floor, SnapshotSummary, Subscribe, Unsubscribe};
+use sealwire_protocol::ids::Scope;
 use sealwire_protocol::keys::KeyBody;
-use sealwire_protocol::{ClientFrame, Control, DeviceKey, Digest, Head, Header, Kind, RelayFrame};
+use sealwire_protocol::{
+    ClientFrame, Control, DeviceKey, Digest, Head, Header, Kind, LogType, RelayFrame,
+};
 use tokio::time::timeout;
 
 use super::waiting::Rereading;
@@ -16,7 +20,7 @@ use super::{Vault, VaultError};
 use crate::chain::{Step, Track};
 use crate::entry::{Judged, Rejection, digest_of, judge};
 use crate::numbering::Mark;
-use crate::seal::Place;
+use crate::seal::{self, Place};
 use crate::wire::{Step as WireStep, Wire, WireError};
 
 /// A changeset of a device, opened.
@@ -186,6 +190,32 @@ impl Vault {
         self.arrived.get_or_insert_default();
     }
 
+    /// From now on changesets are not kept: it is only noted under which scopes this device has written.
+    pub(crate) fn note_own_scopes(&mut self) {
+        self.noted.get_or_insert_default();
+    }
+
+    fn note(&mut self, scopes: impl IntoIterator<Item = Scope>) {
+        let me = self.device.key();
+        if let Some(noted) = &mut self.noted {
+            noted.extend(scopes.into_iter().filter(|scope| self.scopes.holds(*scope, me)));
+        }
+    }
+
+    /// The scope that is its person's own: the one under which this device has written, or which it has
+    /// rotated. That it was given a key proves nothing: any device of the vault can make a scope and
+    /// give it to others. None if there is no such scope, or are several.
+    pub(crate) fn private_scope(&self) -> Option<Scope> {
+        let mut own = self.noted.iter().flatten().filter(|scope| self.holds_key(**scope));
+        let first = own.next().copied();
+        first.filter(|_| own.next().is_none())
+    }
+
+    /// As what the log was founded; none if its first entry was not read.
+    pub(crate) fn founded_as(&self) -> Option<LogType> {
+        self.founded_as
+    }
+
     /// What has arrived since the last time.
     pub(crate) fn take_arrived(&mut self) -> Vec<Arrived> {
         self.arrived.as_mut().map(std::mem::take).unwrap_or_default()
@@ -245,6 +275,11 @@ impl Vault {
             Kind::Control => {
                 let control =
                     Control::decode(entry.body.as_ref()).map_err(|_| Rejection::Control)?;
+                if let Control::Found { log_type, .. } = &control
+                    && founding
+                {
+                    self.founded_as = Some(*log_type);
+                }
                 self.devices
                     .apply(self.log, entry.seq, header, &control)
                     .map_err(|_| Rejection::Control)?;
@@ -301,6 +336,9 @@ impl Vault {
         if !first && !self.scopes.given(entry.seq, header.sender, &body, rotation) {
             return Err(Rejection::Keys);
         }
+        if !first && rotation && header.sender == self.device.key() {
+            self.note([body.scope]);
+        }
         let place = Place { log: self.log, sender: header.sender, aad: entry.header.aad() };
         let device = self.device.clone();
         self.keys.take(&device, &place, &body);
@@ -309,6 +347,12 @@ impl Vault {
 
     fn take_changeset(&mut self, entry: &Entry, judged: &Judged) {
         let header = &judged.header;
+        if self.noted.is_some() {
+            if header.sender == self.device.key() {
+                self.note(scopes_of(entry.body.as_ref()));
+            }
+            return;
+        }
         let Some(arrived) = &mut self.arrived else {
             return self.open_changeset(entry, header.sender);
         };
@@ -321,6 +365,12 @@ impl Vault {
             body: entry.body.as_ref().to_vec(),
         });
     }
+}
+
+/// The scopes of the boxes of a changeset.
+fn scopes_of(body: &[u8]) -> BTreeSet<Scope> {
+    let boxes: Vec<serde_bytes::ByteBuf> = rmp_serde::from_slice(body).unwrap_or_default();
+    boxes.iter().filter_map(|sealed| Some(seal::key_name(sealed).ok()?.scope)).collect()
 }
 
 /// What an entry's frame has beside its body, in bytes: header, signature, names of fields.

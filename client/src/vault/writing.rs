@@ -70,14 +70,15 @@ impl Vault {
                 }
             }
         }
-        for scope in self.own_scopes() {
+        for scope in self.held_scopes() {
             self.deliver_scope(wire, device, scope).await?;
         }
         Ok(())
     }
 
-    /// The scopes besides the vault's first one of which this device holds a key: its person's own.
-    pub(crate) fn own_scopes(&self) -> Vec<Scope> {
+    /// The scopes besides the vault's first one of which this device holds a key: its person's own, and
+    /// whatever others have given it.
+    fn held_scopes(&self) -> Vec<Scope> {
         let first = self.scope();
         self.keys.scopes().into_iter().filter(|scope| *scope != first).collect()
     }

@@ -164,6 +164,26 @@ async fn what_can_be_done_without_a_relay_is_done_without_it() {
 }
 
 #[tokio::test]
+async fn what_is_not_done_is_not_said_to_be() {
+    let relay = Relay::start().await;
+    let directories = tempfile::tempdir().expect("a directory");
+    let anna = Terminal::new(&directories, "anna", &relay);
+    anna.types(&["init"]).await;
+    // Nobody is out before the relay has it.
+    let made = anna.types(&["--relay", "ws://127.0.0.1:1", "group", "create"]).await;
+    let said = anna.fails(&["group", "leave", &made]).await;
+    assert!(said.contains("not done yet") && said.contains("outbox"), "{said}");
+    // A relay with another key than before is sent nothing, however often it is tried.
+    let group = anna.types(&["group", "create"]).await;
+    anna.types(&["trust", &"5a".repeat(32)]).await;
+    for words in [&["send", &group, "hello"][..], &["group", "rotate", &group]] {
+        let said = anna.fails(words).await;
+        assert!(said.contains("the relay's key has changed"), "{said}");
+        assert!(!said.contains("any command that connects"), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn a_device_that_is_killed_while_it_talks_loses_and_doubles_nothing() {
     let relay = Relay::start().await;
     let directories = tempfile::tempdir().expect("a directory");

@@ -100,28 +100,50 @@ async fn send(
     let outgoing =
         if recipients.is_empty() { Outgoing::to_all(text) } else { Outgoing::to(recipients, text) };
     let id = device.send(group.log, outgoing).await?;
-    settle(args, out, device, &group, id).await
+    settle(args, out, device, &group, id, Unreached::Waits).await
 }
 
 /// How long a relay may refuse to be reached before a command goes on without it. One that is only
 /// slow is waited for.
 const REACH: Duration = Duration::from_secs(3);
 
-/// Waits for what a connection brings, unless its relay cannot be reached: [`Error::Timeout`] then.
+/// Waits for what a connection brings, unless its relay cannot be reached, or never will be as things
+/// stand: [`Error::Timeout`] then.
 pub(crate) async fn unless_unreached<T>(
     connection: &Connection,
     work: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
     let unreached = async {
         let reached = connection.wait_connected(REACH).await;
-        if reached == Err(Error::Timeout) && matches!(connection.status(), Status::Waiting(_)) {
-            return;
+        match connection.status() {
+            Status::Waiting(_) if reached == Err(Error::Timeout) => return,
+            Status::Over(_) | Status::Failed(_) => return,
+            Status::Waiting(_)
+            | Status::Standby
+            | Status::Connecting
+            | Status::Connected
+            | Status::Stopped => {}
         }
         std::future::pending::<()>().await;
     };
     tokio::select! {
+        // What it was waited for knows better why.
+        biased;
         done = work => done,
         () = unreached => Err(Error::Timeout),
+    }
+}
+
+/// Why a relay is not reached before somebody does something about it; none if it may be.
+fn lasting(status: &Status) -> Option<Error> {
+    match status {
+        Status::Over(error) => Some(error.clone().into()),
+        Status::Failed(error) => Some((*error).into()),
+        Status::Waiting(_)
+        | Status::Standby
+        | Status::Connecting
+        | Status::Connected
+        | Status::Stopped => None,
     }
 }
 
@@ -136,13 +158,24 @@ fn why(status: Status) -> String {
     }
 }
 
-/// Waits until an entry is on the relay's disk. It is no error if it is not reached: the entry waits.
+/// What it means if the relay is not reached.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unreached {
+    /// The entry waits, and that is enough.
+    Waits,
+    /// The entry waits, and until it is sent nothing is as it was asked for: who was to be out is not.
+    Fails,
+}
+
+/// Waits until an entry is on the relay's disk. If the relay cannot be reached now, the entry waits; it
+/// is an error if the relay never will be as things stand, or if that was said to be one.
 pub(crate) async fn settle(
     args: &Args,
     out: Output,
     device: &Device,
     group: &LogInfo,
     id: DraftId,
+    unreached: Unreached,
 ) -> Result<()> {
     let connection = device.connect(&group.relay);
     let wait = device.wait_appended(id, args.deadline());
@@ -155,10 +188,17 @@ pub(crate) async fn settle(
             out.line(&format!("appended as entry {seq}"), &json!({ "log": log, "seq": seq }))
         }
         Err(Error::Timeout) => {
-            remark(&format!(
+            if let Some(error) = lasting(&status) {
+                return Err(explain(&error).context("it waits in the outbox and was not sent"));
+            }
+            let waits = format!(
                 "it waits in the outbox, and any command that connects will send it ({})",
                 why(status)
-            ));
+            );
+            if unreached == Unreached::Fails {
+                bail!("not done yet: {waits}");
+            }
+            remark(&waits);
             if out.json {
                 let log = group.log.to_uuid_text();
                 out.line("", &json!({ "log": log, "seq": null }))?;

@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use crate::args::{Args, GroupCommand};
-use crate::commands::{connect, explain, keep_recovery, settle, unless_unreached};
+use crate::commands::{Unreached, connect, explain, keep_recovery, settle, unless_unreached};
 use crate::output::{Output, clean, remark, short};
 use crate::place::{group, member};
 
@@ -42,7 +42,7 @@ pub(crate) async fn run(
         GroupCommand::Leave { group: name } => {
             let group = group(device, name).await?;
             let id = device.leave(group.log).await?;
-            settle(args, out, device, &group, id).await?;
+            settle(args, out, device, &group, id, Unreached::Fails).await?;
             keep_recovery(device).await;
             Ok(())
         }
@@ -50,14 +50,14 @@ pub(crate) async fn run(
             let group = group(device, name).await?;
             let whom = member(device, &group, whom).await?;
             let id = device.revoke(group.log, whom).await?;
-            settle(args, out, device, &group, id).await?;
+            settle(args, out, device, &group, id, Unreached::Fails).await?;
             keep_recovery(device).await;
             Ok(())
         }
         GroupCommand::Rotate { group: name } => {
             let group = group(device, name).await?;
             let id = device.rotate(group.log).await?;
-            settle(args, out, device, &group, id).await?;
+            settle(args, out, device, &group, id, Unreached::Fails).await?;
             keep_recovery(device).await;
             Ok(())
         }
@@ -210,7 +210,7 @@ async fn approve(
     let whom = only(&asking, whom, "nobody who asks to be let in")?;
     let id = device.approve(group.log, whom, group_name).await?;
     remark(&format!("let in {}, fingerprint {}", short(whom), fingerprint(whom)));
-    settle(args, out, device, &group, id).await
+    settle(args, out, device, &group, id, Unreached::Waits).await
 }
 
 async fn accept_key(device: &Device, name: &str, whom: &str) -> Result<()> {

@@ -195,6 +195,14 @@ async fn take_over(
         bail!("{} vaults of a lost device are like that: {}", names.len(), names.join(", "));
     };
     let attached = tables.attach(device, database).await?;
+    let has_private = !tables.columns.is_empty() || !tables.private.is_empty();
+    if has_private && !vault.knows_private_key() {
+        remark(
+            "which key is private to you cannot be told from what the lost device has written; a new \
+             one is made when it is needed. If another device of yours is in the vault, `vault enrol` \
+             there and `vault attach --offer` here say which it is",
+        );
+    }
     attached.take_over(vault).await.map_err(|error| explain(&error))?;
     let bar = Bar::watch(out, &attached);
     let report = attached.sync().await.map_err(|error| explain(&error))?;
