@@ -7,12 +7,14 @@
 //!
 //! A succession counts once the old device was revoked, which every member reads at the same place of
 //! the log: nobody who is still active is succeeded. One device has one successor: if several show
-//! its signature, the one that revoked it, else the one whose digest is least. So the same messages
-//! and the same log make the same successors everywhere, in whatever order they came.
+//! its signature, one that is a member or leads to one goes before those that a thief may have made
+//! up, then the one that revoked it, then the one whose digest is least. So the same messages and the
+//! same log make the same successors everywhere, in whatever order they came.
 //!
 //! What was written stays as it was written. The ledger that a device shows has the successor's key
 //! in the place of the lost one's, everywhere ([`Ledger::of_members`]).
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use sealwire_protocol::digest::sha256;
@@ -78,42 +80,60 @@ impl Succession {
     }
 }
 
+/// How often the lost devices are gone through, from the one that was revoked last to the first. Whoever
+/// was revoked before the device whose place it takes costs a turn more; nobody honest does often.
+const TURNS_MAX: usize = 16;
+
+/// Who may take a place, the first first: the revoker, then by digest.
+type Candidates = BTreeSet<(bool, Digest, DeviceKey)>;
+
 /// The successors of the devices that have one: always the last in its line. All of `proven` were
 /// signed by both.
 fn successors<'a>(
     proven: impl Iterator<Item = &'a Succession>,
     membership: &Membership,
 ) -> BTreeMap<DeviceKey, DeviceKey> {
-    let mut next: BTreeMap<DeviceKey, (bool, Digest, DeviceKey)> = BTreeMap::new();
+    let mut lost: BTreeMap<(Reverse<u64>, DeviceKey), Candidates> = BTreeMap::new();
     for succession in proven {
         let (old, new) = (&succession.old_public_key, &succession.new_public_key);
         let (Some(old), Some(new)) = (old.device(), new.device()) else { continue };
         let Some(revoked) = membership.revocation(old) else { continue };
-        // The least stands; a revoker is less than all others.
-        let rank = (revoked.by != new, sha256(&[old.0, new.0].concat()), new);
-        let stands = next.entry(old).or_insert(rank);
-        *stands = rank.min(*stands);
+        let candidate = (revoked.by != new, sha256(&[old.0, new.0].concat()), new);
+        lost.entry((Reverse(revoked.seq), old)).or_default().insert(candidate);
     }
-    let last = |old: &DeviceKey| {
-        let mut seen = BTreeSet::new();
-        let mut at = *old;
-        while let Some((_, _, new)) = next.get(&at) {
-            if !seen.insert(at) {
-                // Keys that succeed each other in a ring are revoked, all of them: any will do.
-                return ring(&next, at);
-            }
-            at = *new;
-        }
-        at
-    };
-    next.keys().map(|old| (*old, last(old))).filter(|(old, new)| old != new).collect()
+    if lost.is_empty() {
+        return BTreeMap::new();
+    }
+    // Whoever leads to a member goes before whoever leads to nobody, who may be a thief's invention.
+    let mut ends: BTreeMap<_, _> = membership.members().map(|(key, _)| (key, key)).collect();
+    follow(&lost, &mut ends);
+    let old: BTreeSet<DeviceKey> = lost.keys().map(|(_, old)| *old).collect();
+    let named = lost.values().flatten().map(|(_, _, new)| *new);
+    for new in named.filter(|new| !old.contains(new)) {
+        ends.insert(new, new);
+    }
+    follow(&lost, &mut ends);
+    old.into_iter().filter_map(|old| Some((old, *ends.get(&old)?))).collect()
 }
 
-/// The least key of the ring in which `at` is.
-fn ring(next: &BTreeMap<DeviceKey, (bool, Digest, DeviceKey)>, at: DeviceKey) -> DeviceKey {
-    let following = |key: &DeviceKey| next.get(key).map(|(_, _, new)| *new);
-    let others = std::iter::successors(following(&at), following).take_while(|key| *key != at);
-    others.fold(at, DeviceKey::min)
+/// Gives each lost device the end of the line of its first candidate that has one. Whoever has an end
+/// keeps it, so lines have no rings and nobody is followed twice.
+fn follow(
+    lost: &BTreeMap<(Reverse<u64>, DeviceKey), Candidates>,
+    ends: &mut BTreeMap<DeviceKey, DeviceKey>,
+) {
+    for _ in 0..TURNS_MAX {
+        let before = ends.len();
+        for ((_, old), candidates) in lost {
+            let end = candidates.iter().find_map(|(_, _, new)| ends.get(new).copied());
+            if let Some(end) = end.filter(|_| !ends.contains_key(old)) {
+                ends.insert(*old, end);
+            }
+        }
+        if ends.len() == before {
+            break;
+        }
+    }
 }
 
 impl Ledger {
