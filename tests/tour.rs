@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use sealwire_client::device::{Device, Options};
 use sealwire_client::identity::Identity;
+use sealwire_client::recovery::RecoveryCode;
 use sealwire_client::totals::seal::{self, GroupKey, PairKey};
 use sealwire_protocol::DeviceKey;
 use serde_json::{Value, json};
@@ -19,6 +21,7 @@ on_both_databases!(
     the_vault_of_the_readme_is_shared_and_comes_back_as_it_says,
     a_group_of_the_command_line_is_shared_with_a_phone,
     what_goes_wrong_is_said_with_what_to_do_next,
+    a_restore_that_was_interrupted_goes_on,
 );
 
 const PIN: &str = "246810";
@@ -306,4 +309,31 @@ async fn what_goes_wrong_is_said_with_what_to_do_next(database: Database) {
     terminal.clone().with("SEALWIRE_NEW_PIN", "987654").ok(&["recovery", "change-pin"]).await;
     terminal.ok(&["recovery", "delete"]).await;
     assert!(terminal.ok(&["completions", "bash"]).await.contains("sealwire-device"));
+}
+
+async fn a_restore_that_was_interrupted_goes_on(database: Database) {
+    let world = World::start(database).await;
+    let place = tempfile::tempdir().expect("a directory");
+    let lost = tempfile::tempdir().expect("a directory");
+    let terminal = Terminal::new(&world.url()).with("SEALWIRE_PIN", PIN);
+    let at = |place: &Path| {
+        terminal.clone().with("SEALWIRE_DEVICE_DIR", place.to_str().expect("a path"))
+    };
+    let alice = at(lost.path());
+    alice.ok(&["init"]).await;
+    let group = alice.ok(&["group", "create"]).await;
+    let code = alice.ok(&["recovery", "setup"]).await;
+    // The device is made, and the program is gone before it has joined anything.
+    let read = RecoveryCode::parse(&code).expect("a code");
+    let url = world.url();
+    let made = Device::restore(place.path(), None, &url, &read, PIN, Options::default()).await;
+    let new = made.expect("restored").key();
+    let back = at(place.path());
+    back.ok(&["recovery", "restore"]).await;
+    let members = back.json(&["group", "members", &group]).await;
+    assert_eq!(members.len(), 1);
+    assert_eq!(members[0]["device"], new.to_hex());
+    // Once is enough, and a device is not written over.
+    let again = back.run(&["recovery", "restore"]).await;
+    assert!(!again.success && again.err.contains("name another directory"), "{}", again.err);
 }

@@ -27,7 +27,7 @@ use crate::limits::{
     STORE_DEADLINE,
 };
 use crate::log::{LogMessage, LogRef};
-use crate::mailbox::{Mailbox, Place, Posted, Waiting};
+use crate::mailbox::{self, Mailbox, Place, Posted, Waiting};
 use crate::metrics::{
     ActorKind, Alive, COMMIT_ENTRIES, COMMIT_TIME, COMMITS_FAILED, COMMITS_STALE, LOGS_LOADED,
 };
@@ -111,10 +111,8 @@ impl CommitterRef {
         store: Arc<dyn Store>,
         supervisor: ActorCell,
     ) -> Result<Self, SpawnErr> {
-        let waiting = Arc::new(Waiting::default());
-        let arguments = (store, waiting.clone());
-        let (actor, _) = Actor::spawn_linked(None, Committer, arguments, supervisor).await?;
-        Ok(Self(Mailbox::new(actor, ActorKind::Committer, COMMITTER_MAILBOX_MAX, waiting)))
+        let (kind, limit) = (ActorKind::Committer, COMMITTER_MAILBOX_MAX);
+        Ok(Self(mailbox::start(Committer, kind, limit, store, supervisor).await?))
     }
 
     /// Asks for a part to be committed. Gives false if the committer takes no more now.

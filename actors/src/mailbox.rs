@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use metrics::counter;
-use ractor::{ActorCell, ActorRef, MessagingErr};
+use ractor::{Actor, ActorCell, ActorRef, MessagingErr, SpawnErr};
 
 use crate::meters;
 use crate::metrics::{ActorKind, MAILBOX_REFUSALS};
@@ -90,6 +90,26 @@ impl<M: Send + 'static> Clone for Mailbox<M> {
             limit: self.limit,
         }
     }
+}
+
+/// Starts an actor under its supervisor, and gives the way in. The actor is given what waits as well, for
+/// a mailbox of its own.
+pub(crate) async fn start<A, T, M>(
+    actor: A,
+    kind: ActorKind,
+    limit: usize,
+    argument: T,
+    supervisor: ActorCell,
+) -> Result<Mailbox<M>, SpawnErr>
+where
+    A: Actor<Msg = Posted<M>, Arguments = (T, Arc<Waiting>)>,
+    T: Send + 'static,
+    M: Send + 'static,
+{
+    let waiting = Arc::new(Waiting::default());
+    let arguments = (argument, waiting.clone());
+    let (actor, _) = Actor::spawn_linked(None, actor, arguments, supervisor).await?;
+    Ok(Mailbox::new(actor, kind, limit, waiting))
 }
 
 impl<M: Send + 'static> Mailbox<M> {

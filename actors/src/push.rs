@@ -40,7 +40,7 @@ use crate::limits::{
     DOORBELL_DEVICES_MAX, DOORBELL_REREAD_PAUSE, PUSH_BATCH, PUSH_CALL_DEADLINE, PUSH_CALLS_MAX,
     PUSH_MAILBOX_MAX, PUSH_RETRY_MIN,
 };
-use crate::mailbox::{Mailbox, Posted, Waiting};
+use crate::mailbox::{self, Mailbox, Posted, Waiting};
 use crate::metrics::{
     ActorKind, Alive, DOORBELL_AGE, DOORBELLS_COALESCED, DOORBELLS_FAILED, DOORBELLS_QUEUED,
     DOORBELLS_SENT, DOORBELLS_SUPPRESSED, DOORBELLS_WAITING, PUSH_RESTING, TOKENS_FORGOTTEN,
@@ -68,10 +68,9 @@ impl PushRef {
         shared: Arc<Shared>,
         supervisor: ActorCell,
     ) -> Result<Self, SpawnErr> {
-        let waiting = Arc::new(Waiting::default());
-        let arguments = (shared.clone(), waiting.clone());
-        let (actor, _) = Actor::spawn_linked(None, PushActor, arguments, supervisor).await?;
-        let mailbox = Mailbox::new(actor, ActorKind::Push, PUSH_MAILBOX_MAX, waiting);
+        let (kind, argument) = (ActorKind::Push, shared.clone());
+        let mailbox =
+            mailbox::start(PushActor, kind, PUSH_MAILBOX_MAX, argument, supervisor).await?;
         shared.doorstep.attend(mailbox.clone());
         Ok(Self(mailbox))
     }

@@ -22,7 +22,7 @@ use crate::limits::{
     RETENTION_OVERDUE, RETENTION_ROWS_MAX, STORE_DEADLINE, SWEPT_CHUNKS_MAX, UPLOAD_LIFETIME,
 };
 use crate::log::LogMessage;
-use crate::mailbox::{Mailbox, Posted, Waiting};
+use crate::mailbox::{self, Mailbox, Posted, Waiting};
 use crate::metrics::{ActorKind, Alive, SWEPT};
 use crate::ports::{LogKey, StoreError};
 use crate::system::Shared;
@@ -35,10 +35,8 @@ impl RetentionRef {
         shared: Arc<Shared>,
         supervisor: ActorCell,
     ) -> Result<Self, SpawnErr> {
-        let waiting = Arc::new(Waiting::default());
-        let arguments = (shared, waiting.clone());
-        let (actor, _) = Actor::spawn_linked(None, Retention, arguments, supervisor).await?;
-        Ok(Self(Mailbox::new(actor, ActorKind::Retention, 1, waiting)))
+        let started = mailbox::start(Retention, ActorKind::Retention, 1, shared, supervisor);
+        Ok(Self(started.await?))
     }
 
     pub(crate) fn cell(&self) -> ActorCell {

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use sealwire_client::address::RelayUrl;
 use sealwire_protocol::{DeviceKey, LogId};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::DEADLINE;
@@ -46,6 +47,36 @@ impl Recorder {
         let at = records.len() as u64;
         records.push(Record { at, device, log, event });
     }
+}
+
+/// A device that has written and read as it liked, and comes to an end.
+pub(crate) trait Walks: Send + 'static {
+    /// Sends everything that was not answered until it is.
+    async fn settle(&mut self);
+
+    /// Reads everything from the beginning.
+    async fn read_all(&mut self);
+}
+
+/// Waits until devices that walk have stopped, which they are told after `beside` has happened, then has
+/// them settle and read everything, and gives them back.
+pub(crate) async fn walk_to_the_end<W: Walks>(
+    walking: Vec<JoinHandle<W>>,
+    stop: &watch::Sender<bool>,
+    beside: impl Future<Output = ()>,
+) -> Vec<W> {
+    beside.await;
+    stop.send_replace(true);
+    let mut walkers = Vec::new();
+    for walker in walking {
+        let walker = timeout(DEADLINE, walker).await.expect("a device stops in time");
+        walkers.push(walker.expect("a device does not panic"));
+    }
+    let settled = join_all(walkers.iter_mut().map(W::settle));
+    timeout(DEADLINE * 2, settled).await.expect("everything is answered in the end");
+    let read = join_all(walkers.iter_mut().map(W::read_all));
+    timeout(DEADLINE * 2, read).await.expect("everything is read in the end");
+    walkers
 }
 
 /// A crowd of devices.
@@ -115,17 +146,7 @@ impl Crowd {
                 })
             })
             .collect();
-        beside.await;
-        stop.send_replace(true);
-        let mut walkers = Vec::new();
-        for walker in walking {
-            let walker = timeout(DEADLINE, walker).await.expect("a device stops in time");
-            walkers.push(walker.expect("a device does not panic"));
-        }
-        let settled = join_all(walkers.iter_mut().map(Walker::settle));
-        timeout(DEADLINE * 2, settled).await.expect("everything is answered in the end");
-        let read = join_all(walkers.iter_mut().map(Walker::read_all));
-        timeout(DEADLINE * 2, read).await.expect("everything is read in the end");
+        walk_to_the_end(walking, &stop, beside).await;
         self.recorder.take()
     }
 }

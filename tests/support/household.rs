@@ -8,7 +8,6 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use sealwire_client::address::RelayUrl;
 use sealwire_client::chain::{Step, Track};
 use sealwire_client::entry::{Outline, Signed, digest_of};
@@ -25,10 +24,9 @@ use sealwire_protocol::{
     ClientFrame, Control, DeviceKey, Digest, Head, Kind, LogId, LogType, RelayFrame,
 };
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
-use super::DEADLINE;
-use super::crowd::Recorder;
+use super::crowd::{Recorder, Walks, walk_to_the_end};
 use super::history::{Event, History};
 use super::random::Random;
 
@@ -158,21 +156,50 @@ impl Household {
                 })
             })
             .collect();
-        beside.await;
-        stop.send_replace(true);
-        let mut walkers = Vec::new();
-        for walker in walking {
-            let walker = timeout(DEADLINE, walker).await.expect("a device stops in time");
-            walkers.push(walker.expect("a device does not panic"));
-        }
-        let settled = join_all(walkers.iter_mut().map(Walker::settle));
-        timeout(DEADLINE * 2, settled).await.expect("everything is answered in the end");
-        let read = join_all(walkers.iter_mut().map(Walker::read_all));
-        timeout(DEADLINE * 2, read).await.expect("everything is read in the end");
+        let walkers = walk_to_the_end(walking, &stop, beside).await;
         Outcome {
             history: self.recorder.take(),
             rotations: walkers.iter().map(|walker| walker.rotations).sum(),
             late_max: walkers.iter().map(|walker| walker.late_max).max().unwrap_or(0),
+        }
+    }
+}
+
+impl Walks for Walker {
+    /// Sends what is not answered until all of it is.
+    async fn settle(&mut self) {
+        while self.is_unsettled() {
+            let session = async {
+                let mut wire = self.connect().await?;
+                while self.is_unsettled() {
+                    self.rotate_if_due();
+                    self.send_again(&mut wire).await?;
+                    self.listen(&mut wire, LISTEN_MAX).await?;
+                }
+                Ok::<(), Over>(())
+            };
+            let _ = session.await;
+        }
+    }
+
+    /// Reads the vault from its beginning, and notes what is there. Who was revoked cannot.
+    async fn read_all(&mut self) {
+        if self.revoked {
+            return;
+        }
+        self.track = Track::new(self.log);
+        self.order.clear();
+        self.drained = false;
+        let session = async {
+            let mut wire = self.connect().await?;
+            while !self.drained && !self.revoked {
+                self.listen(&mut wire, LISTEN_MAX).await?;
+            }
+            Ok::<(), Over>(())
+        };
+        assert!(session.await.is_ok(), "the last connection was cut");
+        if !self.revoked {
+            self.note(Event::End { order: self.order.clone() });
         }
     }
 }
@@ -239,22 +266,6 @@ impl Walker {
         }
     }
 
-    /// Sends what is not answered until all of it is.
-    async fn settle(&mut self) {
-        while self.is_unsettled() {
-            let session = async {
-                let mut wire = self.connect().await?;
-                while self.is_unsettled() {
-                    self.rotate_if_due();
-                    self.send_again(&mut wire).await?;
-                    self.listen(&mut wire, LISTEN_MAX).await?;
-                }
-                Ok::<(), Over>(())
-            };
-            let _ = session.await;
-        }
-    }
-
     fn is_unsettled(&self) -> bool {
         !self.revoked && (self.rotates || !self.unanswered.is_empty())
     }
@@ -266,27 +277,6 @@ impl Walker {
         if self.rotates && has_read && self.unanswered.is_empty() {
             self.rotates = false;
             self.rotate();
-        }
-    }
-
-    /// Reads the vault from its beginning, and notes what is there. Who was revoked cannot.
-    async fn read_all(&mut self) {
-        if self.revoked {
-            return;
-        }
-        self.track = Track::new(self.log);
-        self.order.clear();
-        self.drained = false;
-        let session = async {
-            let mut wire = self.connect().await?;
-            while !self.drained && !self.revoked {
-                self.listen(&mut wire, LISTEN_MAX).await?;
-            }
-            Ok::<(), Over>(())
-        };
-        assert!(session.await.is_ok(), "the last connection was cut");
-        if !self.revoked {
-            self.note(Event::End { order: self.order.clone() });
         }
     }
 

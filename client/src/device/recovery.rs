@@ -87,6 +87,15 @@ impl Device {
         Ok(kept.map(|kept| (kept.format, kept.relay)))
     }
 
+    /// Whether this device came out of a native recovery vault, and has not ended the old one yet.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn is_restoring(&self) -> Result<bool, Error> {
+        let kept = self.shared.read(store::recovery::find).await?;
+        Ok(kept.is_some_and(|kept| kept.old_seed.is_some()))
+    }
+
     /// Brings the recovery vault up to date, if there is one and something has changed; says whether
     /// it did. After a native restore it first ends what is left of the old device.
     ///

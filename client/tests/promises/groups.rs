@@ -7,7 +7,7 @@ use sealwire_client::invite::Invite;
 use sealwire_protocol::Kind;
 use sealwire_protocol::error::ErrorCode;
 
-use crate::relay::{self, Fault};
+use crate::relay;
 use crate::world::{SOON, World, until};
 
 #[tokio::test]
@@ -161,18 +161,6 @@ async fn who_leaves_hears_no_more_and_may_come_back() {
     ben.say(log, "thank you").await;
     assert_eq!(anna.hears().await, "thank you");
     assert_eq!(ben.inbox(log).await, ["welcome back"], "nothing from between");
-}
-
-#[tokio::test]
-async fn a_leave_counts_as_done_when_the_relay_ends_the_membership_before_it_answers() {
-    let world = World::start().await;
-    let (mut anna, mut ben) = (world.online("anna").await, world.online("ben").await);
-    let log = world.group(&mut [&mut anna, &mut ben]).await;
-    world.relay.fault(Fault::AppendInSilence);
-    let left = ben.device.leave(log).await.expect("leaving");
-    let seq = ben.appended(left).await;
-    assert_eq!(seq, world.relay.head(log).seq);
-    assert_eq!(ben.device.log(log).await.expect("a log").phase, Phase::Left);
 }
 
 #[tokio::test]

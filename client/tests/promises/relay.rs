@@ -31,8 +31,6 @@ pub(crate) enum Fault {
     AppendAndBreak,
     /// The connection breaks before it is looked at.
     Break,
-    /// Append, and do not answer.
-    AppendInSilence,
 }
 
 pub(crate) struct State {

@@ -20,7 +20,7 @@ use sealwire_protocol::{
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Recorder, moment};
+use super::{Recorder, Walks, moment};
 use crate::support::device::Device;
 use crate::support::history::Event;
 use crate::support::random::Random;
@@ -135,6 +135,44 @@ impl From<WireError> for Over {
     }
 }
 
+impl Walks for Walker {
+    /// Sends what is not answered until all of it is.
+    async fn settle(&mut self) {
+        while self.memberships.values().any(|membership| !membership.unanswered.is_empty()) {
+            let session = async {
+                let mut wire = self.connect().await?;
+                while self.memberships.values().any(|it| !it.unanswered.is_empty()) {
+                    self.send_again(&mut wire).await?;
+                    self.listen(&mut wire, LISTEN_MAX).await?;
+                }
+                Ok::<(), Over>(())
+            };
+            let _ = session.await;
+        }
+    }
+
+    /// Reads every log from its beginning, and notes what is there.
+    async fn read_all(&mut self) {
+        for membership in self.memberships.values_mut() {
+            membership.track = Track::new(membership.log);
+            membership.order.clear();
+            membership.drained = false;
+        }
+        let session = async {
+            let mut wire = self.connect().await?;
+            while self.memberships.values().any(|membership| !membership.drained) {
+                self.listen(&mut wire, LISTEN_MAX).await?;
+            }
+            Ok::<(), Over>(())
+        };
+        assert!(session.await.is_ok(), "the last connection was cut");
+        for membership in self.memberships.values() {
+            let end = Event::End { order: membership.order.clone() };
+            self.recorder.note(self.identity.key(), membership.log, end);
+        }
+    }
+}
+
 impl Walker {
     pub(super) fn new(
         device: Device,
@@ -166,42 +204,6 @@ impl Walker {
             // However it ended, the connection was dropped without a word.
             let _ = session.await;
             sleep(moment(&mut self.random, PAUSE_MAX)).await;
-        }
-    }
-
-    /// Sends what is not answered until all of it is.
-    pub(super) async fn settle(&mut self) {
-        while self.memberships.values().any(|membership| !membership.unanswered.is_empty()) {
-            let session = async {
-                let mut wire = self.connect().await?;
-                while self.memberships.values().any(|it| !it.unanswered.is_empty()) {
-                    self.send_again(&mut wire).await?;
-                    self.listen(&mut wire, LISTEN_MAX).await?;
-                }
-                Ok::<(), Over>(())
-            };
-            let _ = session.await;
-        }
-    }
-
-    /// Reads every log from its beginning, and notes what is there.
-    pub(super) async fn read_all(&mut self) {
-        for membership in self.memberships.values_mut() {
-            membership.track = Track::new(membership.log);
-            membership.order.clear();
-            membership.drained = false;
-        }
-        let session = async {
-            let mut wire = self.connect().await?;
-            while self.memberships.values().any(|membership| !membership.drained) {
-                self.listen(&mut wire, LISTEN_MAX).await?;
-            }
-            Ok::<(), Over>(())
-        };
-        assert!(session.await.is_ok(), "the last connection was cut");
-        for membership in self.memberships.values() {
-            let end = Event::End { order: membership.order.clone() };
-            self.recorder.note(self.identity.key(), membership.log, end);
         }
     }
 

@@ -117,7 +117,7 @@ pub(crate) async fn unless_unreached<T>(
         if reached == Err(Error::Timeout) && matches!(connection.status(), Status::Waiting(_)) {
             return;
         }
-        std::future::pending().await;
+        std::future::pending::<()>().await;
     };
     tokio::select! {
         done = work => done,

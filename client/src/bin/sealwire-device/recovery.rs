@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use sealwire_client::address::RelayUrl;
 use sealwire_client::device::{Device, Options, Phase};
 use sealwire_client::error::Error;
+use sealwire_client::identity::file::KeyFileError;
 use sealwire_client::recovery::{Format, RecoveryCode};
 use sealwire_client::session::Connection;
 use serde_json::json;
@@ -79,6 +80,12 @@ async fn restore(
     keychain: bool,
 ) -> Result<()> {
     let relay = RelayUrl::parse(&args.relay)?;
+    let place = directory(args)?;
+    let there = Device::open(&place, None, Options::default()).await;
+    if !matches!(there, Err(Error::KeyFile(KeyFileError::Missing))) {
+        drop(there);
+        return go_on(args, out).await;
+    }
     let code = RecoveryCode::parse(&secret(CODE, "recovery code: ")?)?;
     match (code.format(), totals) {
         (Format::Native, false) | (Format::Totals, true) => {}
@@ -89,11 +96,26 @@ async fn restore(
     }
     let pin = secret(PIN, "PIN: ")?;
     let passphrase = sealed.then(|| passphrase("new passphrase: ")).transpose()?;
-    let (directory, options) = (directory(args)?, Options { keychain, ..Options::default() });
+    let options = Options { keychain, ..Options::default() };
     let restored =
-        Device::restore(&directory, passphrase.as_deref(), &relay, &code, &pin, options).await;
+        Device::restore(&place, passphrase.as_deref(), &relay, &code, &pin, options).await;
     let device = restored.with_context(|| format!("nothing was restored from {relay}"))?;
-    remark(&format!("made a device in {}", directory.display()));
+    remark(&format!("made a device in {}", place.display()));
+    settle(args, &device).await?;
+    whoami(&device, out, None).await
+}
+
+/// Goes on with a restore that was interrupted.
+async fn go_on(args: &Args, out: Output) -> Result<()> {
+    let device = open(args).await?;
+    if !device.is_restoring().await? {
+        let place = directory(args)?;
+        bail!(
+            "there is a device in {} already; name another directory with --dir",
+            place.display()
+        );
+    }
+    remark("going on with the restore that was begun here");
     settle(args, &device).await?;
     whoami(&device, out, None).await
 }

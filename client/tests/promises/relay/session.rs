@@ -275,10 +275,6 @@ impl Session {
                     self.shared.changed.send_modify(|turn| *turn += 1);
                     return Err(Over);
                 }
-                if matches!(fault, Some(Fault::AppendInSilence)) {
-                    self.shared.changed.send_modify(|turn| *turn += 1);
-                    return Ok(());
-                }
                 match fault {
                     Some(Fault::AppendAndRefuse(failure)) => Err(Box::new(failure)),
                     _ => answer.map(|done| {
