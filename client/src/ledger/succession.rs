@@ -84,6 +84,17 @@ impl Succession {
 /// was revoked before the device whose place it takes costs a turn more; nobody honest does often.
 const TURNS_MAX: usize = 16;
 
+/// Most successions of one lost device that are passed on, or kept when there are too many: the first
+/// counts, the others are for the case that it leaves the group.
+const RIVALS_MAX: usize = 8;
+
+/// Most successions that a newcomer is given, each in an entry of its own.
+const GIVEN_MAX: usize = 256;
+
+/// Most successions that are kept of one group, a quarter of a mebibyte or so, but for those that
+/// count. Beyond it half as many stay, so that not each further one means to choose anew.
+pub(crate) const KEPT_MAX: usize = 500;
+
 /// Who may take a place, the first first: the revoker, then by digest.
 type Candidates = BTreeSet<(bool, Digest, DeviceKey)>;
 
@@ -162,6 +173,61 @@ impl Ledger {
             }
         }
         self
+    }
+
+    /// The successions that a newcomer is given: of devices that are or were in the group, those that
+    /// count first.
+    pub(crate) fn successions_given(&self, membership: &Membership) -> Vec<&Succession> {
+        let worth = self.successions_worth(membership).into_iter();
+        worth.take(GIVEN_MAX).map(|(_, succession)| succession).collect()
+    }
+
+    /// The names of the successions that are not worth keeping when there are more than
+    /// [`KEPT_MAX`]: anybody can sign any number of them, for keys that nobody has.
+    pub(crate) fn successions_surplus(&self, membership: &Membership) -> Vec<String> {
+        let worth = self.successions_worth(membership).into_iter().enumerate();
+        let kept: BTreeSet<String> = worth
+            .filter(|(number, (counts, _))| *counts || *number < KEPT_MAX / 2)
+            .map(|(_, (_, succession))| succession.name())
+            .collect();
+        self.successions.keys().filter(|name| !kept.contains(*name)).cloned().collect()
+    }
+
+    /// The successions of devices that are or were in the group, the first of each before all second
+    /// ones, and whether each is the one that counts. Who was revoked earlier comes before who was
+    /// later: those that are made up to crowd others out come last.
+    fn successions_worth(&self, membership: &Membership) -> Vec<(bool, &Succession)> {
+        let ends = successors(self.successions.values(), membership);
+        let mut named: BTreeMap<_, BTreeMap<_, &Succession>> = BTreeMap::new();
+        for succession in self.successions.values() {
+            let (old, new) = (&succession.old_public_key, &succession.new_public_key);
+            let (Some(from), Some(to)) = (old.device(), new.device()) else { continue };
+            let revoked = membership.revocation(from);
+            let known = match (revoked, membership.since(from)) {
+                (Some(revoked), _) => (0, revoked.seq),
+                (None, Some(since)) => (1, since.seq),
+                // It has left: the ledger knows it if it ever said its name, or that it leaves.
+                (None, None) if self.people.contains_key(old) => (2, 0),
+                (None, None) => continue,
+            };
+            let end = *ends.get(&to).unwrap_or(&to);
+            let leads = match revoked {
+                Some(_) => ends.get(&from) == Some(&end),
+                None => membership.has(end),
+            };
+            let revoker = revoked.is_some_and(|revoked| revoked.by == to);
+            let rank = (!leads, !revoker, sha256(&[from.0, to.0].concat()), to);
+            named.entry((known, from)).or_default().insert(rank, succession);
+        }
+        let mut worth = Vec::new();
+        for (((class, seq), old), rivals) in named {
+            for (place, succession) in rivals.into_values().take(RIVALS_MAX).enumerate() {
+                let counts = place == 0 && class == 0;
+                worth.push(((place, class, seq, old), (counts, succession)));
+            }
+        }
+        worth.sort_by_key(|(order, _)| *order);
+        worth.into_iter().map(|(_, one)| one).collect()
     }
 
     /// Under which key a person is known now: its own, or that of the device that has taken its place.

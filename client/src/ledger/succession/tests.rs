@@ -237,6 +237,48 @@ fn a_long_line_is_followed_to_its_end_and_each_link_once() {
 }
 
 #[test]
+fn made_up_successions_are_not_passed_on_and_crowd_out_none_that_counts() {
+    let made_up = |number: u16| {
+        let mut key = [0xee; 32];
+        key[..2].copy_from_slice(&number.to_be_bytes());
+        Party::from(DeviceKey(key))
+    };
+    let mut kept = ledger(&[message(succession(0, 2)), message(succession(4, 5))]);
+    let signed = succession(0, 1);
+    for number in 0..1500 {
+        let (old, new) = (made_up(number), made_up(number + 1));
+        let nobody = Succession { old_public_key: old, new_public_key: new, ..signed.clone() };
+        let rival = Succession { old_public_key: party(0), ..nobody.clone() };
+        for one in [nobody, rival] {
+            kept.successions.insert(one.name(), one);
+        }
+    }
+    let members = group(&[(1, 0)]);
+    let given = kept.successions_given(&members);
+    assert!(*given[0] == succession(0, 2) && given.contains(&&succession(4, 5)));
+    assert_eq!(given.len(), RIVALS_MAX + 1, "a few of the lost device, one of the member");
+    assert!(given.iter().all(|one| [party(0), party(4)].contains(&one.old_public_key)));
+    let surplus = kept.successions_surplus(&members);
+    assert_eq!(kept.successions.len() - surplus.len(), RIVALS_MAX + 1);
+    for name in &surplus {
+        kept.successions.remove(name);
+    }
+    assert_eq!(*kept.of_members(&members).who(&party(0)), party(2));
+    // However many count, all of them stay.
+    let mut members = group(&[]);
+    let mut kept = Ledger::default();
+    for number in 0..600 {
+        let old = made_up(number);
+        let control = Control::Revoke { device: old.device().expect("a device"), join_key: None };
+        members.apply(LOG, u64::from(number) + 100, 0, &header(0), &control).expect("revoked");
+        let one = Succession { old_public_key: old, new_public_key: party(1), ..signed.clone() };
+        kept.successions.insert(one.name(), one);
+    }
+    assert!(kept.successions_surplus(&members).is_empty());
+    assert_eq!(kept.successions_given(&members).len(), GIVEN_MAX);
+}
+
+#[test]
 fn nobody_takes_a_place_without_both_keys() {
     let good = succession(0, 2);
     let other = succession(1, 2);
