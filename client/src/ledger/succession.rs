@@ -21,7 +21,7 @@ use sealwire_protocol::digest::sha256;
 use sealwire_protocol::ids::Signature;
 use sealwire_protocol::{DeviceKey, Digest, LogId, signing};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
 use super::{Expense, Ledger};
 use crate::identity::Identity;
@@ -264,11 +264,24 @@ fn told_of(successors: &BTreeMap<Party, Party>, data: &Map<String, Value>) -> Ma
             Value::Array(items.iter().map(item).collect())
         }
         Value::Object(fields) => {
-            Value::Object(fields.iter().map(|(name, it)| (named(name), it.clone())).collect())
+            Value::Object(added(fields.iter().map(|(name, it)| (named(name), it.clone()))))
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
     };
     data.iter().map(|(name, it)| (name.clone(), value(it))).collect()
+}
+
+/// Values by name: of those that now have one name, numbers are added up; else the last stands.
+fn added(fields: impl Iterator<Item = (String, Value)>) -> Map<String, Value> {
+    let mut all = Map::new();
+    for (name, value) in fields {
+        let both = all.get(&name).and_then(Value::as_f64).zip(value.as_f64());
+        // No currency has more than six digits, and 0.1 + 0.2 is to be shown as 0.3.
+        let sum = both.map(|(one, other)| ((one + other) * 1e6).round() / 1e6);
+        let sum = sum.and_then(Number::from_f64);
+        all.insert(name, sum.map_or(value, Value::Number));
+    }
+    all
 }
 
 #[cfg(test)]

@@ -127,6 +127,17 @@ fn a_lost_device_s_money_names_and_doings_are_its_successor_s() {
 }
 
 #[test]
+fn a_reminder_of_both_keys_says_what_they_owe_together() {
+    let nudge = json!({ "type": "nudge", "id": "n", "timestamp": 3, "actor": party(1), "amount": 0.3,
+                        "debtorPks": [party(0), party(2)],
+                        "amountByDebtorPk": { (party(0).0): 0.1, (party(2).0): 0.2 } });
+    let kept = ledger(&[nudge.to_string().into_bytes(), message(succession(0, 2))]);
+    let seen = kept.of_members(&group(&[(2, 0)]));
+    let told = &seen.activity()[0].data;
+    assert_eq!(told["amountByDebtorPk"], json!({ (party(2).0): 0.3 }));
+}
+
+#[test]
 fn what_both_paid_for_each_other_is_owed_by_nobody() {
     let kept = ledger(&[paid(1, 0, &[2], 3000), message(succession(0, 2))]);
     let seen = kept.of_members(&group(&[(1, 0)]));
