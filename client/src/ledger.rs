@@ -64,6 +64,7 @@ pub use succession::Succession;
 pub(crate) use apply::{Shelf, apply};
 pub(crate) use author::new_id;
 pub(crate) use record::{Key, Record, Unknown};
+pub(crate) use succession::KEPT_MAX as SUCCESSIONS_MAX;
 
 use crate::ledger::money::Currency;
 use crate::totals::payload::{Party, Payload};
@@ -223,11 +224,6 @@ impl Ledger {
     #[must_use]
     pub fn unknown(&self) -> usize {
         self.unknown.len()
-    }
-
-    /// What lost devices and their successors have said, to be passed on.
-    pub(crate) fn successions(&self) -> impl Iterator<Item = &Succession> {
-        self.successions.values()
     }
 
     /// The ledger that these records make.

@@ -33,6 +33,9 @@ impl Log {
         if changes.is_empty() {
             return Ok(());
         }
+        if changes.iter().any(|change| matches!(change, Change::Person(_))) {
+            ledger::trim_successions(call.db, self.id, &self.membership)?;
+        }
         if changes.contains(&Change::HistoryAsked(Party::from(sender))) {
             self.give_history(call, sender)?;
         }
@@ -121,7 +124,8 @@ pub(crate) fn history(
     let id = new_id().map_err(|_| StoreError::Io)?;
     let at = i64::try_from(now.ms).unwrap_or(i64::MAX);
     let parts = kept.snapshot(log, &id, &members, &approved, at).into_iter();
-    let successions = kept.successions().cloned().map(Payload::Succession);
+    let successions = kept.successions_given(membership).into_iter();
+    let successions = successions.cloned().map(Payload::Succession);
     let all = parts.map(Payload::GroupSnapshot).chain(successions);
     // One item that is too long for any message is all that cannot be told.
     Ok(all.filter(|part| part.encode().is_ok()).collect())

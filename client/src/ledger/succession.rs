@@ -7,19 +7,21 @@
 //!
 //! A succession counts once the old device was revoked, which every member reads at the same place of
 //! the log: nobody who is still active is succeeded. One device has one successor: if several show
-//! its signature, the one that revoked it, else the one whose digest is least. So the same messages
-//! and the same log make the same successors everywhere, in whatever order they came.
+//! its signature, one that is a member or leads to one goes before those that a thief may have made
+//! up, then the one that revoked it, then the one whose digest is least. So the same messages and the
+//! same log make the same successors everywhere, in whatever order they came.
 //!
 //! What was written stays as it was written. The ledger that a device shows has the successor's key
 //! in the place of the lost one's, everywhere ([`Ledger::of_members`]).
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use sealwire_protocol::digest::sha256;
 use sealwire_protocol::ids::Signature;
 use sealwire_protocol::{DeviceKey, Digest, LogId, signing};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
 use super::{Expense, Ledger};
 use crate::identity::Identity;
@@ -78,42 +80,71 @@ impl Succession {
     }
 }
 
+/// How often the lost devices are gone through, from the one that was revoked last to the first. Whoever
+/// was revoked before the device whose place it takes costs a turn more; nobody honest does often.
+const TURNS_MAX: usize = 16;
+
+/// Most successions of one lost device that are passed on, or kept when there are too many: the first
+/// counts, the others are for the case that it leaves the group.
+const RIVALS_MAX: usize = 8;
+
+/// Most successions that a newcomer is given, each in an entry of its own.
+const GIVEN_MAX: usize = 256;
+
+/// Most successions that are kept of one group, a quarter of a mebibyte or so, but for those that
+/// count. Beyond it half as many stay, so that not each further one means to choose anew.
+pub(crate) const KEPT_MAX: usize = 500;
+
+/// Who may take a place, the first first: the revoker, then by digest.
+type Candidates = BTreeSet<(bool, Digest, DeviceKey)>;
+
 /// The successors of the devices that have one: always the last in its line. All of `proven` were
 /// signed by both.
 fn successors<'a>(
     proven: impl Iterator<Item = &'a Succession>,
     membership: &Membership,
 ) -> BTreeMap<DeviceKey, DeviceKey> {
-    let mut next: BTreeMap<DeviceKey, (bool, Digest, DeviceKey)> = BTreeMap::new();
+    let mut lost: BTreeMap<(Reverse<u64>, DeviceKey), Candidates> = BTreeMap::new();
     for succession in proven {
         let (old, new) = (&succession.old_public_key, &succession.new_public_key);
         let (Some(old), Some(new)) = (old.device(), new.device()) else { continue };
         let Some(revoked) = membership.revocation(old) else { continue };
-        // The least stands; a revoker is less than all others.
-        let rank = (revoked.by != new, sha256(&[old.0, new.0].concat()), new);
-        let stands = next.entry(old).or_insert(rank);
-        *stands = rank.min(*stands);
+        let candidate = (revoked.by != new, sha256(&[old.0, new.0].concat()), new);
+        lost.entry((Reverse(revoked.seq), old)).or_default().insert(candidate);
     }
-    let last = |old: &DeviceKey| {
-        let mut seen = BTreeSet::new();
-        let mut at = *old;
-        while let Some((_, _, new)) = next.get(&at) {
-            if !seen.insert(at) {
-                // Keys that succeed each other in a ring are revoked, all of them: any will do.
-                return ring(&next, at);
-            }
-            at = *new;
-        }
-        at
-    };
-    next.keys().map(|old| (*old, last(old))).filter(|(old, new)| old != new).collect()
+    if lost.is_empty() {
+        return BTreeMap::new();
+    }
+    // Whoever leads to a member goes before whoever leads to nobody, who may be a thief's invention.
+    let mut ends: BTreeMap<_, _> = membership.members().map(|(key, _)| (key, key)).collect();
+    follow(&lost, &mut ends);
+    let old: BTreeSet<DeviceKey> = lost.keys().map(|(_, old)| *old).collect();
+    let named = lost.values().flatten().map(|(_, _, new)| *new);
+    for new in named.filter(|new| !old.contains(new)) {
+        ends.insert(new, new);
+    }
+    follow(&lost, &mut ends);
+    old.into_iter().filter_map(|old| Some((old, *ends.get(&old)?))).collect()
 }
 
-/// The least key of the ring in which `at` is.
-fn ring(next: &BTreeMap<DeviceKey, (bool, Digest, DeviceKey)>, at: DeviceKey) -> DeviceKey {
-    let following = |key: &DeviceKey| next.get(key).map(|(_, _, new)| *new);
-    let others = std::iter::successors(following(&at), following).take_while(|key| *key != at);
-    others.fold(at, DeviceKey::min)
+/// Gives each lost device the end of the line of its first candidate that has one. Whoever has an end
+/// keeps it, so lines have no rings and nobody is followed twice.
+fn follow(
+    lost: &BTreeMap<(Reverse<u64>, DeviceKey), Candidates>,
+    ends: &mut BTreeMap<DeviceKey, DeviceKey>,
+) {
+    for _ in 0..TURNS_MAX {
+        let before = ends.len();
+        for ((_, old), candidates) in lost {
+            let end = candidates.iter().find_map(|(_, _, new)| ends.get(new).copied());
+            if let Some(end) = end.filter(|_| !ends.contains_key(old)) {
+                ends.insert(*old, end);
+            }
+        }
+        if ends.len() == before {
+            break;
+        }
+    }
 }
 
 impl Ledger {
@@ -142,6 +173,61 @@ impl Ledger {
             }
         }
         self
+    }
+
+    /// The successions that a newcomer is given: of devices that are or were in the group, those that
+    /// count first.
+    pub(crate) fn successions_given(&self, membership: &Membership) -> Vec<&Succession> {
+        let worth = self.successions_worth(membership).into_iter();
+        worth.take(GIVEN_MAX).map(|(_, succession)| succession).collect()
+    }
+
+    /// The names of the successions that are not worth keeping when there are more than
+    /// [`KEPT_MAX`]: anybody can sign any number of them, for keys that nobody has.
+    pub(crate) fn successions_surplus(&self, membership: &Membership) -> Vec<String> {
+        let worth = self.successions_worth(membership).into_iter().enumerate();
+        let kept: BTreeSet<String> = worth
+            .filter(|(number, (counts, _))| *counts || *number < KEPT_MAX / 2)
+            .map(|(_, (_, succession))| succession.name())
+            .collect();
+        self.successions.keys().filter(|name| !kept.contains(*name)).cloned().collect()
+    }
+
+    /// The successions of devices that are or were in the group, the first of each before all second
+    /// ones, and whether each is the one that counts. Who was revoked earlier comes before who was
+    /// later: those that are made up to crowd others out come last.
+    fn successions_worth(&self, membership: &Membership) -> Vec<(bool, &Succession)> {
+        let ends = successors(self.successions.values(), membership);
+        let mut named: BTreeMap<_, BTreeMap<_, &Succession>> = BTreeMap::new();
+        for succession in self.successions.values() {
+            let (old, new) = (&succession.old_public_key, &succession.new_public_key);
+            let (Some(from), Some(to)) = (old.device(), new.device()) else { continue };
+            let revoked = membership.revocation(from);
+            let known = match (revoked, membership.since(from)) {
+                (Some(revoked), _) => (0, revoked.seq),
+                (None, Some(since)) => (1, since.seq),
+                // It has left: the ledger knows it if it ever said its name, or that it leaves.
+                (None, None) if self.people.contains_key(old) => (2, 0),
+                (None, None) => continue,
+            };
+            let end = *ends.get(&to).unwrap_or(&to);
+            let leads = match revoked {
+                Some(_) => ends.get(&from) == Some(&end),
+                None => membership.has(end),
+            };
+            let revoker = revoked.is_some_and(|revoked| revoked.by == to);
+            let rank = (!leads, !revoker, sha256(&[from.0, to.0].concat()), to);
+            named.entry((known, from)).or_default().insert(rank, succession);
+        }
+        let mut worth = Vec::new();
+        for (((class, seq), old), rivals) in named {
+            for (place, succession) in rivals.into_values().take(RIVALS_MAX).enumerate() {
+                let counts = place == 0 && class == 0;
+                worth.push(((place, class, seq, old), (counts, succession)));
+            }
+        }
+        worth.sort_by_key(|(order, _)| *order);
+        worth.into_iter().map(|(_, one)| one).collect()
     }
 
     /// Under which key a person is known now: its own, or that of the device that has taken its place.
@@ -178,11 +264,24 @@ fn told_of(successors: &BTreeMap<Party, Party>, data: &Map<String, Value>) -> Ma
             Value::Array(items.iter().map(item).collect())
         }
         Value::Object(fields) => {
-            Value::Object(fields.iter().map(|(name, it)| (named(name), it.clone())).collect())
+            Value::Object(added(fields.iter().map(|(name, it)| (named(name), it.clone()))))
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
     };
     data.iter().map(|(name, it)| (name.clone(), value(it))).collect()
+}
+
+/// Values by name: of those that now have one name, numbers are added up; else the last stands.
+fn added(fields: impl Iterator<Item = (String, Value)>) -> Map<String, Value> {
+    let mut all = Map::new();
+    for (name, value) in fields {
+        let both = all.get(&name).and_then(Value::as_f64).zip(value.as_f64());
+        // No currency has more than six digits, and 0.1 + 0.2 is to be shown as 0.3.
+        let sum = both.map(|(one, other)| ((one + other) * 1e6).round() / 1e6);
+        let sum = sum.and_then(Number::from_f64);
+        all.insert(name, sum.map_or(value, Value::Number));
+    }
+    all
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@ use rusqlite::{Connection, OptionalExtension};
 use sealwire_protocol::{DeviceKey, LogId};
 
 use super::{StoreError, decode, encode};
-use crate::ledger::{Change, Key, Ledger, Record, Said, Shelf, apply};
+use crate::ledger::{Change, Key, Ledger, Record, SUCCESSIONS_MAX, Said, Shelf, apply};
+use crate::membership::Membership;
 use crate::totals::payload::{Party, Payload};
 
 /// Applies an opened message to the ledger of a log.
@@ -42,6 +43,27 @@ pub(crate) fn successors_of(
             Ok(Party(row.get(0)?))
         })?;
     Ok(named.collect::<Result<_, _>>()?)
+}
+
+/// Forgets successions that are of no use, if there are more than a group can have.
+pub(crate) fn trim_successions(
+    db: &Connection,
+    log: i64,
+    membership: &Membership,
+) -> Result<(), StoreError> {
+    if count_successions(db, log)? <= SUCCESSIONS_MAX {
+        return Ok(());
+    }
+    let mut rows = Rows { db, log };
+    for name in load(db, log)?.successions_surplus(membership) {
+        rows.drop(&Key::Succession(name))?;
+    }
+    Ok(())
+}
+
+/// How many successions are kept of a log.
+pub(crate) fn count_successions(db: &Connection, log: i64) -> Result<usize, StoreError> {
+    Rows { db, log }.count(SUCCESSION)
 }
 
 /// Whether nothing was ever written into the ledger of a log.
@@ -115,6 +137,16 @@ struct Rows<'a> {
     log: i64,
 }
 
+impl Rows<'_> {
+    fn count(&self, shelf: i64) -> Result<usize, StoreError> {
+        let count: i64 = self
+            .db
+            .prepare_cached("select count(*) from ledger where log = ?1 and shelf = ?2")?
+            .query_row((self.log, shelf), |row| row.get(0))?;
+        usize::try_from(count).map_err(|_| StoreError::Damaged)
+    }
+}
+
 impl Shelf for Rows<'_> {
     type Error = StoreError;
 
@@ -150,10 +182,6 @@ impl Shelf for Rows<'_> {
     }
 
     fn unknown(&self) -> Result<usize, StoreError> {
-        let count: i64 = self
-            .db
-            .prepare_cached("select count(*) from ledger where log = ?1 and shelf = ?2")?
-            .query_row((self.log, UNKNOWN), |row| row.get(0))?;
-        usize::try_from(count).map_err(|_| StoreError::Damaged)
+        self.count(UNKNOWN)
     }
 }

@@ -138,3 +138,32 @@ fn who_has_shown_that_it_holds_the_key_is_given_none() {
         assert!(!delivers(db, log) && log.deadline().is_none());
     });
 }
+
+#[test]
+fn successions_of_keys_that_nobody_has_fill_neither_the_ledger_nor_the_history() {
+    use crate::ledger::Succession;
+    use crate::store::{ledger, outbox};
+    use crate::totals::payload::Payload;
+
+    with_newcomer(|db, log, call, newcomer| {
+        let say = |log: &mut Log, call: &mut Call<'_>, succession| {
+            let message = Payload::Succession(succession).encode().expect("encoded");
+            log.take_ledger(call, device(0).key(), 0, &message).expect("taken");
+        };
+        say(log, call, Succession::new(LOG, &device(2), &device(0)));
+        let made_up = |number: u16| {
+            let mut seed = [0xee; 32];
+            seed[..2].copy_from_slice(&number.to_be_bytes());
+            Identity::from_seed(&seed)
+        };
+        for number in 0..600 {
+            say(log, call, Succession::new(LOG, &made_up(number), &made_up(number + 1)));
+        }
+        let kept = ledger::count_successions(db, log.id).expect("a number");
+        assert!(kept <= crate::ledger::SUCCESSIONS_MAX, "{kept}");
+        let before = outbox::count_unsent(db, log.id).expect("a number");
+        log.give_history(call, newcomer).expect("given");
+        let given = outbox::count_unsent(db, log.id).expect("a number") - before;
+        assert_eq!(given, 2, "who is in the group, and the one succession of a member");
+    });
+}

@@ -127,6 +127,17 @@ fn a_lost_device_s_money_names_and_doings_are_its_successor_s() {
 }
 
 #[test]
+fn a_reminder_of_both_keys_says_what_they_owe_together() {
+    let nudge = json!({ "type": "nudge", "id": "n", "timestamp": 3, "actor": party(1), "amount": 0.3,
+                        "debtorPks": [party(0), party(2)],
+                        "amountByDebtorPk": { (party(0).0): 0.1, (party(2).0): 0.2 } });
+    let kept = ledger(&[nudge.to_string().into_bytes(), message(succession(0, 2))]);
+    let seen = kept.of_members(&group(&[(2, 0)]));
+    let told = &seen.activity()[0].data;
+    assert_eq!(told["amountByDebtorPk"], json!({ (party(2).0): 0.3 }));
+}
+
+#[test]
 fn what_both_paid_for_each_other_is_owed_by_nobody() {
     let kept = ledger(&[paid(1, 0, &[2], 3000), message(succession(0, 2))]);
     let seen = kept.of_members(&group(&[(1, 0)]));
@@ -152,7 +163,130 @@ fn a_successor_may_be_succeeded_and_the_revoker_goes_before_others() {
     }
     let ring = ledger(&[message(succession(0, 1)), message(succession(1, 0))]);
     let seen = ring.of_members(&group(&[(2, 0), (2, 1)]));
-    assert_eq!(*seen.who(&party(0)), *seen.who(&party(1)));
+    assert_eq!([seen.who(&party(0)), seen.who(&party(1))], [&party(0), &party(1)]);
+}
+
+/// A key that was never in the group, made up by a thief until its digest goes before that of `new`.
+fn ground(old: u8, new: u8) -> Identity {
+    let digest = |new: DeviceKey| sha256(&[device(old).key().0, new.0].concat());
+    let mut made_up = (1..=u8::MAX).map(|number| Identity::from_seed(&[number; 32]));
+    let stranger = |one: &Identity| (0..DEVICES).all(|member| device(member).key() != one.key());
+    made_up
+        .find(|one| stranger(one) && digest(one.key()) < digest(device(new).key()))
+        .expect("one in two hundred")
+}
+
+#[test]
+fn a_key_that_a_thief_made_up_does_not_take_the_place_of_a_member() {
+    let rival = ground(0, 2);
+    let theirs = message(Succession::new(LOG, &device(0), &rival));
+    let owed = paid(1, 0, &[5], 3000);
+    // A friend revokes the stolen device, and then its person comes back.
+    let kept = ledger(&[owed.clone(), theirs.clone(), message(succession(0, 2))]);
+    let seen = kept.of_members(&group(&[(1, 0)]));
+    assert_eq!(balances(&seen), BTreeMap::from([(party(2), 3000), (party(5), -3000)]));
+    // The same when the person has lost the next device as well.
+    let line = [message(succession(0, 2)), message(succession(2, 3)), theirs, owed];
+    let seen = ledger(&line).of_members(&group(&[(1, 0), (1, 2)]));
+    assert_eq!(*seen.who(&party(0)), party(3));
+}
+
+#[test]
+fn a_thief_that_was_revoked_has_no_place_to_give() {
+    // The thief's device 4 revokes the lost one, and is revoked; a member in the line is not enough
+    // if the line goes through the lost device itself.
+    let made_up = ground(4, 2);
+    for more in [
+        vec![],
+        vec![message(succession(4, 0))],
+        vec![message(Succession::new(LOG, &device(4), &made_up))],
+        vec![message(Succession::new(LOG, &device(4), &made_up)), message(succession(4, 0))],
+    ] {
+        let both = [message(succession(0, 4)), message(succession(0, 2))];
+        let kept = ledger(&[both.to_vec(), more].concat());
+        for revocations in [[(4, 0), (1, 4)], [(1, 0), (1, 4)], [(0, 4), (1, 0)]] {
+            let seen = kept.clone().of_members(&group(&revocations));
+            assert_eq!(*seen.who(&party(0)), party(2));
+        }
+    }
+}
+
+#[test]
+fn a_long_line_is_followed_to_its_end_and_each_link_once() {
+    const LINKS: u16 = 10_000;
+    let key = |number: u16| {
+        let mut key = [0xee; 32];
+        key[..2].copy_from_slice(&number.to_be_bytes());
+        DeviceKey(key)
+    };
+    let link = |old: u16, new: u16| Succession {
+        group_id: LOG.to_uuid_text(),
+        old_public_key: key(old).into(),
+        new_public_key: key(new).into(),
+        old_signature: String::new(),
+        new_signature: String::new(),
+    };
+    let mut members = group(&[]);
+    for number in 0..LINKS {
+        let control = Control::Revoke { device: key(number), join_key: None };
+        let seq = u64::from(number) + 100;
+        members.apply(LOG, seq, 0, &header(0), &control).expect("revoked");
+    }
+    let forwards: Vec<Succession> = (0..LINKS).map(|number| link(number, number + 1)).collect();
+    let began = std::time::Instant::now();
+    let all = successors(forwards.iter(), &members);
+    assert!(all.len() == usize::from(LINKS) && all.values().all(|end| *end == key(LINKS)));
+    // The other way round each link costs a turn, and there are few.
+    let backwards: Vec<Succession> =
+        (1..LINKS).map(|number| link(number, number - 1)).chain([link(0, LINKS)]).collect();
+    let all = successors(backwards.iter(), &members);
+    let reached: Vec<DeviceKey> = all.keys().copied().collect();
+    let few = u16::try_from(TURNS_MAX).expect("few");
+    assert_eq!(reached, (0..few).map(key).collect::<Vec<_>>());
+    // Every link walked for every key takes minutes.
+    assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
+#[test]
+fn made_up_successions_are_not_passed_on_and_crowd_out_none_that_counts() {
+    let made_up = |number: u16| {
+        let mut key = [0xee; 32];
+        key[..2].copy_from_slice(&number.to_be_bytes());
+        Party::from(DeviceKey(key))
+    };
+    let mut kept = ledger(&[message(succession(0, 2)), message(succession(4, 5))]);
+    let signed = succession(0, 1);
+    for number in 0..1500 {
+        let (old, new) = (made_up(number), made_up(number + 1));
+        let nobody = Succession { old_public_key: old, new_public_key: new, ..signed.clone() };
+        let rival = Succession { old_public_key: party(0), ..nobody.clone() };
+        for one in [nobody, rival] {
+            kept.successions.insert(one.name(), one);
+        }
+    }
+    let members = group(&[(1, 0)]);
+    let given = kept.successions_given(&members);
+    assert!(*given[0] == succession(0, 2) && given.contains(&&succession(4, 5)));
+    assert_eq!(given.len(), RIVALS_MAX + 1, "a few of the lost device, one of the member");
+    assert!(given.iter().all(|one| [party(0), party(4)].contains(&one.old_public_key)));
+    let surplus = kept.successions_surplus(&members);
+    assert_eq!(kept.successions.len() - surplus.len(), RIVALS_MAX + 1);
+    for name in &surplus {
+        kept.successions.remove(name);
+    }
+    assert_eq!(*kept.of_members(&members).who(&party(0)), party(2));
+    // However many count, all of them stay.
+    let mut members = group(&[]);
+    let mut kept = Ledger::default();
+    for number in 0..600 {
+        let old = made_up(number);
+        let control = Control::Revoke { device: old.device().expect("a device"), join_key: None };
+        members.apply(LOG, u64::from(number) + 100, 0, &header(0), &control).expect("revoked");
+        let one = Succession { old_public_key: old, new_public_key: party(1), ..signed.clone() };
+        kept.successions.insert(one.name(), one);
+    }
+    assert!(kept.successions_surplus(&members).is_empty());
+    assert_eq!(kept.successions_given(&members).len(), GIVEN_MAX);
 }
 
 #[test]
@@ -233,4 +367,73 @@ proptest! {
             prop_assert!(seen.who(last) == last, "a successor has none");
         }
     }
+
+    #[test]
+    fn who_can_reach_a_member_does_and_places_go_by_the_simple_rule(
+        links in proptest::collection::vec((0..DEVICES, 0..DEVICES), 0..12),
+        revocations in proptest::collection::vec((0..DEVICES, 0..DEVICES), 0..8),
+    ) {
+        let members = group(&revocations);
+        let signed: Vec<Succession> = links
+            .iter()
+            .filter(|(old, new)| old != new)
+            .map(|(old, new)| succession(*old, *new))
+            .collect();
+        let found = successors(signed.iter(), &members);
+        prop_assert_eq!(&found, &simple(&links, &members));
+        for old in (0..DEVICES).filter(|old| members.revocation(device(*old).key()).is_some()) {
+            let mut reached = BTreeSet::from([old]);
+            for _ in 0..DEVICES {
+                for (from, to) in &links {
+                    let lost = members.revocation(device(*from).key()).is_some();
+                    if lost && reached.contains(from) {
+                        reached.insert(*to);
+                    }
+                }
+            }
+            let home = reached.iter().any(|one| members.has(device(*one).key()));
+            let end = found.get(&device(old).key());
+            prop_assert_eq!(home, end.is_some_and(|end| members.has(*end)));
+        }
+    }
+}
+
+/// The rule in the plainest words: as often as it takes, the last revoked that can be given an end.
+fn simple(links: &[(u8, u8)], members: &Membership) -> BTreeMap<DeviceKey, DeviceKey> {
+    let key = |number: u8| device(number).key();
+    let mut lost: Vec<u8> =
+        (0..DEVICES).filter(|one| members.revocation(key(*one)).is_some()).collect();
+    lost.sort_by_key(|one| Reverse(members.revocation(key(*one)).map(|revoked| revoked.seq)));
+    let choices = |old: u8| {
+        let mut all: Vec<u8> = links
+            .iter()
+            .filter(|(from, to)| *from == old && to != from)
+            .map(|(_, to)| *to)
+            .collect();
+        all.sort_by_key(|new| sha256(&[key(old).0, key(*new).0].concat()));
+        all.sort_by_key(|new| members.revocation(key(old)).map(|it| it.by) != Some(key(*new)));
+        all
+    };
+    let mut ends = BTreeMap::new();
+    for members_only in [true, false] {
+        let is_end = |one: u8| {
+            members.has(key(one))
+                || !members_only && (!lost.contains(&one) || choices(one).is_empty())
+        };
+        loop {
+            let before = ends.clone();
+            for old in lost.iter().copied() {
+                let mut given = choices(old).into_iter().filter_map(|new| {
+                    if is_end(new) { Some(new) } else { ends.get(&new).copied() }
+                });
+                if let Some(end) = given.next().filter(|_| !ends.contains_key(&old)) {
+                    ends.insert(old, end);
+                }
+            }
+            if before == ends {
+                break;
+            }
+        }
+    }
+    ends.into_iter().map(|(old, end)| (key(old), key(end))).collect()
 }
