@@ -46,6 +46,8 @@ pub(super) async fn start(program: &Path) -> Result<Nats> {
         name: STREAM.to_owned(),
         subjects: vec!["sw.>".to_owned()],
         storage: StorageType::File,
+        // Left out, a server may set a limit of its own, below what a crowd of three for each needs.
+        max_consumers: -1,
         ..Config::default()
     };
     jetstream::new(client).create_stream(config).await.context("making the stream")?;
