@@ -19,7 +19,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use super::peer::{Answer, Counter, Device, Peer, Sink, shown};
 use super::server::Server;
 use crate::crowd::source;
-use crate::limits::ANSWER_DEADLINE;
+use crate::limits::{ANSWER_DEADLINE, DEVICES_MAX};
 use crate::process::Process;
 
 /// The one stream that holds everything.
@@ -30,12 +30,16 @@ pub(super) struct Nats {
     server: Server,
 }
 
+/// Consumers of its stream: three for each silent device. By default the server allows fewer.
+const CONSUMERS_MAX: usize = 3 * DEVICES_MAX;
+
 /// Starts it.
 pub(super) async fn start(program: &Path) -> Result<Nats> {
     let server = Server::start(program, "--version", |directory, [port, _]| {
         format!(
             "host: 127.0.0.1\nport: {port}\nmax_connections: 65536\n\
-             jetstream {{ store_dir: \"{}\", sync_interval: always, max_file_store: 8GB }}\n",
+             jetstream {{ store_dir: \"{}\", sync_interval: always, max_file_store: 8GB, \
+             limits {{ default_max_consumers: {CONSUMERS_MAX} }} }}\n",
             shown(directory)
         )
     })
@@ -46,8 +50,6 @@ pub(super) async fn start(program: &Path) -> Result<Nats> {
         name: STREAM.to_owned(),
         subjects: vec!["sw.>".to_owned()],
         storage: StorageType::File,
-        // Left out, a server may set a limit of its own, below what a crowd of three for each needs.
-        max_consumers: -1,
         ..Config::default()
     };
     jetstream::new(client).create_stream(config).await.context("making the stream")?;
