@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 use super::budget::Budget;
-use crate::report::{Better, quantity};
+use crate::report::{Better, quantity, range};
 
 /// One taking of a figure, and what it had to be then.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -97,9 +97,16 @@ impl Judged {
         }
     }
 
-    /// What the figure is made of; empty if that says nothing more.
-    pub(super) fn note(&self) -> &str {
-        self.taken.as_ref().map_or("", |taken| &taken.note)
+    /// What the figure is made of, and its range if it was taken several times; empty if that says
+    /// nothing more.
+    pub(super) fn note(&self, budget: Budget) -> String {
+        let note = self.taken.as_ref().map_or("", |taken| &taken.note);
+        if self.all.len() < 2 || budget == Budget::Faults {
+            return note.to_owned();
+        }
+        let (low, high) = range(&self.values());
+        let [low, high] = [low, high].map(|value| quantity(value, budget.unit()));
+        format!("{low} to {high}; of the middle one: {note}")
     }
 
     /// The value of each taking.
@@ -187,8 +194,10 @@ mod tests {
             Taken::beside(Budget::DeliverP50, value, commit, format!("{commit}"))
         });
         let judged = Judged::new(Budget::DeliverP50, takings.to_vec(), false);
-        assert_eq!((judged.verdict, judged.note()), (Verdict::Missed, "2000"));
+        assert_eq!(judged.verdict, Verdict::Missed);
         assert_eq!(judged.cell(Budget::DeliverP50), "4.00 ms of 3.00 ms: MISSED (× 1.33)");
+        let note = judged.note(Budget::DeliverP50);
+        assert_eq!(note, "3.00 ms to 5.00 ms; of the middle one: 2000");
         assert_eq!(judged.values(), [4_000.0, 3_000.0, 5_000.0]);
     }
 

@@ -133,8 +133,8 @@ impl Figures for Table {
         for (place, name) in self.columns.iter().enumerate() {
             lines.push(line(format!("-- {name}: what they are made of"), ""));
             for Row { budget, judged, .. } in &self.rows {
-                let note = judged.get(place).map_or("", Judged::note);
-                if !note.is_empty() {
+                let note = judged.get(place).map(|judged| judged.note(*budget));
+                if let Some(note) = note.filter(|note| !note.is_empty()) {
                     lines.push(line(budget.what(), note));
                 }
             }

@@ -58,3 +58,49 @@ impl Kept {
         self.broken_promise.as_deref()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Line, Measure, Run, line};
+    use super::*;
+
+    #[derive(Serialize)]
+    struct Broken;
+
+    impl Figures for Broken {
+        fn lines(&self) -> Vec<Line> {
+            vec![line("a figure", "1 < 2")]
+        }
+
+        fn measures(&self) -> Vec<Measure> {
+            vec![Measure::higher("a", "/s", 1.0)]
+        }
+
+        fn warnings(&self) -> Vec<String> {
+            vec!["noise".to_owned()]
+        }
+
+        fn broken_promise(&self) -> Option<String> {
+            Some("one lost".to_owned())
+        }
+    }
+
+    #[test]
+    fn a_report_among_others_is_kept_whole_and_what_it_says_with_its_name() {
+        let runs = [Run::new(Broken, None)];
+        let document = Document {
+            scenario: "one",
+            command: "append",
+            arguments: &(),
+            relay: None,
+            ceilings: None,
+            runs: &runs,
+        };
+        let kept = Kept::new("first".to_owned(), &document).expect("a report");
+        assert_eq!(kept.warnings(), ["first: noise"]);
+        assert_eq!(kept.broken_promise(), Some("first: one lost"));
+        assert_eq!(kept.report["measures"][0]["name"], "a");
+        assert_eq!(kept.report["runs"][0]["broken_promise"], "one lost");
+        assert!(kept.page().contains("1 &lt; 2") && !kept.page().contains("<html"));
+    }
+}
