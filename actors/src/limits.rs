@@ -314,6 +314,10 @@ pub const WAITING_ACKS_MAX: usize = 1024;
 /// that asks and does not listen fills its own socket, not our memory.
 pub const ANSWER_BYTES_MAX: usize = 128 * 1024;
 
+/// What is added to each answer's length when it is counted, in bytes: its place in the queue and its
+/// allocation. Most answers are shorter than that.
+pub const FRAME_OVERHEAD_BYTES: usize = 64;
+
 /// How long a socket may take nothing of what is being written to it. Far longer than a minute in a
 /// tunnel; shorter than for ever.
 pub const STALLED_MAX: Duration = Duration::from_secs(300);

@@ -2,7 +2,10 @@
 //! should.
 
 use super::*;
+use crate::limits::{ANSWER_BYTES_MAX, OUTBOX_BYTES_MAX};
 use bytes::Bytes;
+use sealwire_protocol::ClientFrame;
+use sealwire_protocol::bounded::{BoundedBytes, BoundedText};
 use sealwire_protocol::codec::{decode_relay, encode_client};
 
 fn queued(device: &Device) -> Vec<RelayFrame> {
@@ -149,9 +152,73 @@ async fn a_device_that_reads_no_answers_is_soon_heard_no_further() {
         assert!(heard < 100_000, "answers wait without bound");
     }
     let waiting = alice.session().outbox().queued_bytes();
-    assert!(waiting < crate::limits::ANSWER_BYTES_MAX + 1024, "{waiting} bytes wait");
+    assert!(waiting < ANSWER_BYTES_MAX + 1024, "{waiting} bytes wait");
     queued(&alice);
     assert!(!alice.session().outbox().answers_are_full());
+}
+
+/// Asks the same again and again and takes nothing, until the device would be heard no further.
+async fn is_heard_no_further(world: &World, device: &mut Device, request: ClientFrame) {
+    let name = request.name();
+    device.connect(world).await;
+    let mut heard = 0;
+    while !device.session().outbox().answers_are_full() {
+        device.send(request.clone()).await;
+        device.session().catch_up();
+        tokio::task::yield_now().await;
+        heard += 1;
+        assert!(heard < 8192, "answers to {name} wait without bound");
+    }
+    let waiting = device.session().outbox().queued_bytes();
+    assert!(waiting < ANSWER_BYTES_MAX + OUTBOX_BYTES_MAX, "{waiting} bytes wait after {name}");
+}
+
+#[tokio::test]
+async fn whatever_a_device_asks_it_is_soon_heard_no_further_if_it_takes_no_answer() {
+    let world = World::new().await;
+    let (_alice, mut bob, Group { id: log, .. }) = two_in_a_group(&world).await;
+    let head = bob.say(log, b"something").await.head;
+    let said = bob.entry(log, Kind::Ring, b"again and again", &[], Head::NONE);
+    let entries = Bounded::new(vec![said.clone()]).expect("few");
+    let nowhere = LogId::totals([1; 16]);
+    let past = Head { seq: 999, ..head };
+    let acked = AckWire { floor: 999, ranges: Bounded::default() };
+    let state = frame::AckState { incarnation: head.incarnation, acked };
+    let requests: [ClientFrame; 15] = [
+        frame::Subscribe { log, cursor: None, acked: None }.into(),
+        frame::Subscribe { log, cursor: Some(head), acked: None }.into(),
+        frame::Subscribe { log, cursor: Some(past), acked: None }.into(),
+        frame::Unsubscribe { log }.into(),
+        frame::ListMembers { log }.into(),
+        frame::ListLogs { after: None }.into(),
+        frame::Ping {}.into(),
+        frame::Append { entry: said }.into(),
+        frame::AppendBatch { entries }.into(),
+        frame::Ack { log, state: state.clone() }.into(),
+        frame::Ack { log: nowhere, state }.into(),
+        frame::CreateTotals {}.into(),
+        frame::JoinTotals { log: nowhere }.into(),
+        frame::LeaveTotals { log: nowhere }.into(),
+        frame::SetPushToken { platform: BoundedText::default(), token: None }.into(),
+    ];
+    for request in requests {
+        is_heard_no_further(&world, &mut bob, request).await;
+    }
+
+    let mut carol = Device::connected(3, &world).await;
+    let log = carol.found_vault().await;
+    let digest = Digest::ZERO;
+    let bytes = BoundedBytes::default();
+    let requests: [ClientFrame; 5] = [
+        frame::GetVaultToken { log }.into(),
+        frame::ListSnapshots { log }.into(),
+        frame::SubscribeFrom { log, snapshot: digest }.into(),
+        frame::PutSnapshotChunk { log, digest, size: 1, offset: 1, bytes }.into(),
+        frame::GetSnapshotChunk { log, digest, offset: 0, length: 9 }.into(),
+    ];
+    for request in requests {
+        is_heard_no_further(&world, &mut carol, request).await;
+    }
 }
 
 #[tokio::test]
