@@ -25,6 +25,7 @@ use sealwire_protocol::{Body, Control, DeviceKey, ErrorCode, Failure, Head, LogI
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
+use crate::entry::Weight;
 use crate::limits::{
     FAREWELL, ORPHAN_PAUSE, ORPHAN_TRIES, PENDING_BYTES_MAX, PENDING_ENTRIES_MAX,
     RESERVATION_LIFETIME,
@@ -147,7 +148,9 @@ impl System {
         if outgoing.body.len() > BODY_BYTES_MAX {
             return Err(Failure::new(ErrorCode::TooLarge));
         }
-        let _credit = Credit::take(&shared.budget, outgoing.body.len())?;
+        let named = outgoing.named.as_ref().map_or(0, Vec::len);
+        let weight = Weight::of_payload(outgoing.body.len(), named, outgoing.kind.len());
+        let _credit = Credit::take(&shared.budget, weight)?;
         let brief = shared.totals_brief(group).await.map_err(|_| unavailable())?;
         let key = brief.ok_or(Failure::new(ErrorCode::NoSuchLog))?.key;
         let hash = sha256(&outgoing.body);

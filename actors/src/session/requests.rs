@@ -15,7 +15,7 @@ use sealwire_protocol::{
 
 use super::{Core, Step, briefs, known, summaries, vaults};
 use crate::catch_up::FloorMark;
-use crate::entry::{CheckedEntry, Content};
+use crate::entry::{CheckedEntry, Content, Weight};
 use crate::limits::RESERVATION_LIFETIME;
 use crate::log::{AckRequest, LogMessage};
 use crate::metrics::ENTRIES;
@@ -81,15 +81,15 @@ fn head(core: &Core, position: Position) -> Head {
 // ---- appending
 
 fn append(core: &Arc<Core>, request: u32, entries: Vec<EntryIn>) -> Step {
-    let bytes: usize = entries.iter().map(|entry| entry.body.len()).sum();
-    if bytes > BATCH_BYTES_MAX {
+    let weight = Weight::of(&entries);
+    if weight.bodies > BATCH_BYTES_MAX {
         return refuse(core, request, ErrorCode::TooLarge);
     }
     // Before anything is verified: these are refused in any case, and each would cost a signature.
     if entries.len() > 1 && entries.iter().any(stands_alone) {
         return refuse(core, request, ErrorCode::BadControl);
     }
-    let reply = match Reply::begin(&core.outbox, &core.shared.budget, request, bytes) {
+    let reply = match Reply::begin(&core.outbox, &core.shared.budget, request, weight) {
         Ok(reply) => reply,
         Err(failure) => {
             core.refuse(request, failure);

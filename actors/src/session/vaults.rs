@@ -12,6 +12,7 @@ use sealwire_protocol::{ErrorCode, Failure, LogId, LogType};
 
 use super::requests::{later, refuse};
 use super::{Core, Step, known};
+use crate::entry::Weight;
 use crate::ports::{LogKey, SnapshotRecord};
 use crate::reply::Reply;
 use crate::turns::Turn;
@@ -77,7 +78,8 @@ pub(super) fn put_chunk(core: &Arc<Core>, request: u32, frame: PutSnapshotChunk)
         Err(failure) => return refuse(core, request, failure.code),
     };
     // The credit bounds what all sessions together have brought and not written.
-    match Reply::begin(&core.outbox, &core.shared.budget, request, frame.bytes.len()) {
+    let weight = Weight::of_bytes(frame.bytes.len());
+    match Reply::begin(&core.outbox, &core.shared.budget, request, weight) {
         Ok(reply) => later(keep_chunk(core.clone(), key, frame, reply)),
         Err(failure) => {
             core.refuse(request, failure);
