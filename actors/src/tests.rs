@@ -533,6 +533,57 @@ async fn a_device_joins_only_so_many_groups() {
 }
 
 #[tokio::test]
+async fn a_device_that_leaves_and_joins_again_at_once_is_in_no_more_groups() {
+    let world = World::new().await;
+    let mut bob = Device::connected(2, &world).await;
+    let mut groups = Vec::new();
+    for seed in 10..17 {
+        let mut founder = Device::connected(seed, &world).await;
+        groups.push(founder.found().await);
+    }
+    for group in &groups[1..7] {
+        (bob.count, bob.prev) = (1, Digest::ZERO);
+        bob.join(group).await;
+    }
+    let own = &groups[6];
+    // Its leave is on its way to the disk when it joins again.
+    world.store.hold_commits();
+    let leave = bob.control(own.id, &Control::Leave, Head::NONE);
+    let left = bob.send(frame::Append { entry: leave }).await;
+    world.store.commits_held(1).await;
+    let rejoin = bob.join_entry(own);
+    assert_eq!(code(bob.append(rejoin.clone()).await), ErrorCode::Unavailable);
+    world.store.release_commits();
+    bob.appended(left).await.expect("left");
+    // There is one place, and another group has it.
+    (bob.count, bob.prev) = (1, Digest::ZERO);
+    bob.join(&groups[0]).await;
+    // Sent again it is asked like any other join.
+    assert_eq!(code(bob.append(rejoin).await), ErrorCode::GroupLimitReached);
+    let logs = world.store.memberships(bob.id()).await.expect("a store");
+    assert_eq!(logs.len(), 6);
+}
+
+#[tokio::test]
+async fn a_device_that_leaves_a_group_and_joins_it_again_is_a_member_after_a_resend() {
+    let world = World::new().await;
+    let (_alice, mut bob, group) = two_in_a_group(&world).await;
+    world.store.hold_commits();
+    let leave = bob.control(group.id, &Control::Leave, Head::NONE);
+    let left = bob.send(frame::Append { entry: leave }).await;
+    let rejoin = bob.join_entry(&group);
+    let rejoined = bob.send(frame::Append { entry: rejoin.clone() }).await;
+    let failure = bob.appended(rejoined).await.expect_err("refused");
+    assert_eq!(failure.code, ErrorCode::Unavailable);
+    assert!(failure.retry_after_ms.is_some());
+    world.store.release_commits();
+    bob.appended(left).await.expect("left");
+    assert_eq!(bob.append(rejoin.clone()).await.expect("joined").seq, 4);
+    assert!(bob.append(rejoin).await.expect("known").duplicate);
+    bob.subscribe(group.id, None).await.expect("subscribed");
+}
+
+#[tokio::test]
 async fn bodies_expire_after_thirty_days_and_the_floor_rises_over_them() {
     let world = World::new().await;
     let (mut alice, mut bob, group) = two_in_a_group(&world).await;

@@ -285,8 +285,9 @@ async fn join(core: Arc<Core>, entries: Vec<CheckedEntry>, reply: Reply) {
         return reply.refuse(Failure::new(ErrorCode::InviteInvalid));
     };
     if known(&core, log).is_some() {
-        // Perhaps the same entry again, after a lost answer: the log knows.
-        return cast_append(&core, brief.key, entries, reply);
+        // Perhaps the same entry again, after a lost answer: the log knows. Or the device has left,
+        // and that is not durable yet: then it must come back, and reserve.
+        return core.shared.cast_join(device, brief.key, entries, false, reply);
     }
     if !invited {
         return reply.refuse(Failure::new(ErrorCode::InviteInvalid));
@@ -299,8 +300,9 @@ async fn join(core: Arc<Core>, entries: Vec<CheckedEntry>, reply: Reply) {
         Box::pin(async move { store.reserve(key, device, groups_max, now, since).await })
     });
     match reserved.await {
-        Ok(ReserveResult::Reserved | ReserveResult::AlreadyMember) => {
-            cast_append(&core, key, entries, reply);
+        Ok(result @ (ReserveResult::Reserved | ReserveResult::AlreadyMember)) => {
+            let reserved = result == ReserveResult::Reserved;
+            core.shared.cast_join(device, key, entries, reserved, reply);
         }
         Ok(ReserveResult::LimitReached) => {
             let limit = u64::from(groups_max);
