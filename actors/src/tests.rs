@@ -513,6 +513,33 @@ async fn a_cursor_on_another_chain_or_past_the_head_is_told_that_history_changed
 }
 
 #[tokio::test]
+async fn a_subscription_stands_when_it_cannot_be_begun_anew() {
+    let world = World::new().await;
+    let (mut alice, mut bob, group) = two_in_a_group(&world).await;
+    let head = bob.subscribe(group.id, None).await.expect("subscribed");
+    let mut reading = Reading::new(group.id);
+    bob.drain(&mut reading).await;
+    world.store.fail_reads(true);
+    assert_eq!(code(bob.subscribe(group.id, Some(head)).await), ErrorCode::Unavailable);
+    world.store.fail_reads(false);
+    let snapshot = frame::SubscribeFrom { log: group.id, snapshot: Digest([4; 32]) };
+    let request = bob.send(snapshot).await;
+    assert!(matches!(
+        bob.answer_to(request).await,
+        RelayFrame::Error(error) if error.code == ErrorCode::NoSuchSnapshot
+    ));
+    alice.say(group.id, b"still heard").await;
+    reading.take(&bob.next_content().await);
+    assert_eq!(reading.items.last(), Some(&Item::Body(b"still heard".to_vec())));
+
+    // A cursor that is not of this history ends it.
+    let past = Head { seq: 99, ..head };
+    assert_eq!(code(bob.subscribe(group.id, Some(past)).await), ErrorCode::HistoryChanged);
+    alice.say(group.id, b"not heard").await;
+    assert!(bob.nothing_waits());
+}
+
+#[tokio::test]
 async fn a_device_joins_only_so_many_groups() {
     let world = World::new().await;
     let mut alice = Device::connected(1, &world).await;

@@ -431,7 +431,13 @@ async fn begin_reading(
     let losses = presence.losses();
     let (record, from, phase, floor) = match begin(&core, log, key, start).await {
         Ok(start) => start,
-        Err(failure) => return core.refuse(request, failure),
+        Err(failure) => {
+            if failure.code == ErrorCode::HistoryChanged {
+                // What it was shown is not this history: it has no subscription, old or new.
+                core.outbox.unsubscribe(key);
+            }
+            return core.refuse(request, failure);
+        }
     };
     presence.raise_head(record.head);
     // The cursor's chain stands for everything before it, and for nothing behind it.
@@ -455,7 +461,7 @@ async fn begin_reading(
 }
 
 /// A subscriber that has no subscription yet. Dropping it takes the subscriber back, also when the
-/// session ends while the store is being asked.
+/// session ends while the store is being asked; one that was to begin anew keeps what it had.
 struct Unfinished<'a> {
     core: &'a Core,
     key: LogKey,
@@ -463,7 +469,9 @@ struct Unfinished<'a> {
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
-        self.core.shared.registry.unsubscribe(self.key, &self.core.outbox);
+        if self.core.outbox.shown(self.key).is_none() {
+            self.core.shared.registry.unsubscribe(self.key, &self.core.outbox);
+        }
     }
 }
 
