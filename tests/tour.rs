@@ -35,8 +35,15 @@ fn commands_of(section: &str) -> Vec<String> {
     let blocks = section.split("```sh\n").skip(1);
     let blocks = blocks.map(|block| block.split("```").next().expect("an end"));
     let lines = blocks.flat_map(str::lines).map(str::to_owned);
-    let run = |line: &String| ["device ", "rm ", "sqlite3 "].iter().any(|it| line.starts_with(it));
+    let run = |line: &String| {
+        ["device ", "export ", "rm ", "sqlite3 "].iter().any(|it| line.starts_with(it))
+    };
     lines.filter(run).collect()
+}
+
+/// The variable that a line sets, and its value.
+fn exported(line: &str) -> Option<(&str, &str)> {
+    line.strip_prefix("export ")?.split_once('=')
 }
 
 /// The words of a command, as a shell takes them.
@@ -67,9 +74,13 @@ async fn the_tour_of_the_readme_does_what_it_says(database: Database) {
         for (name, value) in &known {
             line = line.replace(&format!("<{name}>"), value);
         }
-        let words: Vec<&str> =
-            line.split_whitespace().map(|word| word.trim_matches('\'')).collect();
+        let words = words_of(&line);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match words.as_slice() {
+            ["export", ..] => {
+                let (name, value) = exported(&line).expect("a variable");
+                terminal = terminal.with(name, value);
+            }
             ["rm", "-r", directory] => std::fs::remove_dir_all(directory).expect("removed"),
             ["device", "--dir", directory, "chat", _] => {
                 let name = directory.rsplit('/').next().expect("a name").to_owned();
@@ -125,6 +136,11 @@ async fn the_vault_of_the_readme_is_shared_and_comes_back_as_it_says(database: D
     let file = |name: &str| format!("{}/app.db", home(name));
     let mut terminal = Terminal::new(&world.url()).with("SEALWIRE_PIN", PIN);
     // Alice and Bob from above.
+    for line in commands_of("Two people, three terminals") {
+        if let Some((name, value)) = exported(&line) {
+            terminal = terminal.with(name, value);
+        }
+    }
     for name in ["alice", "bob"] {
         terminal.ok(&["--dir", &home(name), "init"]).await;
     }
@@ -210,7 +226,7 @@ async fn a_group_of_the_command_line_is_shared_with_a_phone(database: Database) 
     let place = place.path().to_str().expect("a path");
     let terminal = Terminal::new(&world.url());
     let alice = terminal.clone().with("SEALWIRE_DEVICE_DIR", place);
-    let made = alice.json(&["init", "--name", "Alice"]).await;
+    let made = alice.json(&["init", "--unsealed", "--name", "Alice"]).await;
     let me = DeviceKey::from_hex(made[0]["device"].as_str().expect("a key")).expect("a key");
     assert_eq!(made[0]["name"], "Alice");
     let made = alice.json(&["group", "create", "--totals"]).await;
@@ -282,9 +298,9 @@ async fn what_goes_wrong_is_said_with_what_to_do_next(database: Database) {
         assert!(printed.err.contains(sentence), "{arguments:?}: {}", printed.err);
     };
     says(&["whoami"], "make one with `init`").await;
-    let me = terminal.json(&["init"]).await;
+    let me = terminal.json(&["init", "--unsealed"]).await;
     assert_eq!(terminal.ok(&["whoami"]).await, me[0]["device"].as_str().expect("a key"));
-    says(&["init"], "there is a key file already").await;
+    says(&["init"], "name another directory with --dir").await;
     let native = terminal.ok(&["group", "create"]).await;
     says(&["group", "approve", &native], "is let in by it").await;
     let totals = terminal.ok(&["group", "create", "--totals"]).await;
@@ -301,10 +317,13 @@ async fn what_goes_wrong_is_said_with_what_to_do_next(database: Database) {
     let wrong = lost.clone().with("SEALWIRE_PIN", "135790");
     let printed = wrong.run(&["recovery", "restore"]).await;
     assert!(printed.err.contains("add --totals"), "{}", printed.err);
-    let printed = wrong.run(&["recovery", "restore", "--totals"]).await;
+    let printed = wrong.run(&["recovery", "restore", "--totals", "--unsealed"]).await;
     assert!(!printed.success && printed.err.contains("the PIN is wrong"), "{}", printed.err);
     let right = lost.with("SEALWIRE_PIN", PIN);
-    let back = right.json(&["recovery", "restore", "--totals"]).await;
+    // A key that can be kept nowhere is no device, and what was begun is not in the way of the next try.
+    let kept_nowhere = ["recovery", "restore", "--totals", "--keychain"];
+    assert!(!right.run(&kept_nowhere).await.success);
+    let back = right.json(&["recovery", "restore", "--totals", "--unsealed"]).await;
     assert_eq!(back[0]["device"], me[0]["device"]);
     terminal.clone().with("SEALWIRE_NEW_PIN", "987654").ok(&["recovery", "change-pin"]).await;
     terminal.ok(&["recovery", "delete"]).await;
@@ -320,7 +339,7 @@ async fn a_restore_that_was_interrupted_goes_on(database: Database) {
         terminal.clone().with("SEALWIRE_DEVICE_DIR", place.to_str().expect("a path"))
     };
     let alice = at(lost.path());
-    alice.ok(&["init"]).await;
+    alice.ok(&["init", "--unsealed"]).await;
     let group = alice.ok(&["group", "create"]).await;
     let code = alice.ok(&["recovery", "setup"]).await;
     // The device is made, and the program is gone before it has joined anything.

@@ -9,6 +9,7 @@ use clap::CommandFactory;
 use sealwire_client::address::RelayUrl;
 use sealwire_client::device::{Device, LogInfo, Options, Outgoing};
 use sealwire_client::error::Error;
+use sealwire_client::identity::file::KeyFileError;
 use sealwire_client::identity::fingerprint;
 use sealwire_client::numbering::DraftId;
 use sealwire_client::session::{Connection, Status};
@@ -16,16 +17,15 @@ use sealwire_protocol::DeviceKey;
 use serde_json::json;
 
 use crate::args::{Args, Command};
+use crate::keeping::KeepingArgs;
 use crate::output::{Output, remark, short};
-use crate::place::{directory, group as find_group, member, open, passphrase};
+use crate::place::{directory, group as find_group, member, open, taken};
 use crate::{chat, expenses, group, recovery, vault};
 
 pub(crate) async fn run(args: Args) -> Result<()> {
     let out = Output { json: args.json };
     match &args.command {
-        Command::Init { passphrase, keychain, name } => {
-            init(&args, out, *passphrase, *keychain, name.as_deref()).await
-        }
+        Command::Init { keeping, name } => init(&args, out, keeping, name.as_deref()).await,
         Command::Whoami { name } => whoami(&open(&args).await?, out, name.as_deref()).await,
         Command::Group(command) => group::run(&args, out, &open(&args).await?, command).await,
         Command::Money(command) => expenses::run(&args, out, command).await,
@@ -51,24 +51,17 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     }
 }
 
-async fn init(
-    args: &Args,
-    out: Output,
-    sealed: bool,
-    keychain: bool,
-    name: Option<&str>,
-) -> Result<()> {
-    let passphrase = sealed.then(|| passphrase("new passphrase: ")).transpose()?;
+async fn init(args: &Args, out: Output, keeping: &KeepingArgs, name: Option<&str>) -> Result<()> {
     let directory = directory(args)?;
-    let options = Options { keychain, ..Options::default() };
-    let device = Device::create(&directory, passphrase.as_deref(), options).await?;
-    remark(&format!("made a device in {}", directory.display()));
-    if !sealed && !keychain {
-        remark(
-            "its key is in a file that only you may read; a device made with --passphrase or \
-             --keychain keeps it sealed",
-        );
+    let there = Device::open(&directory, None, Options::default()).await;
+    // What cannot even be looked at is said when it is made.
+    if !matches!(there, Err(Error::KeyFile(KeyFileError::Missing | KeyFileError::Io(_)))) {
+        bail!(taken(&directory));
     }
+    let keeping = keeping.choose().await?;
+    let device = Device::create(&directory, keeping.passphrase(), keeping.options()).await?;
+    remark(&format!("made a device in {}", directory.display()));
+    keeping.say();
     whoami(&device, out, name).await
 }
 

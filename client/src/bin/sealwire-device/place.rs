@@ -1,17 +1,18 @@
 //! Where the device is kept, and how names that a person types are understood.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use sealwire_client::device::{Device, LogInfo, Options};
 use sealwire_client::error::Error;
 use sealwire_client::identity::file::KeyFileError;
 use sealwire_protocol::DeviceKey;
+use zeroize::Zeroizing;
 
 use crate::args::Args;
 
 /// The variable that holds a passphrase, for scripts.
-const PASSPHRASE: &str = "SEALWIRE_PASSPHRASE";
+pub(crate) const PASSPHRASE: &str = "SEALWIRE_PASSPHRASE";
 
 /// The device's directory.
 pub(crate) fn directory(args: &Args) -> Result<PathBuf> {
@@ -31,7 +32,7 @@ pub(crate) async fn open(args: &Args) -> Result<Device> {
     let directory = directory(args)?;
     match Device::open(&directory, None, Options::default()).await {
         Err(Error::KeyFile(KeyFileError::PassphraseNeeded)) => {
-            let passphrase = passphrase("passphrase: ")?;
+            let passphrase = secret(PASSPHRASE, "passphrase: ")?;
             Ok(Device::open(&directory, Some(&passphrase), Options::default()).await?)
         }
         Err(Error::KeyFile(KeyFileError::Missing)) => {
@@ -41,12 +42,32 @@ pub(crate) async fn open(args: &Args) -> Result<Device> {
     }
 }
 
-/// The passphrase from the environment or the terminal.
-pub(crate) fn passphrase(prompt: &str) -> Result<String> {
-    match std::env::var(PASSPHRASE) {
-        Ok(passphrase) => Ok(passphrase),
-        Err(_) => rpassword::prompt_password(prompt).context("no passphrase was given"),
+/// What is said where a new device was to be made and one is already.
+pub(crate) fn taken(directory: &Path) -> String {
+    format!(
+        "there is a device in {} already; name another directory with --dir",
+        directory.display()
+    )
+}
+
+/// A secret from the environment or the terminal.
+pub(crate) fn secret(variable: &str, prompt: &str) -> Result<Zeroizing<String>> {
+    match std::env::var(variable) {
+        Ok(text) => Ok(Zeroizing::new(text)),
+        Err(_) => rpassword::prompt_password(prompt)
+            .map(Zeroizing::new)
+            .with_context(|| format!("nothing was typed; a script sets {variable}")),
     }
+}
+
+/// A secret that is typed for the first time: twice.
+pub(crate) fn new_secret(variable: &str, prompt: &str) -> Result<Zeroizing<String>> {
+    let first = secret(variable, prompt)?;
+    let second = secret(variable, "again: ")?;
+    if *first != *second {
+        bail!("these were not the same; try again");
+    }
+    Ok(first)
 }
 
 /// The group that begins with these letters.
