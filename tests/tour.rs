@@ -22,6 +22,7 @@ on_both_databases!(
     a_group_of_the_command_line_is_shared_with_a_phone,
     what_goes_wrong_is_said_with_what_to_do_next,
     a_restore_that_was_interrupted_goes_on,
+    a_device_is_restored_while_nobody_is_there,
 );
 
 const PIN: &str = "246810";
@@ -355,4 +356,38 @@ async fn a_restore_that_was_interrupted_goes_on(database: Database) {
     // Once is enough, and a device is not written over.
     let again = back.run(&["recovery", "restore"]).await;
     assert!(!again.success && again.err.contains("name another directory"), "{}", again.err);
+}
+
+async fn a_device_is_restored_while_nobody_is_there(database: Database) {
+    let world = World::start(database).await;
+    let place = tempfile::tempdir().expect("a directory");
+    let terminal = Terminal::new(&world.url()).with("SEALWIRE_PIN", PIN);
+    let at = |name: &str| {
+        let place = place.path().join(name);
+        terminal.clone().with("SEALWIRE_DEVICE_DIR", place.to_str().expect("a path"))
+    };
+    let (alice, bob) = (at("alice"), at("bob"));
+    alice.ok(&["init", "--unsealed", "--name", "Alice"]).await;
+    bob.ok(&["init", "--unsealed", "--name", "Bob"]).await;
+    let group = alice.ok(&["group", "create"]).await;
+    let link = alice.ok(&["group", "invite", &group]).await;
+    bob.ok(&["--wait", "1", "group", "join", &link]).await;
+    alice.ok(&["balances", &group, "--sync"]).await;
+    bob.ok(&["expense", "list", &group, "--sync"]).await;
+    alice.ok(&["expense", "add", &group, "30", "Lunch"]).await;
+    let code = alice.ok(&["recovery", "setup"]).await;
+    std::fs::remove_dir_all(place.path().join("alice")).expect("lost");
+    let alice = alice.with("SEALWIRE_RECOVERY_CODE", &code);
+    let back = ["--wait", "2", "recovery", "restore", "--unsealed"];
+    alice.ok(&back).await;
+    // One comes after the other, and never both.
+    bob.ok(&["balances", &group, "--sync"]).await;
+    alice.ok(&["balances", &group, "--sync"]).await;
+    let members = bob.json(&["balances", &group, "--sync"]).await;
+    let again = alice.json(&["balances", &group, "--sync"]).await;
+    assert_eq!(members, again);
+    assert_eq!(again[0]["plan"][0]["minor"], 1500, "{again:?}");
+    let me = alice.ok(&["whoami"]).await;
+    assert_eq!(again[0]["plan"][0]["to"], me.as_str(), "{again:?}");
+    assert_eq!(bob.json(&["group", "members", &group]).await.len(), 2);
 }

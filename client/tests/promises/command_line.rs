@@ -32,8 +32,10 @@ impl Terminal {
             .env("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nowhere")
             .env("SEALWIRE_DEVICE_DIR", &self.directory)
             .env("SEALWIRE_RELAY", &self.relay)
-            .args(["--wait", "20"])
             .args(words);
+        if !words.contains(&"--wait") {
+            command.args(["--wait", "20"]);
+        }
         command
     }
 
@@ -122,6 +124,33 @@ async fn two_terminals_meet_in_a_handful_of_commands() {
     assert!(anna.types(&["group", "list"]).await.contains("left"));
     listening.kill().expect("killed");
     listening.wait().expect("ended");
+}
+
+#[tokio::test]
+async fn two_who_are_never_there_at_the_same_time_share_all_that_was_paid() {
+    let relay = Relay::start().await;
+    let directories = tempfile::tempdir().expect("a directory");
+    let anna = Terminal::new(&directories, "anna", &relay);
+    let ben = Terminal::new(&directories, "ben", &relay);
+    anna.types(&["init", "--unsealed", "--name", "Anna"]).await;
+    let group = anna.types(&["group", "create"]).await;
+    let link = anna.types(&["group", "invite", &group]).await;
+    anna.types(&["expense", "add", &group, "30", "Lunch", "--split", "me"]).await;
+    ben.types(&["init", "--unsealed", "--name", "Ben"]).await;
+    ben.types(&["--wait", "1", "group", "join", &link]).await;
+    let alone = ben.run(&["--wait", "1", "balances", &group, "--sync"]).await;
+    let said = String::from_utf8_lossy(&alone.stderr);
+    assert!(alone.status.success() && said.contains("key has not come yet"), "{said}");
+    // Ben has gone before Anna comes, and she before he is back.
+    anna.types(&["balances", &group, "--sync"]).await;
+    let listed = ben.types(&["expense", "list", &group, "--sync"]).await;
+    assert!(listed.contains("Lunch") && listed.contains("Anna"), "{listed}");
+    ben.types(&["expense", "add", &group, "12", "Coffee"]).await;
+    let balances = anna.types(&["--json", "balances", &group, "--sync"]).await;
+    assert_eq!(balances, ben.types(&["--json", "balances", &group, "--sync"]).await);
+    let balances: Value = serde_json::from_str(&balances).expect("JSON");
+    assert_eq!(balances["plan"][0]["minor"], 600);
+    assert_eq!(balances["whole"], true);
 }
 
 #[tokio::test]

@@ -7,13 +7,13 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, bail};
 use clap::CommandFactory;
 use sealwire_client::address::RelayUrl;
-use sealwire_client::device::{Device, LogInfo, Options, Outgoing};
+use sealwire_client::device::{Device, LogInfo, Options, Outgoing, Phase};
 use sealwire_client::error::Error;
 use sealwire_client::identity::file::KeyFileError;
 use sealwire_client::identity::fingerprint;
 use sealwire_client::numbering::DraftId;
 use sealwire_client::session::{Connection, Status};
-use sealwire_protocol::DeviceKey;
+use sealwire_protocol::{DeviceKey, LogId};
 use serde_json::json;
 
 use crate::args::{Args, Command};
@@ -238,6 +238,44 @@ pub(crate) fn explain(error: &Error) -> anyhow::Error {
         );
     }
     anyhow!(error.clone())
+}
+
+/// How long a command stays for the key and the history of a group, which come only if a member is there.
+const FOR_ITSELF: Duration = Duration::from_secs(6);
+
+/// How long a command stays to give them to others: longer than any turn that it waits for.
+const FOR_OTHERS: Duration = Duration::from_secs(20);
+
+/// Stays connected, after a group was read to its end, while this device and the others have something
+/// to give each other, and sees to the recovery vault.
+pub(crate) async fn linger(args: &Args, device: &Device, log: LogId) -> Result<()> {
+    let info = device.log(log).await?;
+    let whole = info.holds_key && info.holds_history;
+    let wait = if whole { FOR_OTHERS } else { FOR_ITSELF };
+    match device.wait_settled(log, wait.min(args.deadline())).await {
+        // What is lacking is said where something is shown.
+        Ok(()) | Err(Error::Timeout) => {}
+        Err(error) => bail!(error),
+    }
+    keep_recovery(device).await;
+    Ok(())
+}
+
+/// Says what is not in what a group shows, if this device was not given all of it yet.
+pub(crate) fn say_lacking(info: &LogInfo) {
+    let lacking = match info.phase {
+        Phase::Joining => {
+            "this device is not in this group yet: nothing that others wrote is in this"
+        }
+        Phase::Member if !info.holds_key => {
+            "the group's key has not come yet: nothing that others wrote since is in this"
+        }
+        Phase::Member if !info.holds_history => {
+            "what was written before this device joined has not come yet, and is not in this"
+        }
+        Phase::Member | Phase::Left | Phase::Revoked | Phase::Refused => return,
+    };
+    remark(&format!("{lacking}; it comes when another member is there, with --sync or `watch`"));
 }
 
 /// A connection to every relay that the device's groups are on.

@@ -144,6 +144,7 @@ impl Output {
             "members": info.members,
             "epoch": info.epoch,
             "holds_key": info.holds_key,
+            "holds_history": info.holds_history,
             "unsent": info.unsent,
             "cloned": info.cloned,
         });
