@@ -7,12 +7,14 @@
 //! Holds always: nothing leaves but what [`message`] writes, and it goes to the places that the
 //! operator named, over TLS or on this machine. Tokens and credentials are never logged.
 
+mod calls;
 mod client;
 mod credentials;
 mod message;
 mod oauth;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,6 +24,7 @@ use http_body_util::Full;
 use sealwire_actors::ports::{Push, Rang, Ring, Trouble};
 use tokio::time::timeout;
 
+use self::calls::Calls;
 use self::client::Client;
 use self::credentials::Credentials;
 pub use self::credentials::FcmError;
@@ -33,16 +36,23 @@ const DEADLINE: Duration = Duration::from_secs(8);
 
 /// See the module's header.
 pub struct Fcm {
+    calls: Calls,
+    sender: Arc<Sender>,
+}
+
+/// What a call needs.
+struct Sender {
     client: Client,
     tokens: Tokens,
     send: Uri,
 }
 
 impl Fcm {
-    /// Reads the credentials, and asks nobody yet. `base` is Google's, or that of a fake.
+    /// Reads the credentials, starts the thread for calls, and asks nobody yet. `base` is Google's, or
+    /// that of a fake.
     ///
     /// # Errors
-    /// [`FcmError`] says what is wrong with which file.
+    /// [`FcmError`] says what is wrong with which file, or that there is no thread.
     pub fn open(credentials: &Path, base: &Uri) -> Result<Self, FcmError> {
         let malformed = || FcmError::Malformed { path: credentials.to_owned() };
         let account = Credentials::read(credentials)?;
@@ -55,17 +65,20 @@ impl Fcm {
         let send: Uri = send.parse().map_err(|_| malformed())?;
         let client = Client::new(&[&send, &account.token_uri])?;
         let tokens = Tokens::new(account, client.clone());
-        Ok(Self { client, tokens, send })
+        let sender = Arc::new(Sender { client, tokens, send });
+        Ok(Self { calls: Calls::start().map_err(FcmError::Thread)?, sender })
     }
+}
 
-    async fn try_to_ring(&self, body: &[u8]) -> Result<Rang, Trouble> {
+impl Sender {
+    async fn ring(&self, body: Bytes) -> Result<Rang, Trouble> {
         // A token can be withdrawn before it expires: then a new one is tried, once.
         for _ in 0..2 {
             let token = self.tokens.get().await?;
             let request = Request::post(&self.send)
                 .header(header::AUTHORIZATION, format!("Bearer {}", token.bearer.expose()))
                 .header(header::CONTENT_TYPE, "application/json")
-                .body(Full::new(Bytes::copy_from_slice(body)))
+                .body(Full::new(body.clone()))
                 .map_err(|_| Trouble::Unauthorised)?;
             let answer = timeout(DEADLINE, self.client.send(request)).await;
             let answer = answer.map_err(|_| Trouble::Unreachable)??;
@@ -88,6 +101,9 @@ impl Push for Fcm {
         let Some(body) = message::body(token, ring) else {
             return Rang::Refused;
         };
-        self.try_to_ring(&body).await.unwrap_or_else(|trouble| Rang::Later(trouble, None))
+        let sender = self.sender.clone();
+        let call = async move { sender.ring(body.into()).await };
+        let rang = self.calls.run(call).await.unwrap_or(Err(Trouble::Unreachable));
+        rang.unwrap_or_else(|trouble| Rang::Later(trouble, None))
     }
 }

@@ -52,6 +52,9 @@ pub enum FcmError {
     /// The machine does not say which certificates it trusts.
     #[error("no trusted certificates found on this machine: {0}")]
     Certificates(#[source] io::Error),
+    /// The machine gives no thread to ring from.
+    #[error("no thread to ring from: {0}")]
+    Thread(#[source] io::Error),
 }
 
 #[derive(Deserialize)]

@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use bytes::Bytes;
 use clap::Args;
 use http_body_util::{BodyExt, Full};
@@ -30,6 +30,9 @@ use crate::process::machine_ns;
 pub(super) const RUNG_PATH: &str = "/rung/";
 
 const TOKEN_PREFIX: &str = "token-";
+
+/// The least claim to a processor that there is.
+const NICENESS: i32 = 19;
 
 /// How a push service answers.
 #[derive(Args, Clone, Copy, Serialize)]
@@ -85,8 +88,18 @@ impl Manners {
     }
 }
 
-/// Serves until nobody holds its standard input open.
+/// Serves until nobody holds its standard input open, behind everybody else who wants a processor: in the
+/// world it has its own.
 pub(crate) async fn serve(manners: Manners) -> Result<()> {
+    let serving = tokio::task::spawn_blocking(move || {
+        rustix::process::nice(NICENESS).context("stepping back")?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(serve_here(manners))
+    });
+    serving.await?
+}
+
+async fn serve_here(manners: Manners) -> Result<()> {
     let service = Arc::new(Service { manners, calls: Mutex::default() });
     helper::serve(|stream| {
         let service = service.clone();
