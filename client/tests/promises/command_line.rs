@@ -11,6 +11,7 @@ use crate::relay::Relay;
 use crate::world::until;
 
 /// A terminal with a device of its own.
+#[derive(Clone)]
 struct Terminal {
     directory: PathBuf,
     relay: String,
@@ -145,11 +146,15 @@ async fn two_who_are_never_there_at_the_same_time_share_all_that_was_paid() {
     anna.types(&["balances", &group, "--sync"]).await;
     let listed = ben.types(&["expense", "list", &group, "--sync"]).await;
     assert!(listed.contains("Lunch") && listed.contains("Anna"), "{listed}");
-    ben.types(&["expense", "add", &group, "12", "Coffee"]).await;
+    let added = ben.types(&["expense", "add", &group, "12", "Coffee"]).await;
+    assert!(added.contains("shared by") && added.contains("Anna"), "{added}");
     let balances = anna.types(&["--json", "balances", &group, "--sync"]).await;
     assert_eq!(balances, ben.types(&["--json", "balances", &group, "--sync"]).await);
     let balances: Value = serde_json::from_str(&balances).expect("JSON");
     assert_eq!(balances["plan"][0]["minor"], 600);
+    // People are called by their names, also where no money is concerned.
+    assert!(anna.types(&["group", "members", &group]).await.contains("Ben"));
+    anna.types(&["send", &group, "hello", "--to", "ben"]).await;
     assert_eq!(balances["whole"], true);
 }
 
@@ -208,7 +213,22 @@ async fn what_is_mistyped_is_explained() {
     assert!(anna.fails(&["whoami"]).await.contains("init"));
     anna.types(&["init", "--unsealed"]).await;
     assert!(anna.fails(&["send", "12345678", "x"]).await.contains("no group begins with"));
-    assert!(anna.fails(&["group", "join", "sealwire://join#nonsense"]).await.contains("invite"));
+    assert!(anna.fails(&["send", "12345678", "x"]).await.contains("`group list` shows them"));
+    let torn = anna.fails(&["group", "join", "sealwire://join#nonsense"]).await;
+    assert!(torn.contains("invite") && torn.contains("copy the link whole"), "{torn}");
+    let group = anna.types(&["group", "create"]).await;
+    let nobody = anna.fails(&["group", "revoke", &group, "zoe"]).await;
+    assert!(nobody.contains("`group members` shows them"), "{nobody}");
+    let missing = directories.path().join("none.db");
+    let missing = missing.to_str().expect("a path");
+    for words in [&["vault", "status", missing][..], &["vault", "create", missing, "--table", "x"]]
+    {
+        let said = anna.fails(words).await;
+        assert!(said.contains("there is no database at"), "{said}");
+    }
+    let nowhere = Terminal { directory: anna.directory.join("device.key"), ..anna.clone() };
+    let said = nowhere.fails(&["init", "--unsealed"]).await;
+    assert!(said.contains("no device was made in") && said.contains("device.key"), "{said}");
     let plain = anna.fails(&["--relay", "ws://192.0.2.1:4000", "group", "create"]).await;
     assert!(plain.contains("without TLS"), "{plain}");
 }

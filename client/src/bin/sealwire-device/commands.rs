@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::CommandFactory;
 use sealwire_client::address::RelayUrl;
 use sealwire_client::device::{Device, LogInfo, Options, Outgoing, Phase};
@@ -59,7 +59,9 @@ async fn init(args: &Args, out: Output, keeping: &KeepingArgs, name: Option<&str
         bail!(taken(&directory));
     }
     let keeping = keeping.choose().await?;
-    let device = Device::create(&directory, keeping.passphrase(), keeping.options()).await?;
+    let device = Device::create(&directory, keeping.passphrase(), keeping.options())
+        .await
+        .with_context(|| format!("no device was made in {}", directory.display()))?;
     remark(&format!("made a device in {}", directory.display()));
     keeping.say();
     whoami(&device, out, name).await

@@ -107,7 +107,14 @@ impl<'a> Desk<'a> {
         };
         let shown = new.amount.to_string();
         let written = self.device.add_expense(self.group.log, new).await.map_err(explain)?;
-        self.deliver(written.draft, &written.expense, &format!("{shown} for {reason}")).await
+        // Who shares it is who is known here to be a member: whoever has just joined may not be.
+        let ledger = self.device.ledger(self.group.log).await?;
+        let among = ledger.expense(&written.expense).map(|it| &it.split_among);
+        let me = self.device.key();
+        let among: Vec<String> =
+            among.into_iter().flatten().map(|it| tables::name(&ledger, it, me)).collect();
+        let what = format!("{shown} for {reason}, shared by {}", among.join(", "));
+        self.deliver(written.draft, &written.expense, &what).await
     }
 
     async fn edit(

@@ -82,24 +82,30 @@ pub(crate) async fn group(device: &Device, name: &str) -> Result<LogInfo> {
         .collect();
     match found.len() {
         1 => found.pop().ok_or_else(|| anyhow!("no group")),
-        0 => bail!("no group begins with {name}"),
-        many => bail!("{many} groups begin with {name}"),
+        0 => bail!("no group begins with {name}; `group list` shows them"),
+        many => bail!("{many} groups begin with {name}; type more of it"),
     }
 }
 
-/// The member whose key begins with these letters.
+/// The member whose key begins with these letters, or who is called so.
 pub(crate) async fn member(device: &Device, group: &LogInfo, name: &str) -> Result<DeviceKey> {
-    let wanted = name.to_ascii_lowercase();
-    let mut found: Vec<DeviceKey> = device
-        .members(group.log)
-        .await?
-        .into_iter()
-        .map(|member| member.device)
-        .filter(|key| key.to_hex().starts_with(&wanted))
-        .collect();
-    match found.len() {
-        1 => found.pop().ok_or_else(|| anyhow!("no member")),
-        0 => bail!("no member's key begins with {name}"),
-        many => bail!("the keys of {many} members begin with {name}"),
+    let wanted = name.to_lowercase();
+    let members = device.members(group.log).await?.into_iter().map(|member| member.device);
+    let members: Vec<DeviceKey> = members.collect();
+    let ledger = device.ledger(group.log).await?;
+    let called = |key: &&DeviceKey| {
+        let person = ledger.person(&(**key).into());
+        person.and_then(|it| it.name.as_ref()).is_some_and(|it| it.to_lowercase() == wanted)
+    };
+    let mut found: Vec<&DeviceKey> = members.iter().filter(called).collect();
+    if found.is_empty() {
+        found = members.iter().filter(|key| key.to_hex().starts_with(&wanted)).collect();
+    }
+    match found[..] {
+        [key] => Ok(*key),
+        [] => bail!(
+            "no member is called {name} or has a key that begins so; `group members` shows them"
+        ),
+        _ => bail!("{} members fit {name}; use the beginning of a key", found.len()),
     }
 }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use sealwire_client::address::RelayUrl;
 use sealwire_client::device::{Device, Options, Phase};
 use sealwire_client::error::Error;
 use sealwire_client::identity::file::KeyFileError;
-use sealwire_client::recovery::{Format, RecoveryCode};
+use sealwire_client::recovery::{Format, RecoveryCode, RecoveryError, VaultError};
 use sealwire_client::session::Connection;
 use serde_json::json;
 use tokio::time::{Duration, Instant, sleep};
@@ -90,7 +90,18 @@ async fn restore(args: &Args, out: Output, totals: bool, keeping: &KeepingArgs) 
     let keeping = keeping.choose().await?;
     let (passphrase, options) = (keeping.passphrase(), keeping.options());
     let restored = Device::restore(&place, passphrase, &relay, &code, &pin, options).await;
-    let device = restored.with_context(|| format!("nothing was restored from {relay}"))?;
+    let device = restored.map_err(|error| {
+        let next = match &error {
+            Error::Recovery(RecoveryError::Vault(VaultError::WrongPin)) => {
+                "; try again, but not often: after five wrong ones nobody gets at it for an hour"
+            }
+            Error::Recovery(RecoveryError::Locked(_)) => {
+                "; whoever still has the device ends that with `recovery change-pin`"
+            }
+            _ => "",
+        };
+        anyhow!("nothing was restored from {relay}: {error}{next}")
+    })?;
     remark(&format!("made a device in {}", place.display()));
     keeping.say();
     settle(args, &device).await?;
