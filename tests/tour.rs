@@ -375,11 +375,26 @@ async fn a_device_is_restored_while_nobody_is_there(database: Database) {
     alice.ok(&["balances", &group, "--sync"]).await;
     bob.ok(&["expense", "list", &group, "--sync"]).await;
     alice.ok(&["expense", "add", &group, "30", "Lunch"]).await;
+    let file = place.path().join("app.db");
+    let open = || rusqlite::Connection::open(&file).expect("a database");
+    let table = "create table items (id text primary key, name text)";
+    open().execute_batch(table).expect("a table");
+    let app = file.to_str().expect("a path");
+    alice.ok(&["vault", "create", app, "--table", "items"]).await;
+    open().execute_batch("insert into items values ('1', 'Milk')").expect("written");
+    alice.ok(&["vault", "sync", app]).await;
     let code = alice.ok(&["recovery", "setup"]).await;
     std::fs::remove_dir_all(place.path().join("alice")).expect("lost");
+    std::fs::remove_file(&file).expect("lost");
     let alice = alice.with("SEALWIRE_RECOVERY_CODE", &code);
     let back = ["--wait", "2", "recovery", "restore", "--unsealed"];
     alice.ok(&back).await;
+    // Her vault needs no friend.
+    open().execute_batch(table).expect("a table");
+    alice.ok(&["vault", "attach", app, "--table", "items", "--recovered"]).await;
+    let name = |row: &rusqlite::Row<'_>| row.get::<_, String>(0);
+    let found = open().query_row("select name from items", (), name).expect("the row");
+    assert_eq!(found, "Milk");
     // One comes after the other, and never both.
     bob.ok(&["balances", &group, "--sync"]).await;
     alice.ok(&["balances", &group, "--sync"]).await;
