@@ -91,14 +91,12 @@ async fn restore(args: &Args, out: Output, totals: bool, keeping: &KeepingArgs) 
     let (passphrase, options) = (keeping.passphrase(), keeping.options());
     let restored = Device::restore(&place, passphrase, &relay, &code, &pin, options).await;
     let device = restored.map_err(|error| {
-        let next = match &error {
-            Error::Recovery(RecoveryError::Vault(VaultError::WrongPin)) => {
-                "; try again, but not often: after five wrong ones nobody gets at it for an hour"
-            }
-            Error::Recovery(RecoveryError::Locked(_)) => {
-                "; whoever still has the device ends that with `recovery change-pin`"
-            }
-            _ => "",
+        let next = if error == RecoveryError::from(VaultError::WrongPin).into() {
+            "; try again, but not often: after five wrong ones nobody gets at it for an hour"
+        } else if matches!(error, Error::Recovery(RecoveryError::Locked(_))) {
+            "; whoever still has the device ends that with `recovery change-pin`"
+        } else {
+            ""
         };
         anyhow!("nothing was restored from {relay}: {error}{next}")
     })?;
