@@ -326,10 +326,18 @@ impl LogActor {
             Some(Content::Control(control)) => (true, paces.may_control(self.key, sender, control)),
             Some(Content::Rotation | Content::Plain) | None => (false, Ok(())),
         };
+        let keys = state.key_units(&entries);
+        let pace = pace.and_then(|()| match keys {
+            0 => Ok(()),
+            keys => paces.may_keep_keys(self.key, sender, keys),
+        });
         match state.append(sender, entries, pace, self.shared.clock.now_ms()) {
             Ok(decided) => {
                 if control {
                     paces.controlled(self.key, sender);
+                }
+                if keys > 0 {
+                    paces.kept_keys(self.key, sender, keys);
                 }
                 let ends = decided.ended;
                 self.submit(decided, kinds, Some(reply), None);

@@ -12,7 +12,7 @@
 
 use std::ops::Range;
 
-use sealwire_actors::ports::{LogKey, PageRequest, StoreError, StoredEntry};
+use sealwire_actors::ports::{Controls, ControlsRequest, PageRequest, StoreError, StoredEntry};
 use sealwire_protocol::header::{HEADER_BYTES, HeaderBytes};
 use sealwire_protocol::ids::Signature;
 use sealwire_protocol::{Body, Digest};
@@ -76,10 +76,17 @@ const PACKED_PAGE: &str = concat!(
     ") p"
 );
 
+/// As [`LENGTHS`], of entries whose bodies are kept with them. No body is read for it: on both
+/// databases a length is known without one.
+const CONTROL_LENGTHS: &str = "select string_agg(p.seq || ' ' || p.bytes, ',') from ( \
+        select seq, length(control_body) + coalesce(length(recipients), 0) as bytes \
+        from entries where log = $1 and seq > $2 and seq <= $3 and control_body is not null \
+        order by seq limit $4 + 0) p";
+
 const CONTROLS: &str = "select seq, at, header, signature, recipients, chain, control_body, \
         cast(null as text) \
      from entries where log = $1 and seq > $2 and seq <= $3 and control_body is not null \
-     order by seq limit $4 + 0";
+     order by seq";
 
 impl<D: Dialect> Lanes<D>
 where
@@ -118,13 +125,22 @@ where
 
     pub(super) async fn read_controls(
         &self,
-        key: LogKey,
-        after: u64,
-        up_to: u64,
-        limit: usize,
-    ) -> Result<Vec<StoredEntry>, StoreError> {
-        let values = [Value::Int(key.0), seq(after), seq(up_to), bound(limit)];
-        self.query(CONTROLS, &values).await?.iter().map(stored_entry).collect()
+        request: &ControlsRequest,
+    ) -> Result<Controls, StoreError> {
+        let ControlsRequest { key, after, up_to, entries_max, bytes_max } = *request;
+        let values = |up_to| [Value::Int(key.0), seq(after), seq(up_to), bound(entries_max)];
+        let mut lease = self.read().await?;
+        let lengths = lease.rows(CONTROL_LENGTHS, &values(up_to)).await?;
+        let Some(lengths) = lengths.first().map(|row| row.maybe_text(0)).transpose()?.flatten()
+        else {
+            return Ok(Controls { entries: Vec::new(), complete: entries_max > 0 });
+        };
+        let last = last_that_fits(lengths, bytes_max)?;
+        let listed = lists::<2>(lengths).count();
+        let rows = lease.rows(CONTROLS, &values(last)[..3]).await?;
+        let entries: Vec<StoredEntry> = rows.iter().map(stored_entry).collect::<Result<_, _>>()?;
+        let complete = entries.len() == listed && listed < entries_max;
+        Ok(Controls { entries, complete })
     }
 }
 

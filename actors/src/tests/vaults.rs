@@ -15,7 +15,10 @@ use sealwire_protocol::{
 
 use super::device::{Device, Item, Reading, World, code};
 use crate::fakes::MemoryStore;
-use crate::limits::{SNAPSHOT_STANDS, UPLOAD_LIFETIME, VaultLimits};
+use crate::limits::{
+    KEYS_BURST, KEYS_UNIT_BYTES, OUTBOX_BYTES_LOW, OUTBOX_BYTES_MAX, PAGE_BYTES_MAX,
+    SNAPSHOT_STANDS, UPLOAD_LIFETIME, VaultLimits,
+};
 use crate::ports::{LogKey, LogRecord, Store, VaultStore};
 
 const KEY: LogKey = LogKey(1);
@@ -431,6 +434,119 @@ async fn entries_go_only_when_another_device_has_opened_a_snapshot() {
     let expected = [Item::Control("snapshot"), body(b"after"), Item::Control("snapshot_opened")];
     assert_eq!(reading.items, expected);
     assert!(list(&mut phone, vault).await[0].confirmed);
+}
+
+/// A vault of 32 devices whose floor stands above many keys, each sealed to all of them.
+async fn with_many_keys(world: &World) -> (Device, LogId, usize) {
+    let (mut laptop, mut phone, vault) = two_in_a_vault(world).await;
+    let mut devices = vec![laptop.id(), phone.id()];
+    for seed in 3..=32 {
+        let other = Device::new(seed);
+        let entry = laptop.enrol_entry(vault, &other);
+        laptop.append(entry).await.expect("enrolled");
+        devices.push(other.id());
+    }
+    let sealed = |recipient| SealedKey {
+        recipient,
+        enc: [0; 32],
+        ciphertext: BoundedBytes::new(vec![1; 160]).expect("short"),
+    };
+    let keys = Bounded::new(devices.iter().copied().map(sealed).collect()).expect("few");
+    let body = KeyBody { scope: Scope([1; 16]), epoch: 1, keys }.encode().expect("small");
+    let mut bytes = 0;
+    for _ in 0..2 {
+        let entries = (0..120)
+            .map(|_| laptop.entry(vault, Kind::Key, &body, &devices, Head::NONE))
+            .collect::<Vec<_>>();
+        bytes += entries.len() * body.len();
+        let batch = frame::AppendBatch { entries: Bounded::new(entries).expect("few") };
+        let request = laptop.send(batch).await;
+        laptop.appended(request).await.expect("appended");
+    }
+    let head = laptop.say(vault, b"old").await.head;
+    let digest = snapshot(&mut laptop, vault, 9, head).await;
+    opened(&mut phone, vault, digest).await.expect("confirmed");
+    world.until_async(|| async { stored(world).await.floor.seq == head.seq }).await;
+    (phone, vault, bytes)
+}
+
+#[tokio::test]
+async fn a_reader_below_the_floor_that_takes_nothing_holds_a_page_and_no_more() {
+    let world = World::new().await;
+    let (mut phone, vault, bytes) = with_many_keys(&world).await;
+    assert!(bytes > 2 * OUTBOX_BYTES_MAX, "{bytes} bytes of keys");
+    phone.connect(&world).await;
+    phone.send(frame::Subscribe { log: vault, cursor: None, acked: None }).await;
+    let outbox = phone.session().outbox().clone();
+    // A page at a time, until there is no room for another.
+    let full = || {
+        phone.session().catch_up();
+        outbox.queued_bytes() > OUTBOX_BYTES_LOW
+    };
+    world.until(full).await;
+    let waiting = outbox.queued_bytes();
+    assert!(waiting <= OUTBOX_BYTES_MAX, "{waiting} bytes wait for whoever takes nothing");
+    // Whoever takes gets all of them: founding, enrolments, keys.
+    let mut kept = 0;
+    let end = loop {
+        match phone.next_content().await {
+            RelayFrame::Entry(entry) if entry.seq > 272 => break entry.seq,
+            RelayFrame::Entry(_) => kept += 1,
+            _ => {}
+        }
+    };
+    assert_eq!((kept, end), (1 + 31 + 240, 274));
+}
+
+#[tokio::test]
+async fn a_page_below_the_floor_without_a_session_is_as_short_as_any_other() {
+    let world = World::new().await;
+    let (phone, vault, _) = with_many_keys(&world).await;
+    let (mut after, mut seqs) = (0, Vec::new());
+    loop {
+        let pulled = world.system.pull_from_vault(phone.id(), vault, after, None).await;
+        let (page, _) = pulled.map_err(|it| it.code).expect("a page");
+        let lengths = page.changesets.iter().map(|it| it.entry.body.as_ref().expect("kept").len());
+        let names = page.changesets.iter().map(|it| it.entry.recipients.len() * 32);
+        assert!(lengths.sum::<usize>() + names.sum::<usize>() <= PAGE_BYTES_MAX);
+        seqs.extend(page.changesets.iter().map(|it| it.entry.seq));
+        after = page.reached;
+        if !page.more() {
+            break;
+        }
+    }
+    let expected: Vec<u64> = (1..=272).chain(274..=275).collect();
+    assert_eq!(seqs, expected, "everything that is kept, in order and once");
+}
+
+#[tokio::test]
+async fn a_device_that_writes_nothing_but_keys_is_told_to_wait() {
+    let world = World::new().await;
+    let (mut laptop, mut phone, vault) = two_in_a_vault(&world).await;
+    let keys = (0..1000_u32).map(|number| {
+        let mut recipient = [0; 32];
+        recipient[..4].copy_from_slice(&number.to_be_bytes());
+        let ciphertext = BoundedBytes::new(vec![1; 160]).expect("short");
+        SealedKey { recipient: sealwire_protocol::DeviceKey(recipient), enc: [0; 32], ciphertext }
+    });
+    let keys = Bounded::new(keys.collect()).expect("few");
+    let body = KeyBody { scope: Scope([1; 16]), epoch: 1, keys }.encode().expect("small");
+    let units = body.len().div_ceil(KEYS_UNIT_BYTES) as u32;
+    let mut head = laptop.say(vault, b"seen").await.head;
+    for _ in 0..KEYS_BURST / units {
+        let rotation = laptop.entry(vault, Kind::Key, &body, &[], head);
+        head = laptop.append(rotation).await.expect("appended").head;
+    }
+    let (count, prev) = (laptop.count, laptop.prev);
+    let rotation = laptop.entry(vault, Kind::Key, &body, &[], head);
+    let failure = laptop.append(rotation).await.expect_err("too many");
+    assert_eq!(failure.code, ErrorCode::RateLimited);
+    assert!(failure.retry_after_ms.is_some());
+    // Everything else goes on, and so does everybody else.
+    (laptop.count, laptop.prev) = (count, prev);
+    laptop.say(vault, b"all the same").await;
+    let rotation = phone.rotation(vault, head);
+    phone.append(rotation).await.expect("appended");
 }
 
 #[tokio::test]

@@ -7,7 +7,8 @@ use sealwire_protocol::{DeviceKey, Digest, ErrorCode, Failure, Head, LogId};
 use crate::catch_up::FloorMark;
 use crate::limits::{PAGE_BYTES_MAX, PAGE_ENTRIES_MAX};
 use crate::ports::{
-    LogKey, PageRequest, SnapshotRecord, StoreError, StoredEntry, SubscriptionRecord,
+    Controls, ControlsRequest, LogKey, PageRequest, SnapshotRecord, StoreError, StoredEntry,
+    SubscriptionRecord,
 };
 use crate::reply::unavailable;
 use crate::session::ask;
@@ -129,9 +130,15 @@ impl Shared {
             let mark = FloorMark::of(self.store.as_ref(), key, record.floor).await?;
             let floor = Some((self.head(mark.position), mark.snapshot));
             let up_to = record.floor.seq;
-            let entries = self.store.read_controls(key, after, up_to, PAGE_ENTRIES_MAX).await?;
-            let all = entries.len() < PAGE_ENTRIES_MAX;
-            let reached = entries.last().filter(|_| !all).map_or(up_to, |entry| entry.seq);
+            let request = ControlsRequest {
+                key,
+                after,
+                up_to,
+                entries_max: PAGE_ENTRIES_MAX,
+                bytes_max: PAGE_BYTES_MAX,
+            };
+            let Controls { entries, complete } = self.store.read_controls(&request).await?;
+            let reached = entries.last().filter(|_| !complete).map_or(up_to, |entry| entry.seq);
             return Ok(Page { changesets: self.changesets(key, entries), head, reached, floor });
         }
         let request = PageRequest {
