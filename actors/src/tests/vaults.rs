@@ -19,7 +19,8 @@ use crate::limits::{
     KEYS_BURST, KEYS_UNIT_BYTES, OUTBOX_BYTES_LOW, OUTBOX_BYTES_MAX, PAGE_BYTES_MAX,
     SNAPSHOT_STANDS, UPLOAD_LIFETIME, VaultLimits,
 };
-use crate::ports::{LogKey, LogRecord, Store, VaultStore};
+use crate::log::LogMessage;
+use crate::ports::{CompactStep, LogKey, LogRecord, Position, Store, VaultCounts, VaultStore};
 
 const KEY: LogKey = LogKey(1);
 
@@ -591,6 +592,49 @@ async fn alone_a_snapshot_counts_when_it_has_stood_for_long_enough() {
     world.clock.turn(1);
     world.until_async(|| async { stored(&world).await.floor.seq == head.seq }).await;
     assert!(list(&mut laptop, vault).await[0].confirmed);
+}
+
+#[tokio::test]
+async fn what_was_made_before_a_device_was_alone_is_not_confirmed_by_time() {
+    for (by_lost, leaves) in [(true, false), (true, true), (false, false), (false, true)] {
+        let world = World::new().await;
+        let (mut laptop, mut phone, vault) = two_in_a_vault(&world).await;
+        let head = laptop.say(vault, b"history").await.head;
+        let author = if by_lost { &mut phone } else { &mut laptop };
+        let digest = snapshot(author, vault, 5, head).await;
+        if leaves {
+            let entry = phone.control(vault, &Control::Leave, Head::NONE);
+            phone.append(entry).await.expect("left");
+        } else {
+            let revoke = Control::Revoke { device: phone.id(), join_key: None };
+            let entry = laptop.control(vault, &revoke, Head::NONE);
+            laptop.append(entry).await.expect("revoked");
+        }
+        world.clock.turn(SNAPSHOT_STANDS.as_millis() as u64 + 1);
+        // What it makes itself from now on stands alone, and the older one is below it.
+        let head = laptop.say(vault, b"more").await.head;
+        let newer = snapshot(&mut laptop, vault, 6, head).await;
+        let now = crate::ports::Clock::now_ms(world.clock.as_ref());
+        let stands = SNAPSHOT_STANDS.as_millis() as u64;
+        let due = world.store.due_for_compaction(LogKey(0), now - stands, 9).await;
+        assert!(due.expect("a store").0.is_empty(), "{digest:?}: nobody has ever opened it");
+        let step = forged_step(&stored(&world).await, 3);
+        world.system.shared.cast_log(KEY, LogMessage::Compact(step, now - stands));
+        world.flush(KEY).await;
+        assert!(list(&mut laptop, vault).await.iter().all(|snapshot| !snapshot.confirmed));
+        assert_eq!(stored(&world).await.floor.seq, 0);
+        world.clock.turn(stands + 1);
+        world.until_async(|| async { stored(&world).await.floor.seq == head.seq }).await;
+        let confirmed = list(&mut laptop, vault).await;
+        let confirmed: Vec<_> = confirmed.iter().filter(|it| it.confirmed).collect();
+        assert_eq!((confirmed.len(), confirmed[0].digest), (1, newer));
+    }
+}
+
+/// A step of compaction that no store would name.
+fn forged_step(record: &LogRecord, seq: u64) -> CompactStep {
+    let up_to = Position { seq, chain: Digest::ZERO };
+    CompactStep { key: record.key, from: record.floor.seq, up_to, gone: VaultCounts::default() }
 }
 
 #[tokio::test]
