@@ -93,6 +93,18 @@ impl Vault {
         self.confirm(|snapshot| snapshot.digest == digest);
     }
 
+    /// A device has gone: the snapshots that it alone vouches for go with it, so that they do not take the
+    /// others' room.
+    pub(super) fn removed(&mut self, device: DeviceKey) {
+        let goes = |snapshot: &SnapshotRecord| snapshot.author == device && !snapshot.confirmed;
+        let dropped: Vec<Digest> =
+            self.snapshots.iter().filter(|it| goes(it)).map(|it| it.digest).collect();
+        if !dropped.is_empty() {
+            self.snapshots.retain(|snapshot| !goes(snapshot));
+            self.changed().dropped.extend(dropped);
+        }
+    }
+
     /// Nobody but `device` is there to open snapshots, and so it has been since `since` at the latest:
     /// those that it has made after that and before `before` have stood for long enough. What somebody
     /// else has made, or it before the others went, is nobody's word but its author's.
@@ -218,6 +230,19 @@ mod tests {
             vault.opened(Digest([number; 32]));
         }
         assert_eq!(names(&vault).len(), CONFIRMED_KEPT);
+    }
+
+    #[test]
+    fn with_a_device_go_the_snapshots_that_nobody_else_has_opened() {
+        let mut vault = vault(&[(1, 10), (2, 20), (3, 30)]);
+        vault.opened(Digest([2; 32]));
+        vault.take_change();
+        vault.removed(DeviceKey([9; 32]));
+        assert!(vault.take_change().is_none());
+        vault.removed(DeviceKey([1; 32]));
+        assert_eq!((vault.covered(), names(&vault)), (20, vec![2]));
+        let change = vault.take_change().expect("a change");
+        assert_eq!(change.dropped, [Digest([1; 32]), Digest([3; 32])]);
     }
 
     #[test]

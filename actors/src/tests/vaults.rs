@@ -638,6 +638,47 @@ fn forged_step(record: &LogRecord, seq: u64) -> CompactStep {
 }
 
 #[tokio::test]
+async fn a_device_that_goes_takes_its_snapshots_along_and_gives_their_room_back() {
+    let limits = VaultLimits { snapshots_max: 3, ..VaultLimits::default() };
+    for leaves in [false, true] {
+        let world = World::with(Arc::new(MemoryStore::new()), limits).await;
+        let (mut laptop, mut phone, vault) = two_in_a_vault(&world).await;
+        let head = laptop.say(vault, b"history").await.head;
+        let kept = snapshot(&mut phone, vault, 1, head).await;
+        let gone = [
+            snapshot(&mut phone, vault, 2, head).await,
+            snapshot(&mut phone, vault, 3, head).await,
+        ];
+        let whole = sealed(4);
+        let failure = put(&mut laptop, chunk(vault, &whole, 0)).await.expect_err("full");
+        assert_eq!(failure.code, ErrorCode::SnapshotsLimitReached);
+        opened(&mut laptop, vault, kept).await.expect("confirmed");
+        if leaves {
+            let entry = phone.control(vault, &Control::Leave, Head::NONE);
+            phone.append(entry).await.expect("left");
+        } else {
+            let revoke = Control::Revoke { device: phone.id(), join_key: None };
+            let entry = laptop.control(vault, &revoke, Head::NONE);
+            laptop.append(entry).await.expect("revoked");
+        }
+        let listed = list(&mut laptop, vault).await;
+        let listed: Vec<Digest> = listed.iter().map(|snapshot| snapshot.digest).collect();
+        assert_eq!(listed, [kept], "somebody else has vouched for it");
+        for digest in gone {
+            let failure = opened(&mut laptop, vault, digest).await.expect_err("it is gone");
+            assert_eq!(failure.code, ErrorCode::NoSuchSnapshot);
+        }
+        let head = laptop.say(vault, b"more").await.head;
+        snapshot(&mut laptop, vault, 4, head).await;
+        let stored = stored(&world).await.vault.snapshots;
+        assert_eq!(stored.len(), 2, "in the store as in memory");
+        for digest in gone {
+            assert!(world.store.read_chunk(KEY, digest, 0, 10).await.expect("a store").is_empty());
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_upload_that_nobody_finishes_is_swept() {
     let world = World::new().await;
     let (mut laptop, _, vault, digest, _) = with_a_snapshot(&world).await;
