@@ -1,8 +1,8 @@
 //! What a log decides: plain functions over what it knows, without a wait.
 //!
 //! Everything here changes memory ahead of the database. That is sound because nothing of it is
-//! shown to anybody before its commit, and because the whole of it is dropped and loaded anew when
-//! the store says that it was wrong.
+//! shown to anybody before its commit, not even by a refusal that rests on it, and because the whole of
+//! it is dropped and loaded anew when the store says that it was wrong.
 
 mod checks;
 mod totals;

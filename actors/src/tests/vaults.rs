@@ -14,13 +14,15 @@ use sealwire_protocol::{
 };
 
 use super::device::{Device, Item, Reading, World, code};
-use crate::fakes::MemoryStore;
+use crate::fakes::{MemoryStore, Mishap};
 use crate::limits::{
     KEYS_BURST, KEYS_UNIT_BYTES, OUTBOX_BYTES_LOW, OUTBOX_BYTES_MAX, PAGE_BYTES_MAX,
     SNAPSHOT_STANDS, UPLOAD_LIFETIME, VaultLimits,
 };
 use crate::log::LogMessage;
-use crate::ports::{CompactStep, LogKey, LogRecord, Position, Store, VaultCounts, VaultStore};
+use crate::ports::{
+    CompactStep, LogKey, LogRecord, Position, Store, StoreError, VaultCounts, VaultStore,
+};
 
 const KEY: LogKey = LogKey(1);
 
@@ -152,6 +154,83 @@ async fn what_a_revoked_device_sends_is_refused_whenever_it_was_signed() {
     let (read, _) = read_all(&mut laptop, vault).await;
     let expected = [body(b"stands"), Item::Control("revoke"), body(b"without the phone")];
     assert_eq!(read.items[2..], expected);
+}
+
+#[tokio::test]
+async fn nobody_is_told_of_a_revocation_that_came_to_nothing() {
+    let world = World::new().await;
+    let (mut laptop, mut phone, vault) = two_in_a_vault(&world).await;
+    let revoke = Control::Revoke { device: phone.id(), join_key: None };
+    let revoke = laptop.control(vault, &revoke, Head::NONE);
+    let entry = phone.entry(vault, Kind::Ring, b"here", &[], Head::NONE);
+    let both = async |laptop: &mut Device, phone: &mut Device| {
+        world.store.hold_commits();
+        let revoked = laptop.send(frame::Append { entry: revoke.clone() }).await;
+        world.store.commits_held(1).await;
+        // Judged while the revocation is under way.
+        let said = phone.send(frame::Append { entry: entry.clone() }).await;
+        (revoked, said)
+    };
+    let (revoked, said) = both(&mut laptop, &mut phone).await;
+    world.store.next_commits(1, Mishap::Fails(StoreError::Unavailable));
+    world.store.release_commits();
+    assert_eq!(code(laptop.appended(revoked).await), ErrorCode::Unavailable);
+    assert_eq!(code(phone.appended(said).await), ErrorCode::Unavailable);
+    // It is enrolled, and so it stays.
+    assert_eq!(stored(&world).await.head.seq, 2);
+    phone.append(entry.clone()).await.expect("appended");
+
+    let entry = phone.entry(vault, Kind::Ring, b"too late", &[], Head::NONE);
+    world.store.hold_commits();
+    let revoked = laptop.send(frame::Append { entry: revoke.clone() }).await;
+    world.store.commits_held(1).await;
+    let said = phone.send(frame::Append { entry }).await;
+    world.store.release_commits();
+    let revoked = laptop.appended(revoked).await.expect("revoked").seq;
+    let failure = phone.appended(said).await.expect_err("refused");
+    assert_eq!((failure.code, failure.seq), (ErrorCode::Revoked, Some(revoked)));
+}
+
+#[tokio::test]
+async fn no_refusal_names_an_entry_that_came_to_nothing() {
+    // What is under way, who asks then, and what it would hear if that were durable.
+    let cases = [ErrorCode::Stale, ErrorCode::OutOfOrder, ErrorCode::Conflict];
+    for expected in cases {
+        for fails in [true, false] {
+            let world = World::new().await;
+            let (mut laptop, mut phone, vault) = two_in_a_vault(&world).await;
+            let said = laptop.entry(vault, Kind::Ring, b"said", &[], Head::NONE);
+            let (count, prev) = (laptop.count, laptop.prev);
+            let seen = laptop.append(said).await.expect("appended").head;
+            let first = laptop.rotation(vault, seen);
+            let asked = match expected {
+                ErrorCode::Stale => phone.rotation(vault, seen),
+                ErrorCode::OutOfOrder => {
+                    laptop.count += 1;
+                    laptop.entry(vault, Kind::Ring, b"from the future", &[], Head::NONE)
+                }
+                // Another one under a count that the store knows: it hears which is the newest.
+                _ => {
+                    (laptop.count, laptop.prev) = (count - 1, prev);
+                    laptop.entry(vault, Kind::Ring, b"another", &[], Head::NONE)
+                }
+            };
+            world.store.hold_commits();
+            let rotated = laptop.send(frame::Append { entry: first }).await;
+            world.store.commits_held(1).await;
+            let by = if expected == ErrorCode::Stale { &mut phone } else { &mut laptop };
+            let request = by.send(frame::Append { entry: asked }).await;
+            if fails {
+                world.store.next_commits(1, Mishap::Fails(StoreError::Unavailable));
+            }
+            world.store.release_commits();
+            let by = if expected == ErrorCode::Stale { &mut phone } else { &mut laptop };
+            let failure = by.appended(request).await.expect_err("refused");
+            let told = if fails { ErrorCode::Unavailable } else { expected };
+            assert_eq!(failure.code, told, "{expected:?}, {fails}");
+            assert_eq!(laptop.appended(rotated).await.is_err(), fails);
+        }
+    }
 }
 
 #[tokio::test]
