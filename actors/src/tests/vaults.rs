@@ -10,8 +10,10 @@ use sealwire_protocol::ids::{Scope, Signature};
 use sealwire_protocol::keys::{KeyBody, SealedKey};
 use sealwire_protocol::limits::SNAPSHOT_CHUNK_BYTES_MIN;
 use sealwire_protocol::{
-    Control, Digest, EntryIn, ErrorCode, Failure, Head, Kind, LogId, RelayFrame,
+    ClientFrame, Control, Digest, EntryIn, ErrorCode, Failure, Head, Kind, LogId, RelayFrame,
 };
+
+use tokio::time::Instant;
 
 use super::device::{Device, Item, Reading, World, code};
 use crate::fakes::{MemoryStore, Mishap};
@@ -23,6 +25,7 @@ use crate::log::LogMessage;
 use crate::ports::{
     CompactStep, LogKey, LogRecord, Position, Store, StoreError, VaultCounts, VaultStore,
 };
+use crate::vaults::VaultEvent;
 
 const KEY: LogKey = LogKey(1);
 
@@ -142,18 +145,66 @@ async fn what_a_revoked_device_sends_is_refused_whenever_it_was_signed() {
     laptop.say(vault, b"without the phone").await;
     let failure = phone.append(early).await.expect_err("refused");
     assert_eq!((failure.code, failure.seq), (ErrorCode::Revoked, Some(revoked)));
-    let request = phone.send(frame::GetVaultToken { log: vault }).await;
-    assert!(matches!(phone.answer_to(request).await, RelayFrame::Error(_)));
+    let told = (ErrorCode::Revoked, Some(revoked));
+    for frame in vault_frames(vault) {
+        let failure = refused(&mut phone, frame).await;
+        assert_eq!((failure.code, failure.seq), told);
+    }
     // It is told to nobody else, and the device does not come back.
     let mut stranger = Device::connected(5, &world).await;
     let entry = stranger.entry(vault, Kind::Ring, b"?", &[], Head::NONE);
     assert_eq!(code(stranger.append(entry).await), ErrorCode::NoSuchLog);
+    for frame in vault_frames(vault) {
+        let failure = refused(&mut stranger, frame).await;
+        assert_eq!((failure.code, failure.seq), (ErrorCode::NoSuchLog, None));
+    }
     let entry = laptop.enrol_entry(vault, &phone);
     assert_eq!(code(laptop.append(entry).await), ErrorCode::BadControl);
     (laptop.count, laptop.prev) = (laptop.count - 1, Digest::ZERO);
     let (read, _) = read_all(&mut laptop, vault).await;
     let expected = [body(b"stands"), Item::Control("revoke"), body(b"without the phone")];
     assert_eq!(read.items[2..], expected);
+}
+
+/// Whatever a session may ask of a vault, but to append.
+fn vault_frames(log: LogId) -> Vec<ClientFrame> {
+    let digest = Digest([1; 32]);
+    vec![
+        frame::GetVaultToken { log }.into(),
+        frame::ListSnapshots { log }.into(),
+        chunk(log, &sealed(1), 0).into(),
+        frame::GetSnapshotChunk { log, digest, offset: 0, length: 10 }.into(),
+        frame::Subscribe { log, cursor: None, acked: None }.into(),
+        frame::SubscribeFrom { log, snapshot: digest }.into(),
+        frame::ListMembers { log }.into(),
+    ]
+}
+
+async fn refused(device: &mut Device, frame: ClientFrame) -> Failure {
+    let request = device.send(frame).await;
+    match device.answer_to(request).await {
+        RelayFrame::Error(error) => error.failure(),
+        other => panic!("expected a refusal, not {other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revoked_device_hears_no_more_within_a_second() {
+    let world = World::new().await;
+    let (mut laptop, mut phone, vault) = two_in_a_vault(&world).await;
+    phone.subscribe(vault, None).await.expect("subscribed");
+    phone.drain(&mut Reading::new(vault)).await;
+    let listening = world.system.follow_vault(phone.id(), vault, 0, None).await;
+    let mut stream = listening.map_err(|it| it.code).expect("a stream");
+    let silence = Duration::from_secs(20);
+    assert!(matches!(stream.next(silence).await, Some(VaultEvent::Page(_))));
+    let revoke = Control::Revoke { device: phone.id(), join_key: None };
+    let entry = laptop.control(vault, &revoke, Head::NONE);
+    let begun = Instant::now();
+    laptop.append(entry).await.expect("revoked");
+    while !matches!(phone.next().await, RelayFrame::Membership(_)) {}
+    while stream.next(silence).await.is_some() {}
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

@@ -7,8 +7,8 @@ use sealwire_protocol::{DeviceKey, Digest, ErrorCode, Failure, Head, LogId};
 use crate::catch_up::FloorMark;
 use crate::limits::{PAGE_BYTES_MAX, PAGE_ENTRIES_MAX};
 use crate::ports::{
-    Controls, ControlsRequest, LogKey, PageRequest, SnapshotRecord, StoreError, StoredEntry,
-    SubscriptionRecord,
+    Controls, ControlsRequest, LogKey, LogPlace, PageRequest, SnapshotRecord, StoreError,
+    StoredEntry, SubscriptionRecord,
 };
 use crate::reply::unavailable;
 use crate::session::ask;
@@ -61,7 +61,7 @@ impl System {
         chain: Option<Digest>,
     ) -> Result<(Page, bool), Failure> {
         let shared = &self.shared;
-        let key = shared.vault_key(log).await?;
+        let LogPlace { key, .. } = shared.vault_place(log).await?;
         let record = shared.vault_record(device, log, key).await?;
         shared.compare(key, &record, after, chain).await?;
         let read = async {
@@ -86,7 +86,7 @@ impl Shared {
         let record = self.turns.ask(Turn::Request, self.store.subscription(key, device)).await;
         match record.map_err(|_| unavailable())? {
             Some(record) => Ok(record),
-            None => Err(self.not_enrolled(device, log).await),
+            None => Err(self.why_no_member(Turn::Request, device, log).await),
         }
     }
 

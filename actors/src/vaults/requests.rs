@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::{NewPiece, Piece, append, enrolled, keep_piece, read_piece, snapshots};
 use crate::entry::{CheckedEntry, Content};
 use crate::limits::STORE_DEADLINE;
-use crate::ports::{LogKey, SnapshotRecord};
+use crate::ports::{LogPlace, SnapshotRecord};
 use crate::reply::{Reply, unavailable};
 use crate::session::requests::found;
 use crate::system::{Shared, System};
@@ -58,35 +58,36 @@ impl Shared {
         (self.issue(&claims), expires)
     }
 
-    /// The key of a vault, if there is one of this name.
-    pub(super) async fn vault_key(&self, log: LogId) -> Result<LogKey, Failure> {
+    /// Where a vault is, if there is one of this name.
+    pub(super) async fn vault_place(&self, log: LogId) -> Result<LogPlace, Failure> {
         let brief = self
             .turns
             .ask(Turn::Request, self.store.find_log(log))
             .await
             .map_err(|_| unavailable())?;
         let vault = brief.filter(|brief| brief.log_type == LogType::Vault);
-        Ok(vault.ok_or(Failure::new(ErrorCode::NoSuchLog))?.key)
+        Ok(vault.ok_or(Failure::new(ErrorCode::NoSuchLog))?.place())
     }
 
-    /// What a device is told that is not enrolled: if it was revoked, that it was.
-    pub(super) async fn not_enrolled(&self, device: DeviceKey, log: LogId) -> Failure {
-        match self.turns.ask(Turn::Request, self.store.revoked_at(log, device)).await {
+    /// Why a device is no member of a log. One that was revoked is told so; everybody else is told what is
+    /// told of a log that does not exist, after the same one question.
+    pub(crate) async fn why_no_member(&self, turn: Turn, device: DeviceKey, log: LogId) -> Failure {
+        match self.turns.ask(turn, self.store.revoked_at(log, device)).await {
             Ok(Some(seq)) => Failure::revoked(seq),
             Ok(None) => Failure::new(ErrorCode::NoSuchLog),
             Err(_) => unavailable(),
         }
     }
 
-    /// The key of a vault that the device is enrolled in now.
-    pub(super) async fn own_vault(&self, device: DeviceKey, log: LogId) -> Result<LogKey, Failure> {
-        let key = self.vault_key(log).await?;
-        match enrolled(self, Turn::Request, device, key).await {
-            Err(failure) if failure.code == ErrorCode::NoSuchLog => {
-                Err(self.not_enrolled(device, log).await)
-            }
-            checked => checked.map(|()| key),
-        }
+    /// Where a vault is that the device is enrolled in now.
+    pub(super) async fn own_vault(
+        &self,
+        device: DeviceKey,
+        log: LogId,
+    ) -> Result<LogPlace, Failure> {
+        let place = self.vault_place(log).await?;
+        enrolled(self, Turn::Request, device, place).await?;
+        Ok(place)
     }
 }
 
@@ -149,7 +150,7 @@ impl System {
                 }
                 (_, None) => return Err(Failure::new(ErrorCode::BadControl)),
                 (_, Some(log)) => {
-                    let key = shared.own_vault(device, log).await?;
+                    let LogPlace { key, .. } = shared.own_vault(device, log).await?;
                     append(shared.clone(), device, key, entries, reply).await;
                 }
             }
@@ -168,7 +169,7 @@ impl System {
         device: DeviceKey,
         log: LogId,
     ) -> Result<(Head, Vec<Member>), Failure> {
-        let key = self.shared.own_vault(device, log).await?;
+        let LogPlace { key, .. } = self.shared.own_vault(device, log).await?;
         let members = self
             .shared
             .turns
@@ -188,8 +189,8 @@ impl System {
         device: DeviceKey,
         log: LogId,
     ) -> Result<Vec<SnapshotRecord>, Failure> {
-        let key = self.shared.own_vault(device, log).await?;
-        snapshots(&self.shared, Turn::Request, device, key).await
+        let place = self.shared.vault_place(log).await?;
+        snapshots(&self.shared, Turn::Request, device, place).await
     }
 
     /// Bytes of a snapshot, at most 512 KiB.
@@ -204,8 +205,9 @@ impl System {
         offset: u64,
         length: usize,
     ) -> Result<Vec<u8>, Failure> {
-        let key = self.shared.own_vault(device, log).await?;
-        read_piece(&self.shared, Turn::Request, device, key, Piece { digest, offset, length }).await
+        let place = self.shared.vault_place(log).await?;
+        let piece = Piece { digest, offset, length };
+        read_piece(&self.shared, Turn::Request, device, place, piece).await
     }
 
     /// Keeps a piece of an upload.
@@ -218,7 +220,7 @@ impl System {
         log: LogId,
         piece: NewPiece,
     ) -> Result<(), Failure> {
-        let key = self.shared.own_vault(device, log).await?;
-        keep_piece(&self.shared, device, key, piece).await
+        let place = self.shared.own_vault(device, log).await?;
+        keep_piece(&self.shared, Turn::Request, device, place, piece).await
     }
 }
