@@ -34,14 +34,28 @@ impl PushTurns {
         whose: (DeviceKey, LogId),
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        let turn = self.0.entry(whose).or_default().clone();
-        let done = match timeout(STORE_DEADLINE, turn.lock()).await {
+        let waiting =
+            Queueing { turns: self, whose, turn: self.0.entry(whose).or_default().clone() };
+        let taken = timeout(STORE_DEADLINE, waiting.turn.lock()).await;
+        match taken {
             Ok(_held) => work.await,
             Err(_) => Err(unavailable()),
-        };
+        }
+    }
+}
+
+/// Somebody who waits for a turn or has it. A client that hangs up is dropped in the middle, and leaves
+/// nothing behind either.
+struct Queueing<'a> {
+    turns: &'a PushTurns,
+    whose: (DeviceKey, LogId),
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Drop for Queueing<'_> {
+    fn drop(&mut self) {
         // The map's and this one: nobody else waits.
-        self.0.remove_if(&whose, |_, turn| Arc::strong_count(turn) == 2);
-        done
+        self.turns.0.remove_if(&self.whose, |_, turn| Arc::strong_count(turn) == 2);
     }
 }
 
@@ -222,5 +236,50 @@ impl System {
     ) -> Result<(), Failure> {
         let place = self.shared.own_vault(device, log).await?;
         keep_piece(&self.shared, Turn::Request, device, place, piece).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::time::sleep;
+
+    use super::*;
+
+    const WHOSE: (DeviceKey, LogId) = (DeviceKey([1; 32]), LogId([2; 16]));
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_left_of_whoever_hangs_up_in_the_middle() {
+        let turns = PushTurns::default();
+        let never = || pending::<Result<(), Failure>>();
+        let soon = std::time::Duration::from_millis(10);
+        // One that has its turn, and one that waits for it.
+        let both = async {
+            let waits = async {
+                sleep(soon).await;
+                turns.take(WHOSE, never()).await
+            };
+            let _ = tokio::join!(turns.take(WHOSE, never()), waits);
+        };
+        let meanwhile = async {
+            sleep(soon * 2).await;
+            turns.0.len()
+        };
+        let held = tokio::select! {
+            () = both => None,
+            held = meanwhile => Some(held),
+        };
+        assert_eq!(held, Some(1));
+        assert!(turns.0.is_empty());
+        // Who hangs up does not take the turn from whoever waits.
+        let first = Box::pin(turns.take(WHOSE, never()));
+        let second = turns.take(WHOSE, async { Ok(7) });
+        let hangs_up = async {
+            let _ = timeout(soon, first).await;
+        };
+        let ((), done) = tokio::join!(hangs_up, second);
+        assert_eq!(done.map_err(|failure| failure.code), Ok(7));
+        assert!(turns.0.is_empty());
     }
 }
