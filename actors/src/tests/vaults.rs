@@ -496,6 +496,7 @@ async fn a_snapshot_of_a_head_that_is_not_the_vaults_is_refused() {
     let (count, prev) = (laptop.count, laptop.prev);
     let wrong = [
         made(&whole, Head { seq: 99, ..head }),
+        made(&whole, Head { incarnation: head.incarnation + 1, ..head }),
         made(&whole, Head { chain: Digest([1; 32]), ..head }),
         Control::Snapshot { head, digest: sha256(&whole), size: 1, chunks: 3 },
         Control::Snapshot { head, digest: sha256(&whole), size: whole.len() as u64, chunks: 4 },

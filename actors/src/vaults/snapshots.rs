@@ -46,7 +46,8 @@ pub(super) async fn check_snapshot(
         .ask(Turn::Question, shared.store.chain_at(key, head.seq))
         .await
         .map_err(|_| unavailable())?;
-    let fits = upload.size == *size && upload.chunks == *chunks && chain == Some(head.chain);
+    let of_this_store = chain == Some(head.chain) && head.incarnation == shared.store.incarnation();
+    let fits = upload.size == *size && upload.chunks == *chunks && of_this_store;
     if fits { Ok(()) } else { Err(Failure::new(ErrorCode::BadSnapshot)) }
 }
 
