@@ -392,7 +392,8 @@ pub const VAULT_DEVICES_MAX: usize = 32;
 /// Most bytes of a vault's snapshots and uploads, as they were announced: four of the largest.
 pub const VAULT_SNAPSHOT_BYTES_MAX: u64 = 4 * SNAPSHOT_BYTES_MAX;
 
-/// How long a snapshot stands before it counts as confirmed in a vault of one device.
+/// How long a snapshot stands before it counts as confirmed in a vault of one device: of those that it
+/// has made since it is alone.
 pub const SNAPSHOT_STANDS: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// How long an upload that was not made a snapshot is kept after its last chunk.

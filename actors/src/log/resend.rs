@@ -2,7 +2,6 @@
 
 use sealwire_protocol::frame::Appended;
 use sealwire_protocol::{DeviceKey, Digest, Failure};
-
 use tokio::sync::oneshot;
 
 use super::{LogActor, Memory, Refusal};

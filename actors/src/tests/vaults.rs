@@ -12,7 +12,6 @@ use sealwire_protocol::limits::SNAPSHOT_CHUNK_BYTES_MIN;
 use sealwire_protocol::{
     ClientFrame, Control, Digest, EntryIn, ErrorCode, Failure, Head, Kind, LogId, RelayFrame,
 };
-
 use tokio::time::Instant;
 
 use super::device::{Device, Item, Reading, World, code};
