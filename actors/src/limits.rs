@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use sealwire_protocol::limits::{
-    BATCH_BYTES_MAX, BODY_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX, NATIVE_MEMBERS_MAX,
+    BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, BODY_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX, NATIVE_MEMBERS_MAX,
     SNAPSHOT_BYTES_MAX, SNAPSHOTS_MAX,
 };
 
@@ -149,6 +149,16 @@ pub const LOG_CONTROL_BURST: u32 = 2048;
 
 /// After these, one in so long.
 pub const LOG_CONTROL_PERIOD: Duration = Duration::from_secs(1);
+
+/// Keys that one device may write to one vault at once, in units of [`KEYS_UNIT_BYTES`]: a newcomer is
+/// given the keys of many years, each in an entry of its own.
+pub const KEYS_BURST: u32 = 4096;
+
+/// After these, one unit in so long: keys of a vault never go, and this is some 70 MiB a day.
+pub const KEYS_PERIOD: Duration = Duration::from_secs(10);
+
+/// What one unit holds: a key that is sealed to every device of a vault of the usual limit.
+pub const KEYS_UNIT_BYTES: usize = 8 * 1024;
 
 /// Logs that one device may found at once: twice as many as it can be a member of at the most.
 pub const FOUND_BURST: u32 = 512;
@@ -382,7 +392,8 @@ pub const VAULT_DEVICES_MAX: usize = 32;
 /// Most bytes of a vault's snapshots and uploads, as they were announced: four of the largest.
 pub const VAULT_SNAPSHOT_BYTES_MAX: u64 = 4 * SNAPSHOT_BYTES_MAX;
 
-/// How long a snapshot stands before it counts as confirmed in a vault of one device.
+/// How long a snapshot stands before it counts as confirmed in a vault of one device: of those that it
+/// has made since it is alone.
 pub const SNAPSHOT_STANDS: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// How long an upload that was not made a snapshot is kept after its last chunk.
@@ -449,6 +460,8 @@ const _: () = {
     assert!((BODY_BYTES_MAX as u64) < VAULT_BYTES_RESERVE);
     assert!(GROUP_RESERVE_BODIES < GROUP_UNDELIVERED_BODIES_MAX);
     assert!(LOG_CONTROL_BURST as usize >= NATIVE_MEMBERS_MAX);
+    // Whatever fits one batch may be written at once by whoever has written nothing.
+    assert!(BATCH_BYTES_MAX / KEYS_UNIT_BYTES + BATCH_ENTRIES_MAX < KEYS_BURST as usize);
     assert!(RESTING.as_secs() < RETENTION_OVERDUE.as_secs());
     assert!(LOG_IDLE.as_secs() < RESTING.as_secs());
     assert!(DOORBELL_TOLD.as_secs() < DOORBELL_WINDOW.as_secs());

@@ -167,14 +167,9 @@ async fn refuse_unknown(core: Arc<Core>, request: u32, log: LogId) {
     core.answer(request, &frame::Error { log: Some(log), ..failure.into() }.into());
 }
 
-/// Why a device is no member of a log. One that was revoked is told so; everybody else is told what is
-/// told of a log that does not exist, after the same one question.
-async fn why_unknown(core: &Core, log: LogId) -> Failure {
-    match core.ask(Turn::Question, core.shared.store.revoked_at(log, core.outbox.device)).await {
-        Ok(Some(seq)) => Failure::revoked(seq),
-        Ok(None) => Failure::new(ErrorCode::NoSuchLog),
-        Err(_) => unavailable(),
-    }
+/// Why a device is no member of a log.
+pub(super) async fn why_unknown(core: &Core, log: LogId) -> Failure {
+    core.shared.why_no_member(Turn::Question, core.outbox.device, log).await
 }
 
 /// The first entry of a new log.

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::Page;
 use crate::limits::STORE_DEADLINE;
 use crate::listener::{Listening, Scope};
-use crate::ports::LogKey;
+use crate::ports::{LogKey, LogPlace};
 use crate::reply::{jitter, unavailable};
 use crate::system::System;
 
@@ -56,7 +56,7 @@ impl System {
         chain: Option<Digest>,
     ) -> Result<VaultStream, Failure> {
         let shared = &self.shared;
-        let key = shared.vault_key(log).await?;
+        let LogPlace { key, .. } = shared.vault_place(log).await?;
         shared.vault_record(device, log, key).await?;
         // First a listener, then the question where the vault stands: what is written in between is
         // in both.
