@@ -244,12 +244,13 @@ pub const DOORBELL_WINDOW_MAX: Duration = Duration::from_secs(20 * 60);
 /// for one of so many looks at them all.
 pub const DOORBELL_LOGS_MAX: usize = 32;
 
-/// Most devices whose doorbells wait or are remembered: about 40 MiB. Beyond it the ones that were
-/// rung are forgotten first.
+/// Most devices whose doorbells wait or are remembered: 59 MiB at most, with the places in which they are
+/// queued. Beyond it the ones that were rung are forgotten first.
 pub const DOORBELL_DEVICES_MAX: usize = 131_072;
 
-/// After how long a log tells again of a device that it has told of: shorter than any window.
-pub const DOORBELL_TOLD: Duration = Duration::from_secs(30);
+/// Logs in which something waits for these devices, in all: 30 MiB at most. Beyond it a device is rung for
+/// those that are remembered.
+pub const DOORBELL_WAITS_MAX: usize = 262_144;
 
 /// How far back entries are re-read at the start, for devices that were not rung for them.
 pub const DOORBELL_LOOKBACK: Duration = Duration::from_secs(15 * 60);
@@ -269,11 +270,15 @@ pub const DOORBELL_ENTRIES_PAGE: usize = 256;
 /// Messages that wait for the actor of doorbells.
 pub const PUSH_MAILBOX_MAX: usize = 16_384;
 
-/// Devices that these messages name: 3 MiB. What does not fit is re-read.
+/// Devices that these messages name: 6 MiB. What does not fit is re-read.
 pub const PUSH_TOLD_MAX: usize = 65_536;
 
 /// Devices of which it is remembered that they have no doorbell: about 6 MiB.
 pub const DEAF_DEVICES_MAX: usize = 131_072;
+
+/// Devices that have said where their doorbells are and are remembered for it: 256 KiB. More than say so
+/// while a doorbell is rung.
+pub const REGISTRATIONS_KEPT: usize = 8192;
 
 /// Doorbells that are being rung at the same time: with 50 ms each, 2,560 in a second. Over HTTP/1 each
 /// is a connection, and half as many files as are kept in reserve.
@@ -451,6 +456,5 @@ const _: () = {
     assert!(LOG_CONTROL_BURST as usize >= NATIVE_MEMBERS_MAX);
     assert!(RESTING.as_secs() < RETENTION_OVERDUE.as_secs());
     assert!(LOG_IDLE.as_secs() < RESTING.as_secs());
-    assert!(DOORBELL_TOLD.as_secs() < DOORBELL_WINDOW.as_secs());
     assert!(RECONNECT_AFTER_MS_MAX < DOORBELL_SETTLE.as_secs() * 1000);
 };

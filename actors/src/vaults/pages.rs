@@ -9,6 +9,7 @@ use crate::limits::{PAGE_BYTES_MAX, PAGE_ENTRIES_MAX};
 use crate::ports::{
     LogKey, PageRequest, SnapshotRecord, StoreError, StoredEntry, SubscriptionRecord,
 };
+use crate::push::doorstep::Awake;
 use crate::reply::unavailable;
 use crate::session::ask;
 use crate::system::{Shared, System};
@@ -70,7 +71,9 @@ impl System {
             let counts = shared.store.vault_counts(key).await?;
             Ok((page, shared.options.vaults.is_full(counts)))
         };
-        ask(read).await.map_err(|_| unavailable())
+        let (page, full) = ask(read).await.map_err(|_| unavailable())?;
+        shared.doorstep.awake(Awake { log: key, device, read: Some(page.reached) });
+        Ok((page, full))
     }
 }
 
