@@ -1,14 +1,11 @@
 //! Pages of entries: the busiest read there is.
 //!
 //! A page is bounded by the bytes of the bodies that it gives and of the names of addressees, and no
-//! body is read from the disk that is not given. PostgreSQL does that in one pass, with a running sum over lengths. On SQLite a row
-//! costs more than what is in it, because its connection wakes the reader for each, and a running sum
-//! copies every row; so the lengths are asked for first, and then the whole page comes as one row: the
-//! numbers as text, everything else as runs of bytes that the numbers cut into pieces. That is three
-//! times cheaper there, and no cheaper on PostgreSQL.
-//!
-//! Entries never change, so SQLite's two statements need no common snapshot; a body that was deleted
-//! between them is merely not there any more.
+//! body is read from the disk that is not given: a running sum over lengths says where it ends. On
+//! SQLite a row costs more than what is in it, because its connection wakes the reader for each; so
+//! there the whole page comes as one row: the numbers as text, everything else as runs of bytes that the
+//! numbers cut into pieces. That is three times cheaper there, and no cheaper on PostgreSQL. Each run is
+//! of one column, and the numbers of an entry are written by one call: SQLite copies what is joined.
 
 use std::ops::Range;
 
@@ -23,21 +20,25 @@ use super::failure::corrupt;
 use super::lanes::Lanes;
 use super::reads::{bound, recipients, seq};
 
-/// Entries of log `$1` after `$2` up to `$3`, at most `$6`, with those bodies that are for the reader
-/// `$5` who joined at `$4`; in a vault, all are. The header holds its sender at byte 18 (from 1).
+/// Entries of log `$1` after `$2` up to what is given here, at most `$6`, with those bodies that are for
+/// the reader `$5` who joined at `$4`; in a vault, all are. The header holds its sender at byte 18 (from 1).
 /// `instr` would also match across two keys, but members whose keys' bytes fall so cannot be made:
 /// that is a search over 128 bits.
 macro_rules! from_entries_and_given_bodies {
-    () => {
-        " from entries e left join bodies b on b.log = e.log and b.seq = e.seq and ( \
-            (select log_type from logs where key = $1) = 2 \
-            or (e.seq > $4 and substr(e.header, 18, 32) <> $5 \
-                and (e.recipients is null or instr(e.recipients, $5) > 0))) \
-         where e.log = $1 and e.seq > $2 and e.seq <= $3 order by e.seq limit $6 + 0"
+    ($up_to:expr) => {
+        concat!(
+            " from entries e left join bodies b on b.log = e.log and b.seq = e.seq and ( \
+                (select log_type from logs where key = $1) = 2 \
+                or (e.seq > $4 and substr(e.header, 18, 32) <> $5 \
+                    and (e.recipients is null or instr(e.recipients, $5) > 0))) \
+             where e.log = $1 and e.seq > $2 and e.seq <= ",
+            $up_to,
+            " order by e.seq limit $6 + 0"
+        )
     };
 }
 
-/// The page, row by row.
+/// The page up to `$3`, at most `$7` bytes, row by row.
 const PAGE: &str = concat!(
     "select p.seq, p.at, p.header, p.signature, p.recipients, p.chain, p.body, p.totals_kind from ( \
         select e.seq, e.at, e.header, e.signature, e.recipients, e.chain, \
@@ -46,33 +47,41 @@ const PAGE: &str = concat!(
                 + coalesce(length(e.recipients), 0)) \
                 over (order by e.seq rows unbounded preceding) as bytes, \
             row_number() over (order by e.seq rows unbounded preceding) as place",
-    from_entries_and_given_bodies!(),
+    from_entries_and_given_bodies!("$3"),
     ") p where p.bytes <= $7 or p.place = 1 order by p.seq"
 );
 
-/// Seqs, and the lengths of the bodies that are given, with those of the names beside them.
-const LENGTHS: &str = concat!(
-    "select string_agg(p.seq || ' ' || p.bytes, ',') from ( \
-        select e.seq, coalesce(length(e.control_body), length(b.body), 0) \
-            + coalesce(length(e.recipients), 0) as bytes",
-    from_entries_and_given_bodies!(),
-    ") p"
-);
+/// The last seq of such a page.
+macro_rules! last_that_fits {
+    () => {
+        concat!(
+            "(select coalesce(max(s.seq) filter (where s.sum <= $7), min(s.seq)) from ( \
+                select l.seq, sum(l.bytes) over (order by l.seq rows unbounded preceding) as sum \
+                from ( \
+                    select e.seq, coalesce(length(e.control_body), length(b.body), 0) \
+                        + coalesce(length(e.recipients), 0) as bytes",
+            from_entries_and_given_bodies!("$3"),
+            ") l) s)"
+        )
+    };
+}
 
-/// The page as one row. `$7` is an empty byte string, for what is not there.
+/// The same page as one row. `$8` is an empty byte string, for what is not there.
 const PACKED_PAGE: &str = concat!(
     "select \
-        string_agg(p.seq || ' ' || p.at || ' ' || coalesce(length(p.signature), -1) || ' ' \
-            || coalesce(length(p.recipients), 0) || ' ' || coalesce(length(p.body), -1) || ' ' \
-            || coalesce(octet_length(p.totals_kind), -1), ','), \
-        string_agg(p.header || p.chain || coalesce(p.signature, $7) || coalesce(p.recipients, $7), \
-            $7), \
-        string_agg(p.body, $7), \
+        string_agg(format('%d %d %d %d %d %d', p.seq, p.at, coalesce(length(p.signature), -1), \
+            coalesce(length(p.recipients), -1), coalesce(length(p.body), -1), \
+            coalesce(octet_length(p.totals_kind), -1)), ','), \
+        string_agg(p.header, $8), \
+        string_agg(p.chain, $8), \
+        string_agg(p.signature, $8), \
+        string_agg(p.recipients, $8), \
+        string_agg(p.body, $8), \
         string_agg(p.totals_kind, '') \
      from ( \
         select e.seq, e.at, e.header, e.signature, e.recipients, e.chain, \
             coalesce(e.control_body, b.body) as body, b.totals_kind",
-    from_entries_and_given_bodies!(),
+    from_entries_and_given_bodies!(last_that_fits!()),
     ") p"
 );
 
@@ -89,31 +98,21 @@ where
         &self,
         request: &PageRequest,
     ) -> Result<Vec<StoredEntry>, StoreError> {
-        let values = |up_to, last| {
-            [
-                Value::Int(request.key.0),
-                seq(request.after),
-                seq(up_to),
-                seq(request.joined_seq),
-                Value::bytes(&request.reader.0),
-                bound(request.entries_max),
-                last,
-            ]
-        };
-        if !D::ROWS_ARE_DEAR {
-            let values = values(request.up_to, bound(request.bytes_max));
-            return self.query(PAGE, &values).await?.iter().map(stored_entry).collect();
+        let values = [
+            Value::Int(request.key.0),
+            seq(request.after),
+            seq(request.up_to),
+            seq(request.joined_seq),
+            Value::bytes(&request.reader.0),
+            bound(request.entries_max),
+            bound(request.bytes_max),
+            Value::bytes(&[]),
+        ];
+        if D::ROWS_ARE_DEAR {
+            let rows = self.query(PACKED_PAGE, &values).await?;
+            return rows.first().map_or(Ok(Vec::new()), unpacked);
         }
-        let empty = || Value::bytes(&[]);
-        let mut lease = self.read().await?;
-        let lengths = lease.rows(LENGTHS, &values(request.up_to, empty())[..6]).await?;
-        let Some(lengths) = lengths.first().map(|row| row.maybe_text(0)).transpose()?.flatten()
-        else {
-            return Ok(Vec::new());
-        };
-        let up_to = last_that_fits(lengths, request.bytes_max)?;
-        let rows = lease.rows(PACKED_PAGE, &values(up_to, empty())).await?;
-        rows.first().map_or(Ok(Vec::new()), unpacked)
+        self.query(PAGE, &values[..7]).await?.iter().map(stored_entry).collect()
     }
 
     pub(super) async fn read_controls(
@@ -165,46 +164,33 @@ pub(super) fn lists<const LENGTH: usize>(
     })
 }
 
-/// The seq up to which the bodies fit; the first is taken however long it is.
-fn last_that_fits(lengths: &str, bytes_max: usize) -> Result<u64, StoreError> {
-    let bytes_max = i64::try_from(bytes_max).unwrap_or(i64::MAX);
-    let (mut last, mut bytes) = (None, 0_i64);
-    for list in lists(lengths) {
-        let [seq, length] = list?;
-        bytes = bytes.saturating_add(length);
-        if bytes > bytes_max && last.is_some() {
-            break;
-        }
-        last = Some(seq);
-    }
-    last.and_then(|seq| u64::try_from(seq).ok()).ok_or_else(|| corrupt("a list of lengths"))
-}
-
 /// The entries of a page that came as one row.
 fn unpacked(row: &impl Columns) -> Result<Vec<StoredEntry>, StoreError> {
     let Some(numbers) = row.maybe_text(0)? else { return Ok(Vec::new()) };
-    let mut fixed = Pieces::of(row.maybe_bytes(1)?.unwrap_or_default());
-    let mut bodies = Pieces::of(row.maybe_bytes(2)?.unwrap_or_default());
-    let mut kinds = Pieces::of(row.maybe_text(3)?.unwrap_or_default().as_bytes());
+    let run = |place| Ok(Pieces::of(row.maybe_bytes(place)?.unwrap_or_default()));
+    let [mut headers, mut chains, mut signatures] = [run(1)?, run(2)?, run(3)?];
+    let [mut names, mut bodies] = [run(4)?, run(5)?];
+    let mut kinds = Pieces::of(row.maybe_text(6)?.unwrap_or_default().as_bytes());
     let mut entries = Vec::new();
     for list in lists(numbers) {
-        let [seq, at, signature_bytes, recipient_bytes, body_bytes, kind_bytes] = list?;
+        let [seq, at, signature_bytes, name_bytes, body_bytes, kind_bytes] = list?;
         let unsigned = |number| u64::try_from(number).map_err(|_| corrupt("a negative number"));
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| corrupt("a kind"));
         entries.push(StoredEntry {
             seq: unsigned(seq)?,
             at: unsigned(at)?,
-            header: header(fixed.take(HEADER_BYTES)?)?,
-            chain: Digest::from_slice(fixed.take(Digest::LEN)?)
+            header: header(headers.take(HEADER_BYTES)?)?,
+            chain: Digest::from_slice(chains.take(Digest::LEN)?)
                 .ok_or_else(|| corrupt("a chain"))?,
-            signature: fixed.take_if(signature_bytes)?.map(signature).transpose()?,
-            recipients: recipients(fixed.take_if(recipient_bytes)?.unwrap_or_default())?,
+            signature: signatures.take_if(signature_bytes)?.map(signature).transpose()?,
+            recipients: recipients(names.take_if(name_bytes)?.unwrap_or_default())?,
             // Copied out, so that one body does not keep the whole page.
             body: bodies.take_if(body_bytes)?.map(Body::copy_from),
             totals_kind: kinds.take_if(kind_bytes)?.map(text).transpose()?,
         });
     }
-    if fixed.rest() + bodies.rest() + kinds.rest() > 0 {
+    let runs = [headers, chains, signatures, names, bodies, kinds];
+    if runs.iter().any(|run| run.rest() > 0) {
         return Err(corrupt("a page's length"));
     }
     Ok(entries)
@@ -242,14 +228,6 @@ impl<'a> Pieces<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_first_body_is_taken_however_long_it_is_and_no_other() {
-        assert_eq!(last_that_fits("4 900,5 0,7 1", 100), Ok(4));
-        assert_eq!(last_that_fits("4 50,5 50,7 1", 100), Ok(5));
-        assert_eq!(last_that_fits("4 0,5 0,7 0", 0), Ok(7));
-        assert_eq!(last_that_fits("4", 100), Err(StoreError::Corrupt));
-    }
 
     #[test]
     fn a_page_that_is_shorter_than_its_numbers_say_is_corrupt() {
