@@ -303,7 +303,15 @@ pub const PUSH_RETRY_ASKED_MAX: Duration = Duration::from_secs(3600);
 /// Failures in a row after which a push service is left alone for a while.
 pub const PUSH_FAILURES_MAX: u32 = 16;
 
-/// For how long at first; doubled each time that it fails again.
+/// Where this is reached, a push service has called at least sixteen doorbells too many, and every third
+/// or more of the last ones.
+pub const PUSH_LIMITED_MAX: u32 = 32;
+
+/// How long a push service is left alone that says that our quota is used up, and not for how long: quotas
+/// are filled again each minute.
+pub const PUSH_QUOTA_REST: Duration = Duration::from_secs(60);
+
+/// For how long a push service that fails is left alone at first; doubled each time that it fails again.
 pub const PUSH_REST_MIN: Duration = Duration::from_secs(1);
 
 /// For how long at most.

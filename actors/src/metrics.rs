@@ -127,8 +127,9 @@ metrics_table! {
     counter DOORBELLS_SUPPRESSED = "sealwire_doorbells_suppressed_total", Count;
     /// Doorbells that a push service has taken.
     counter DOORBELLS_SENT = "sealwire_doorbells_sent_total", Count;
-    /// Calls to a push service that failed, by `reason`: `limited`, `unavailable`, `unreachable`,
-    /// `unauthorised` (all of these are tried again) or `refused`.
+    /// Calls to a push service that failed, by `reason`: `limited`, `quota` (the project's is used up),
+    /// `unavailable`, `unreachable`, `unauthorised`, `third_party` (Apple does not know the project; all
+    /// of these are tried again) or `refused`.
     counter DOORBELLS_FAILED = "sealwire_doorbells_failed_total", Count;
     /// Devices of which the actor of doorbells could not be told; what they miss is re-read.
     counter DOORBELLS_DROPPED = "sealwire_doorbells_dropped_total", Count;

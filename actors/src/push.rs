@@ -366,27 +366,27 @@ impl State {
         let rested = breaker.is_open();
         let outcome = match said {
             Said::Taken => {
-                breaker.succeeded();
+                breaker.succeeded(probe);
                 counter!(DOORBELLS_SENT).increment(1);
                 histogram!(DOORBELL_AGE).record(now.saturating_sub(call.since) as f64 / 1000.0);
                 Outcome::Taken
             }
             Said::Gone => {
-                breaker.succeeded();
+                breaker.succeeded(probe);
                 counter!(TOKENS_FORGOTTEN).increment(1);
                 Outcome::NoDoorbell
             }
             Said::Moved => {
-                breaker.succeeded();
+                breaker.succeeded(probe);
                 Outcome::NotTried(now)
             }
             // It is asked again, and will say so again.
             Said::NotForgotten => {
-                breaker.succeeded();
+                breaker.succeeded(probe);
                 Outcome::Failed(None)
             }
             Said::Refused => {
-                breaker.succeeded();
+                breaker.succeeded(probe);
                 counter!(DOORBELLS_FAILED, "reason" => "refused").increment(1);
                 // Its token is kept, and no doorbell tries it again until the device has said where
                 // its doorbell is.
@@ -394,8 +394,7 @@ impl State {
                 Outcome::Refused
             }
             Said::Later(trouble, asked) => {
-                let hopeless = trouble == Trouble::Unauthorised;
-                breaker.failed(now, asked, probe, hopeless, share());
+                breaker.failed(now, trouble, asked, probe, share());
                 counter!(DOORBELLS_FAILED, "reason" => trouble.name()).increment(1);
                 Outcome::Failed(asked)
             }
