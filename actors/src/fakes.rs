@@ -91,6 +91,8 @@ struct Hooks {
     poisoned: BTreeSet<LogKey>,
     unreadable: bool,
     elsewhere: bool,
+    /// How often entries that do not decode were read; none while all do.
+    spoiled: Option<u64>,
 }
 
 impl Default for MemoryStore {

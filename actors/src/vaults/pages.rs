@@ -10,6 +10,7 @@ use crate::ports::{
     Controls, ControlsRequest, LogKey, LogPlace, PageRequest, SnapshotRecord, StoreError,
     StoredEntry, SubscriptionRecord,
 };
+use crate::push::doorstep::Awake;
 use crate::reply::unavailable;
 use crate::session::ask;
 use crate::system::{Shared, System};
@@ -71,7 +72,9 @@ impl System {
             let counts = shared.store.vault_counts(key).await?;
             Ok((page, shared.options.vaults.is_full(counts)))
         };
-        ask(read).await.map_err(|_| unavailable())
+        let (page, full) = ask(read).await.map_err(|_| unavailable())?;
+        shared.doorstep.awake(Awake { log: key, device, read: Some(page.reached) });
+        Ok((page, full))
     }
 }
 

@@ -15,6 +15,7 @@ use super::Page;
 use crate::limits::STORE_DEADLINE;
 use crate::listener::{Listening, Scope};
 use crate::ports::{LogKey, LogPlace};
+use crate::push::doorstep::Awake;
 use crate::reply::{jitter, unavailable};
 use crate::system::System;
 
@@ -66,6 +67,8 @@ impl System {
         shared.compare(key, &record, after, chain).await?;
         presence.raise_head(record.head);
         listening.listener.begin_vault(key, log, presence);
+        // Later pages say nothing of who takes them: whoever streams acks by pulling.
+        shared.doorstep.awake(Awake { log: key, device, read: Some(record.head.seq) });
         Ok(VaultStream { listening, log, key, after, first: true })
     }
 }
