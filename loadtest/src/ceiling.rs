@@ -64,9 +64,6 @@ mod store {
     }
 }
 
-/// Seconds of each ceiling that is measured beside something else.
-const BESIDE: Duration = Duration::from_secs(5);
-
 /// Share of the time that the disk takes to keep 8 KiB, below which a commit has not waited for it.
 const DURABLE_SHARE: f64 = 0.5;
 
@@ -167,16 +164,8 @@ fn reached(path: &Path) -> Result<f64> {
 }
 
 impl Ceilings {
-    /// Of this shape, beside a measurement.
-    pub(crate) async fn beside(
-        shape: &Shape,
-        url: Option<&str>,
-        directory: Option<&Path>,
-    ) -> Result<Self> {
-        Self::measure(shape, url, directory, BESIDE).await
-    }
-
-    async fn measure(
+    /// Of a load of this shape, each for so long.
+    pub(crate) async fn measure(
         shape: &Shape,
         url: Option<&str>,
         directory: Option<&Path>,
