@@ -579,9 +579,10 @@ async fn a_device_that_leaves_and_joins_again_at_once_is_in_no_more_groups() {
     let left = bob.send(frame::Append { entry: leave }).await;
     world.store.commits_held(1).await;
     let rejoin = bob.join_entry(own);
-    assert_eq!(code(bob.append(rejoin.clone()).await), ErrorCode::Unavailable);
+    let rejoined = bob.send(frame::Append { entry: rejoin.clone() }).await;
     world.store.release_commits();
     bob.appended(left).await.expect("left");
+    assert_eq!(code(bob.appended(rejoined).await), ErrorCode::Unavailable);
     // There is one place, and another group has it.
     (bob.count, bob.prev) = (1, Digest::ZERO);
     bob.join(&groups[0]).await;
@@ -600,11 +601,11 @@ async fn a_device_that_leaves_a_group_and_joins_it_again_is_a_member_after_a_res
     let left = bob.send(frame::Append { entry: leave }).await;
     let rejoin = bob.join_entry(&group);
     let rejoined = bob.send(frame::Append { entry: rejoin.clone() }).await;
+    world.store.release_commits();
+    bob.appended(left).await.expect("left");
     let failure = bob.appended(rejoined).await.expect_err("refused");
     assert_eq!(failure.code, ErrorCode::Unavailable);
     assert!(failure.retry_after_ms.is_some());
-    world.store.release_commits();
-    bob.appended(left).await.expect("left");
     assert_eq!(bob.append(rejoin.clone()).await.expect("joined").seq, 4);
     assert!(bob.append(rejoin).await.expect("known").duplicate);
     bob.subscribe(group.id, None).await.expect("subscribed");
@@ -671,6 +672,31 @@ async fn a_log_without_work_has_no_actor_and_comes_back_when_it_is_needed() {
     alice.say(group.id, b"good morning").await;
     reading.take(&bob.next_content().await);
     assert_eq!(reading.items.last(), Some(&Item::Body(b"good morning".to_vec())));
+}
+
+#[tokio::test]
+async fn a_relay_that_shuts_down_answers_what_is_under_way_and_begins_nothing_new() {
+    let world = World::new().await;
+    let (mut alice, bob, group) = two_in_a_group(&world).await;
+    world.store.hold_commits();
+    let entry = alice.entry(group.id, Kind::Ring, b"in time", &[], Head::NONE);
+    let first = alice.send(frame::Append { entry }).await;
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+    let devices = async {
+        assert!(matches!(alice.next_content().await, RelayFrame::Draining(_)));
+        let entry = alice.entry(group.id, Kind::Ring, b"too late", &[], Head::NONE);
+        let late = alice.send(frame::Append { entry }).await;
+        let RelayFrame::Error(error) = alice.answer_to(late).await else {
+            panic!("nothing new begins");
+        };
+        let failure = error.failure();
+        assert_eq!(failure.code, ErrorCode::Unavailable);
+        assert!(failure.retry_after_ms.is_some());
+        world.store.release_commits();
+        assert!(matches!(alice.answer_to(first).await, RelayFrame::Appended(_)));
+        drop((alice, bob));
+    };
+    tokio::join!(devices, world.system.drain_sessions(deadline));
 }
 
 #[tokio::test]
