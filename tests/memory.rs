@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use sealwire_client::identity::Identity;
 use sealwire_protocol::codec::encode_client;
-use sealwire_protocol::frame::{ListLogs, Ping};
+use sealwire_protocol::frame::{ListLogs, Ping, Subscribe};
 use tokio::time::{Instant, timeout};
 
 use crate::support::DEADLINE;
@@ -20,6 +20,7 @@ use crate::support::raw::{BINARY, LAST, PING, Raw, frame};
 on_both_databases!(
     a_slow_reader_costs_itself_and_nobody_else,
     a_device_that_asks_and_reads_nothing_is_heard_no_more,
+    a_device_that_subscribes_and_takes_little_fills_no_memory,
 );
 
 /// What everything that a device can make the relay hold may amount to in these tests, in bytes: the
@@ -109,4 +110,36 @@ async fn a_device_that_asks_and_reads_nothing_is_heard_no_more(database: Databas
         assert!(grown < GROWTH_MAX, "the relay has grown by {grown} bytes");
         bystander.append(log, b"undisturbed").await;
     }
+}
+
+async fn a_device_that_subscribes_and_takes_little_fills_no_memory(database: Database) {
+    // What may wait for one session, several times.
+    const WAITING_MAX: f64 = 1024.0 * 1024.0;
+    const SECONDS: u64 = 5;
+    let relay = RelayProcess::start(Place::new(database).await, &[]).await;
+    let mut device = Device::connected(relay.url(), 1).await;
+    let log = device.found().await.log;
+    let before = relay.memory();
+    let mut raw = Raw::authenticated(relay.public(), &device.identity).await;
+    let request = encode_client(1, &Subscribe { log, cursor: None, acked: None }.into());
+    let block = frame(LAST | BINARY, &request).repeat(1024);
+
+    // Each of these asks the store, so they are slow: what counts is that there is an end to them.
+    let stuck = raw.write_until_stuck(&block, usize::MAX, STUCK);
+    let written = timeout(DEADLINE * 2, stuck).await.expect("the relay takes more and more");
+    let waiting = relay.metric("sealwire_outbox_bytes", "").await;
+    assert!(waiting < WAITING_MAX, "{waiting} bytes of answers wait");
+
+    // Then it takes a little, and goes on where it was stuck.
+    let mut at = written % block.len();
+    for _ in 0..SECONDS {
+        raw.take(8 * 1024).await;
+        let next = [&block[at..], &block[..at]].concat();
+        let second = Duration::from_secs(1);
+        at = (at + raw.write_until_stuck(&next, next.len(), second).await) % block.len();
+        let waiting = relay.metric("sealwire_outbox_bytes", "").await;
+        assert!(waiting < WAITING_MAX, "{waiting} bytes of answers wait");
+    }
+    let grown = relay.memory().saturating_sub(before);
+    assert!(grown < GROWTH_MAX, "the relay has grown by {grown} bytes");
 }

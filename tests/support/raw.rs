@@ -153,6 +153,13 @@ impl Raw {
         Some(String::from_utf8_lossy(&head).into_owned())
     }
 
+    /// Takes this many bytes, whatever they are.
+    pub(crate) async fn take(&mut self, bytes: usize) {
+        let mut taken = vec![0; bytes];
+        let read = timeout(DEADLINE, self.stream.read_exact(&mut taken)).await;
+        read.expect("bytes in time").expect("a connection");
+    }
+
     /// The next frame: its opcode and payload; none if the connection has ended.
     pub(crate) async fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
         let read = async {
