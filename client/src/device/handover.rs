@@ -58,7 +58,8 @@ impl Device {
             self.shared.write(move |db| logs::set_replaces(db, id, None)).await?;
         }
         calls::delete(relay, &old).await?;
-        self.shared.write(store::recovery::forget_old).await?;
+        let me = self.shared.identity.clone();
+        self.shared.write(move |db| store::recovery::forget_old(db, &me)).await?;
         Ok(true)
     }
 
