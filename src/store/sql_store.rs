@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use sealwire_actors::ports::{
-    CommitResult, Doorbell, DueLog, FoundResult, GroupRecord, LogBrief, LogCommit, LogKey,
-    LogRecord, NewLog, PageRequest, PendingRequest, Position, ReserveResult, Store, StoreError,
-    StoreStats, StoredEntry, SubscriptionRecord,
+    CommitResult, Controls, ControlsRequest, Doorbell, DueLog, FoundResult, GroupRecord, LogBrief,
+    LogCommit, LogKey, LogRecord, NewLog, PageRequest, PendingRequest, Position, ReserveResult,
+    Store, StoreError, StoreStats, StoredEntry, SubscriptionRecord,
 };
 use sealwire_protocol::challenge::CHALLENGE_BYTES;
 use sealwire_protocol::frame::Member;
@@ -253,14 +253,8 @@ where
         self.lanes.control_at(key, body).await
     }
 
-    async fn read_controls(
-        &self,
-        key: LogKey,
-        after: u64,
-        up_to: u64,
-        limit: usize,
-    ) -> Result<Vec<StoredEntry>, StoreError> {
-        self.lanes.read_controls(key, after, up_to, limit).await
+    async fn read_controls(&self, request: &ControlsRequest) -> Result<Controls, StoreError> {
+        self.lanes.read_controls(request).await
     }
 
     async fn due_for_expiry(

@@ -242,8 +242,9 @@ impl Step {
             return Vec::new();
         }
         let mut ratios = Vec::new();
-        ratios.extend(ceilings.of_store("durable appends", self.appended_per_second));
-        if self.push_to_deliver.is_some() {
+        let acked = self.push_to_deliver.is_some();
+        ratios.extend(ceilings.of_store("durable appends", self.appended_per_second, acked));
+        if acked {
             ratios.push(ceilings.of_fan_out("deliveries", self.delivered_per_second));
         }
         let commits = self.server.as_ref().and_then(Server::commits_per_second);

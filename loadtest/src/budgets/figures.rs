@@ -19,7 +19,7 @@ pub(super) fn of_saturation(measured: &append::Measured, ceilings: Option<&Ceili
     let appended = measured.at(Rate::Max).map(|step| step.appended_per_second);
     let ratio = appended.zip(ceilings).and_then(|(appended, ceilings)| {
         // Only a build that knows the store has a ceiling of it.
-        ceilings.of_store("durable appends", appended)
+        ceilings.of_store("durable appends", appended, false)
     });
     figures.extend(ratio.map(|ratio| {
         let budget = Budget::StoreShare;
