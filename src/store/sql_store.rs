@@ -26,7 +26,7 @@ use super::Standing;
 use super::advisory::RETENTION_LOCK;
 use super::commit;
 use super::dialect::{Columns, Dialect, Value};
-use super::lanes::{Lanes, Verdict};
+use super::lanes::Lanes;
 use super::tenure::Tenure;
 use super::writes::day;
 
@@ -116,10 +116,7 @@ where
     }
 
     async fn commit_once(&self, batch: &[LogCommit]) -> Result<Vec<CommitResult>, StoreError> {
-        let mut lease = self.lanes.commit().await?;
-        lease.begin(D::BEGIN).await?;
-        let outcome = commit::run(&mut lease, batch).await;
-        lease.end(outcome.map(Verdict::Keep)).await
+        commit::run(self.lanes.commit().await?, batch).await
     }
 
     /// Learns where a log of a batch ends now: any of them does.

@@ -42,7 +42,7 @@ pub(super) static LOAD_SNAPSHOTS: Step = Step::new(
      from given g cross join snapshots s where s.log = g.key and s.seq >= 0 and s.seq > 0",
 );
 
-static UPSERT_VAULTS: Step = Step::new(
+pub(super) static UPSERT_VAULTS: Step = Step::new(
     &[("log", Int), ("entries", Int), ("bytes", Int)],
     "insert into vaults (log, entries, bytes) select log, entries, bytes from given where true \
      on conflict (log) do update set entries = excluded.entries, bytes = excluded.bytes",
