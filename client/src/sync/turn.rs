@@ -181,7 +181,9 @@ impl Turn {
                 break;
             }
         }
-        self.report.rejected += self.vault.take_read().rejected.len();
+        let read = self.vault.take_read();
+        self.report.rejected += read.rejected.len();
+        self.report.forked |= read.forked.is_some();
         Ok(())
     }
 
