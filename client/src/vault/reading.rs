@@ -13,7 +13,7 @@ use sealwire_protocol::keys::KeyBody;
 use sealwire_protocol::{
     ClientFrame, Control, DeviceKey, Digest, Head, Header, Kind, LogType, RelayFrame,
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::waiting::Rereading;
 use super::{Vault, VaultError};
@@ -60,7 +60,7 @@ pub struct Pulled {
     pub forked: Option<u64>,
 }
 
-/// Longest pause between two frames while something is read: the relay sends them as fast as it can.
+/// Longest pause between two frames of a reading: the relay sends them as fast as it can.
 const FRAME_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A changeset that was checked and not opened.
@@ -147,8 +147,9 @@ impl Vault {
         bytes: usize,
     ) -> Result<bool, VaultError> {
         let until = self.unread.bytes.saturating_add(bytes as u64);
+        let mut deadline = Instant::now() + FRAME_DEADLINE;
         while self.unread.bytes < until {
-            let received = timeout(FRAME_DEADLINE, wire.receive()).await;
+            let received = timeout_at(deadline, wire.receive()).await;
             let received = received.map_err(|_| WireError::Timeout(WireStep::Answer))?;
             let Envelope { request, frame } = received?;
             match frame.map_err(WireError::Frame)? {
@@ -181,9 +182,10 @@ impl Vault {
                 {
                     return Err(WireError::Refused(Box::new(error.failure())).into());
                 }
-                // Heartbeats, memberships, markers, and what belongs to others.
-                _ => {}
+                // Heartbeats, memberships, markers, and what belongs to others: they are no progress.
+                _ => continue,
             }
+            deadline = Instant::now() + FRAME_DEADLINE;
         }
         Ok(false)
     }
