@@ -36,7 +36,7 @@ use sealwire_protocol::limits::{HANDSHAKE_DEADLINE, WEBSOCKET_PATH, WEBSOCKET_SU
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tower::ServiceExt;
 
@@ -58,6 +58,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// How long a connection may rest on which something was asked and no device was proved: longer than
 /// the app's own patience, for the same reason.
 const STRANGER_REST: Duration = Duration::from_secs(20);
+
+/// How long a connection lasts on which no device was proved, however much is asked on it, unless an
+/// answer is under way: a stranger who asks for nothing in particular, again and again, would keep his
+/// place for good. Three times a stranger's rest: a phone has signed in by then.
+const STRANGER_LIFE: Duration = Duration::from_secs(60);
 
 /// How long a connection that rests is left open once the relay is shutting down: whoever asks
 /// meanwhile is answered, and told to ask elsewhere from now on.
@@ -172,6 +177,7 @@ pub struct Connection(Arc<ConnectionState>);
 
 struct ConnectionState {
     held: Mutex<Held>,
+    began: Instant,
     /// Whether somebody has proved a device on it, or a trusted proxy is at its other end.
     known: AtomicBool,
     /// Whether anything was ever asked on it.
@@ -195,6 +201,7 @@ impl Connection {
         Self(Arc::new(ConnectionState {
             known: AtomicBool::new(held.admission.is_none()),
             held: Mutex::new(held),
+            began: Instant::now(),
             asked: AtomicBool::new(false),
             requests: AtomicUsize::new(0),
             changed: Notify::new(),
@@ -229,7 +236,8 @@ impl Connection {
         Answering(self.0.clone())
     }
 
-    /// Resolves when a stranger has asked nothing for as long as a stranger may.
+    /// Resolves when a stranger has asked nothing for as long as a stranger may, or has stayed for so
+    /// long.
     async fn outstayed(&self) {
         loop {
             let changed = self.0.changed.notified();
@@ -241,6 +249,7 @@ impl Connection {
             } else {
                 let asked = self.0.asked.load(Ordering::Acquire);
                 let patience = if asked { STRANGER_REST } else { HANDSHAKE_DEADLINE };
+                let patience = patience.min(STRANGER_LIFE.saturating_sub(self.0.began.elapsed()));
                 if timeout(patience, changed).await.is_err() {
                     return;
                 }

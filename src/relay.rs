@@ -194,7 +194,8 @@ impl Relay {
             timeout_at(http, self.gateway.http_ended()),
             self.system.drain_sessions(deadline),
         );
-        self.system.stop(deadline).await;
+        // So do acks that logs hold, however long sessions took.
+        self.system.stop(deadline.max(Instant::now() + FLUSH_SHARE)).await;
         // Closing has a share of its own: it checkpoints, and must not be cut short by slow devices.
         let left = deadline.saturating_duration_since(Instant::now());
         self.store.close(left.max(CLOSE_SHARE)).await
@@ -217,6 +218,9 @@ async fn tell_of_other_secrets(recovery: &Recovery) {
 /// How long requests over HTTP that are under way may hold up a shutdown: as long as the store may
 /// take to answer one.
 const HTTP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The least time that logs are given to write what they hold.
+const FLUSH_SHARE: Duration = Duration::from_secs(1);
 
 /// The least time that the store is given to close.
 const CLOSE_SHARE: Duration = Duration::from_secs(5);

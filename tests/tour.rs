@@ -22,6 +22,7 @@ on_both_databases!(
     a_group_of_the_command_line_is_shared_with_a_phone,
     what_goes_wrong_is_said_with_what_to_do_next,
     a_restore_that_was_interrupted_goes_on,
+    a_device_is_restored_while_nobody_is_there,
 );
 
 const PIN: &str = "246810";
@@ -35,8 +36,15 @@ fn commands_of(section: &str) -> Vec<String> {
     let blocks = section.split("```sh\n").skip(1);
     let blocks = blocks.map(|block| block.split("```").next().expect("an end"));
     let lines = blocks.flat_map(str::lines).map(str::to_owned);
-    let run = |line: &String| ["device ", "rm ", "sqlite3 "].iter().any(|it| line.starts_with(it));
+    let run = |line: &String| {
+        ["device ", "export ", "rm ", "sqlite3 "].iter().any(|it| line.starts_with(it))
+    };
     lines.filter(run).collect()
+}
+
+/// The variable that a line sets, and its value.
+fn exported(line: &str) -> Option<(&str, &str)> {
+    line.strip_prefix("export ")?.split_once('=')
 }
 
 /// The words of a command, as a shell takes them.
@@ -67,9 +75,13 @@ async fn the_tour_of_the_readme_does_what_it_says(database: Database) {
         for (name, value) in &known {
             line = line.replace(&format!("<{name}>"), value);
         }
-        let words: Vec<&str> =
-            line.split_whitespace().map(|word| word.trim_matches('\'')).collect();
+        let words = words_of(&line);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match words.as_slice() {
+            ["export", ..] => {
+                let (name, value) = exported(&line).expect("a variable");
+                terminal = terminal.with(name, value);
+            }
             ["rm", "-r", directory] => std::fs::remove_dir_all(directory).expect("removed"),
             ["device", "--dir", directory, "chat", _] => {
                 let name = directory.rsplit('/').next().expect("a name").to_owned();
@@ -125,6 +137,11 @@ async fn the_vault_of_the_readme_is_shared_and_comes_back_as_it_says(database: D
     let file = |name: &str| format!("{}/app.db", home(name));
     let mut terminal = Terminal::new(&world.url()).with("SEALWIRE_PIN", PIN);
     // Alice and Bob from above.
+    for line in commands_of("Two people, three terminals") {
+        if let Some((name, value)) = exported(&line) {
+            terminal = terminal.with(name, value);
+        }
+    }
     for name in ["alice", "bob"] {
         terminal.ok(&["--dir", &home(name), "init"]).await;
     }
@@ -210,7 +227,7 @@ async fn a_group_of_the_command_line_is_shared_with_a_phone(database: Database) 
     let place = place.path().to_str().expect("a path");
     let terminal = Terminal::new(&world.url());
     let alice = terminal.clone().with("SEALWIRE_DEVICE_DIR", place);
-    let made = alice.json(&["init", "--name", "Alice"]).await;
+    let made = alice.json(&["init", "--unsealed", "--name", "Alice"]).await;
     let me = DeviceKey::from_hex(made[0]["device"].as_str().expect("a key")).expect("a key");
     assert_eq!(made[0]["name"], "Alice");
     let made = alice.json(&["group", "create", "--totals"]).await;
@@ -282,9 +299,9 @@ async fn what_goes_wrong_is_said_with_what_to_do_next(database: Database) {
         assert!(printed.err.contains(sentence), "{arguments:?}: {}", printed.err);
     };
     says(&["whoami"], "make one with `init`").await;
-    let me = terminal.json(&["init"]).await;
+    let me = terminal.json(&["init", "--unsealed"]).await;
     assert_eq!(terminal.ok(&["whoami"]).await, me[0]["device"].as_str().expect("a key"));
-    says(&["init"], "there is a key file already").await;
+    says(&["init"], "name another directory with --dir").await;
     let native = terminal.ok(&["group", "create"]).await;
     says(&["group", "approve", &native], "is let in by it").await;
     let totals = terminal.ok(&["group", "create", "--totals"]).await;
@@ -301,10 +318,13 @@ async fn what_goes_wrong_is_said_with_what_to_do_next(database: Database) {
     let wrong = lost.clone().with("SEALWIRE_PIN", "135790");
     let printed = wrong.run(&["recovery", "restore"]).await;
     assert!(printed.err.contains("add --totals"), "{}", printed.err);
-    let printed = wrong.run(&["recovery", "restore", "--totals"]).await;
-    assert!(!printed.success && printed.err.contains("the PIN is wrong"), "{}", printed.err);
+    let printed = wrong.run(&["recovery", "restore", "--totals", "--unsealed"]).await;
+    assert!(!printed.success && printed.err.contains("the PIN is wrong; try"), "{}", printed.err);
     let right = lost.with("SEALWIRE_PIN", PIN);
-    let back = right.json(&["recovery", "restore", "--totals"]).await;
+    // A key that can be kept nowhere is no device, and what was begun is not in the way of the next try.
+    let kept_nowhere = ["recovery", "restore", "--totals", "--keychain"];
+    assert!(!right.run(&kept_nowhere).await.success);
+    let back = right.json(&["recovery", "restore", "--totals", "--unsealed"]).await;
     assert_eq!(back[0]["device"], me[0]["device"]);
     terminal.clone().with("SEALWIRE_NEW_PIN", "987654").ok(&["recovery", "change-pin"]).await;
     terminal.ok(&["recovery", "delete"]).await;
@@ -320,7 +340,7 @@ async fn a_restore_that_was_interrupted_goes_on(database: Database) {
         terminal.clone().with("SEALWIRE_DEVICE_DIR", place.to_str().expect("a path"))
     };
     let alice = at(lost.path());
-    alice.ok(&["init"]).await;
+    alice.ok(&["init", "--unsealed"]).await;
     let group = alice.ok(&["group", "create"]).await;
     let code = alice.ok(&["recovery", "setup"]).await;
     // The device is made, and the program is gone before it has joined anything.
@@ -336,4 +356,53 @@ async fn a_restore_that_was_interrupted_goes_on(database: Database) {
     // Once is enough, and a device is not written over.
     let again = back.run(&["recovery", "restore"]).await;
     assert!(!again.success && again.err.contains("name another directory"), "{}", again.err);
+}
+
+async fn a_device_is_restored_while_nobody_is_there(database: Database) {
+    let world = World::start(database).await;
+    let place = tempfile::tempdir().expect("a directory");
+    let terminal = Terminal::new(&world.url()).with("SEALWIRE_PIN", PIN);
+    let at = |name: &str| {
+        let place = place.path().join(name);
+        terminal.clone().with("SEALWIRE_DEVICE_DIR", place.to_str().expect("a path"))
+    };
+    let (alice, bob) = (at("alice"), at("bob"));
+    alice.ok(&["init", "--unsealed", "--name", "Alice"]).await;
+    bob.ok(&["init", "--unsealed", "--name", "Bob"]).await;
+    let group = alice.ok(&["group", "create"]).await;
+    let link = alice.ok(&["group", "invite", &group]).await;
+    bob.ok(&["--wait", "1", "group", "join", &link]).await;
+    alice.ok(&["balances", &group, "--sync"]).await;
+    bob.ok(&["expense", "list", &group, "--sync"]).await;
+    alice.ok(&["expense", "add", &group, "30", "Lunch"]).await;
+    let file = place.path().join("app.db");
+    let open = || rusqlite::Connection::open(&file).expect("a database");
+    let table = "create table items (id text primary key, name text)";
+    open().execute_batch(table).expect("a table");
+    let app = file.to_str().expect("a path");
+    alice.ok(&["vault", "create", app, "--table", "items"]).await;
+    open().execute_batch("insert into items values ('1', 'Milk')").expect("written");
+    alice.ok(&["vault", "sync", app]).await;
+    let code = alice.ok(&["recovery", "setup"]).await;
+    std::fs::remove_dir_all(place.path().join("alice")).expect("lost");
+    std::fs::remove_file(&file).expect("lost");
+    let alice = alice.with("SEALWIRE_RECOVERY_CODE", &code);
+    let back = ["--wait", "2", "recovery", "restore", "--unsealed"];
+    alice.ok(&back).await;
+    // Her vault needs no friend.
+    open().execute_batch(table).expect("a table");
+    alice.ok(&["vault", "attach", app, "--table", "items", "--recovered"]).await;
+    let name = |row: &rusqlite::Row<'_>| row.get::<_, String>(0);
+    let found = open().query_row("select name from items", (), name).expect("the row");
+    assert_eq!(found, "Milk");
+    // One comes after the other, and never both.
+    bob.ok(&["balances", &group, "--sync"]).await;
+    alice.ok(&["balances", &group, "--sync"]).await;
+    let members = bob.json(&["balances", &group, "--sync"]).await;
+    let again = alice.json(&["balances", &group, "--sync"]).await;
+    assert_eq!(members, again);
+    assert_eq!(again[0]["plan"][0]["minor"], 1500, "{again:?}");
+    let me = alice.ok(&["whoami"]).await;
+    assert_eq!(again[0]["plan"][0]["to"], me.as_str(), "{again:?}");
+    assert_eq!(bob.json(&["group", "members", &group]).await.len(), 2);
 }

@@ -596,6 +596,31 @@ async fn a_log_without_work_has_no_actor_and_comes_back_when_it_is_needed() {
 }
 
 #[tokio::test]
+async fn a_relay_that_shuts_down_answers_what_is_under_way_and_begins_nothing_new() {
+    let world = World::new().await;
+    let (mut alice, bob, group) = two_in_a_group(&world).await;
+    world.store.hold_commits();
+    let entry = alice.entry(group.id, Kind::Ring, b"in time", &[], Head::NONE);
+    let first = alice.send(frame::Append { entry }).await;
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+    let devices = async {
+        assert!(matches!(alice.next_content().await, RelayFrame::Draining(_)));
+        let entry = alice.entry(group.id, Kind::Ring, b"too late", &[], Head::NONE);
+        let late = alice.send(frame::Append { entry }).await;
+        let RelayFrame::Error(error) = alice.answer_to(late).await else {
+            panic!("nothing new begins");
+        };
+        let failure = error.failure();
+        assert_eq!(failure.code, ErrorCode::Unavailable);
+        assert!(failure.retry_after_ms.is_some());
+        world.store.release_commits();
+        assert!(matches!(alice.answer_to(first).await, RelayFrame::Appended(_)));
+        drop((alice, bob));
+    };
+    tokio::join!(devices, world.system.drain_sessions(deadline));
+}
+
+#[tokio::test]
 async fn a_group_that_holds_too_much_refuses_its_sender_and_tells_its_readers() {
     let world = World::new().await;
     let (mut alice, mut bob, group) = two_in_a_group(&world).await;

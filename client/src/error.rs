@@ -34,7 +34,7 @@ pub enum Error {
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
     /// The device's directory cannot be used.
-    #[error("the device's directory cannot be used")]
+    #[error("the device's directory cannot be made or written to")]
     Directory,
     /// This device knows no such log.
     #[error("no such log")]

@@ -45,6 +45,15 @@ pub fn fingerprint(device: DeviceKey) -> String {
     groups.join(" ")
 }
 
+/// Whether the system has a keychain that a new device's key can be kept in, now and in this session.
+///
+/// It may ask its person to unlock it, and does not return before: not for a thread that others wait
+/// for. Always `false` in a build without the feature `keychain`.
+#[must_use]
+pub fn keychain_answers() -> bool {
+    keychain::answers()
+}
+
 /// A device's key pair.
 pub struct Identity {
     signing: SigningKey,

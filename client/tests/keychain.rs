@@ -35,10 +35,11 @@ fn a_device_whose_key_is_in_the_keychain_is_the_same_in_every_process_and_no_fil
         return;
     }
     let home = tempfile::tempdir().expect("a directory");
-    let output = in_session(
-        home.path(),
-        "\"$DEVICE\" init --keychain\n\"$DEVICE\" whoami\n\"$DEVICE\" whoami\n",
-    );
+    // Nobody has to name the keychain where one answers.
+    let output =
+        in_session(home.path(), "\"$DEVICE\" init\n\"$DEVICE\" whoami\n\"$DEVICE\" whoami\n");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("its key is in the system's keychain"), "{said}");
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let keys: Vec<&str> = printed.lines().collect();
@@ -46,6 +47,17 @@ fn a_device_whose_key_is_in_the_keychain_is_the_same_in_every_process_and_no_fil
     assert!(keys.iter().all(|key| *key == keys[0] && key.len() == 64), "{printed}");
     let file = std::fs::read_to_string(home.path().join("device/device.key")).expect("a key file");
     assert_eq!(file, format!("sealwire device key v1\nkeychain {}\n", keys[0]));
+
+    // Whoever names a passphrase, or nothing at all, is taken at their word.
+    for (name, arguments, line) in
+        [("sealed", "init --passphrase", "argon2id "), ("clear", "init --unsealed", "clear ")]
+    {
+        let home = tempfile::tempdir().expect("a directory");
+        let script = format!("SEALWIRE_PASSPHRASE=sesame \"$DEVICE\" {arguments}\n");
+        assert!(in_session(home.path(), &script).status.success(), "{name}");
+        let file = std::fs::read_to_string(home.path().join("device/device.key")).expect("a file");
+        assert!(file.lines().nth(1).is_some_and(|it| it.starts_with(line)), "{name}");
+    }
 
     // Without a session, and in one whose keychain does not know it, it is not made anew.
     let lost = Command::new(env!("CARGO_BIN_EXE_sealwire-device"))

@@ -30,8 +30,8 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 use self::load::Load;
-pub(crate) use self::measured::{Checked, Step};
-use self::measured::{Disturbed, Measured};
+use self::measured::Disturbed;
+pub(crate) use self::measured::{Checked, Measured, Step};
 pub(crate) use self::parts::Part;
 use self::parts::Parts;
 use self::setup::Group;

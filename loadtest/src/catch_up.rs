@@ -19,8 +19,7 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tokio::try_join;
 
-use self::measured::Measured;
-pub(crate) use self::measured::Readings;
+pub(crate) use self::measured::{Measured, Readings};
 use self::waiting::Waiting;
 use crate::append::{self, Rate, TALK_IN_FLIGHT, TALK_MEMBERS};
 use crate::ceiling::Shape;

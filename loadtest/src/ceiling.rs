@@ -41,7 +41,7 @@ mod store {
     pub(super) enum Committed {}
 
     impl Committed {
-        pub(super) fn entries_per_second(&self) -> f64 {
+        pub(super) fn entries_per_second(&self, _acked: bool) -> f64 {
             match *self {}
         }
 
@@ -63,9 +63,6 @@ mod store {
         Ok(None)
     }
 }
-
-/// Seconds of each ceiling that is measured beside something else.
-const BESIDE: Duration = Duration::from_secs(5);
 
 /// Share of the time that the disk takes to keep 8 KiB, below which a commit has not waited for it.
 const DURABLE_SHARE: f64 = 0.5;
@@ -139,10 +136,12 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     ensure!(shape.groups > 0 && shape.groups * shape.members <= DEVICES_MAX, "too many devices");
     ensure!((1..=SECONDS_MAX).contains(&arguments.seconds), "1 to {SECONDS_MAX} seconds");
     let reached = arguments.against.as_deref().map(reached).transpose()?;
+    let (reached, acked) = reached.unzip();
+    let acked = acked.unwrap_or_default();
     let time = Duration::from_secs(arguments.seconds);
     let (url, directory) = (arguments.database_url.as_deref(), arguments.directory.as_deref());
     let mut ceilings = Ceilings::measure(shape, url, directory, time).await?;
-    let store = ceilings.store.as_ref().map(Committed::entries_per_second);
+    let store = ceilings.store.as_ref().map(|store| store.entries_per_second(acked));
     ceilings.share = reached.zip(store).map(|(reached, store)| reached / store);
     let runs = [Run::new(ceilings, None)];
     let document = Document {
@@ -156,27 +155,22 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     report::publish(&document, arguments.json.as_deref(), None)
 }
 
-/// The highest rate in a result of `append`.
-fn reached(path: &Path) -> Result<f64> {
+/// The highest rate in a result of `append`, and whether there was anybody to ack.
+fn reached(path: &Path) -> Result<(f64, bool)> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     let run: serde_json::Value = serde_json::from_str(&text).context("not JSON")?;
     let steps = run["runs"][0]["figures"]["steps"].as_array();
-    let rates = steps.into_iter().flatten().filter_map(|it| it["appended_per_second"].as_f64());
-    rates.max_by(f64::total_cmp).context("not a result of `append`")
+    let steps = steps.into_iter().flatten().filter_map(|step| {
+        let acked = !step["push_to_deliver"].is_null();
+        Some((step["appended_per_second"].as_f64()?, acked))
+    });
+    steps.max_by(|one, other| one.0.total_cmp(&other.0)).context("not a result of `append`")
 }
 
 impl Ceilings {
-    /// Of this shape, beside a measurement.
-    pub(crate) async fn beside(
-        shape: &Shape,
-        url: Option<&str>,
-        directory: Option<&Path>,
-    ) -> Result<Self> {
-        Self::measure(shape, url, directory, BESIDE).await
-    }
-
-    async fn measure(
+    /// Of a load of this shape, each for so long.
+    pub(crate) async fn measure(
         shape: &Shape,
         url: Option<&str>,
         directory: Option<&Path>,
@@ -199,10 +193,17 @@ impl Ceilings {
         Ok(Self { disk, fan_out, store, share: None })
     }
 
-    /// A rate of appends as a share of what the store does alone.
-    pub(crate) fn of_store(&self, name: impl Into<String>, per_second: f64) -> Option<Ratio> {
-        let best = self.store.as_ref()?.entries_per_second();
-        Some(Ratio::new(name, per_second, best, "the store alone"))
+    /// A rate of appends as a share of what the store does alone: with the acks and deletions of those
+    /// who receive, if there is anybody.
+    pub(crate) fn of_store(
+        &self,
+        name: impl Into<String>,
+        per_second: f64,
+        acked: bool,
+    ) -> Option<Ratio> {
+        let best = self.store.as_ref()?.entries_per_second(acked);
+        let of = if acked { "the store alone, with acks" } else { "the store alone" };
+        Some(Ratio::new(name, per_second, best, of))
     }
 
     /// A rate of deliveries as a share of what WebSockets do alone.

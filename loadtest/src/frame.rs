@@ -14,14 +14,15 @@ pub(crate) mod tamper;
 pub(crate) mod timeline;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Args;
+use clap::{Args, value_parser};
 use serde::Serialize;
 
-use self::relay::Relay;
+use self::relay::{About, Relay};
 use crate::ceiling::{Ceilings, Shape};
-use crate::limits::REPEATS_MAX;
+use crate::limits::{REPEATS_MAX, SECONDS_MAX};
 use crate::report::{self, Document, Figures, Run};
 
 /// What every measurement can be asked to do.
@@ -43,6 +44,9 @@ pub(crate) struct Frame {
     #[arg(long, value_name = "URL", requires = "ceilings")]
     #[serde(skip)]
     pub(crate) ceiling_database: Option<String>,
+    /// With --ceilings: seconds that are measured, of each.
+    #[arg(long, default_value_t = 5, value_parser = value_parser!(u64).range(1..=SECONDS_MAX))]
+    pub(crate) ceiling_seconds: u64,
     /// Also write everything to this file, as JSON: what `compare` reads.
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
@@ -84,24 +88,41 @@ pub(crate) trait Measurement: Args + Serialize {
     async fn measure(&self, relay: &mut Relay) -> Result<Self::Measured>;
 }
 
+/// What a measurement has seen of a relay, and what stands beside it.
+pub(crate) struct Taken<F> {
+    relay: Option<About>,
+    /// If they were asked for.
+    pub(crate) ceilings: Option<Ceilings>,
+    /// As many as were asked for.
+    pub(crate) runs: Vec<Run<F>>,
+}
+
 /// Runs a measurement as often as it was asked for, and reports.
 pub(crate) async fn run<M: Measurement>(framed: &Framed<M>) -> Result<()> {
+    let taken = Box::pin(take(framed)).await?;
+    let Frame { json, html, .. } = &framed.frame;
+    report::publish(&framed.document(&taken), json.as_deref(), html.as_deref())
+}
+
+/// Runs a measurement as often as it was asked for.
+pub(crate) async fn take<M: Measurement>(framed: &Framed<M>) -> Result<Taken<M::Measured>> {
     let Framed { frame, measurement } = framed;
     ensure!((1..=REPEATS_MAX).contains(&frame.repeat), "1 to {REPEATS_MAX} repetitions");
     measurement.check()?;
     let ceilings = match measurement.shape() {
         Some(shape) if frame.ceilings => {
-            let url = frame.ceiling_database.as_deref();
-            Some(Box::pin(Ceilings::beside(&shape, url, frame.target.directory())).await?)
+            let (url, directory) = (frame.ceiling_database.as_deref(), frame.target.directory());
+            let time = Duration::from_secs(frame.ceiling_seconds);
+            Some(Box::pin(Ceilings::measure(&shape, url, directory, time)).await?)
         }
         None if frame.ceilings => bail!("`{}` has no ceiling to be compared with", M::NAME),
         Some(_) | None => None,
     };
     let mut runs = Vec::with_capacity(frame.repeat);
-    let mut database = None;
+    let mut about = None;
     for _ in 0..frame.repeat {
         let mut relay = Relay::reach(&frame.target).await?;
-        database = Some(relay.about());
+        about = Some(relay.about());
         let _proxy = frame.tampering.begin(&mut relay).await?;
         let measured = Box::pin(measurement.measure(&mut relay)).await;
         let said = relay.warnings();
@@ -110,13 +131,22 @@ pub(crate) async fn run<M: Measurement>(framed: &Framed<M>) -> Result<()> {
         runs.push(Run::new(measured?, ceilings.as_ref()).with_warnings(said));
         stopped?;
     }
-    let document = Document {
-        scenario: frame.scenario.as_deref().unwrap_or(M::NAME),
-        command: M::NAME,
-        arguments: framed,
-        relay: database,
-        ceilings: ceilings.as_ref(),
-        runs: &runs,
-    };
-    report::publish(&document, frame.json.as_deref(), frame.html.as_deref())
+    Ok(Taken { relay: about, ceilings, runs })
+}
+
+impl<M: Measurement> Framed<M> {
+    /// What a report of it is made of.
+    pub(crate) fn document<'a>(
+        &'a self,
+        taken: &'a Taken<M::Measured>,
+    ) -> Document<'a, Self, M::Measured> {
+        Document {
+            scenario: self.frame.scenario.as_deref().unwrap_or(M::NAME),
+            command: M::NAME,
+            arguments: self,
+            relay: taken.relay.clone(),
+            ceilings: taken.ceilings.as_ref(),
+            runs: &taken.runs,
+        }
+    }
 }

@@ -4,6 +4,7 @@
 //! to expect.
 
 mod append;
+mod budgets;
 mod catch_up;
 mod ceiling;
 mod crowd;
@@ -71,6 +72,8 @@ enum Command {
     Vaults(Box<Framed<vaults::Arguments>>),
     /// What the machine does at best: the disk, WebSockets and the relay's store alone.
     Ceiling(ceiling::Arguments),
+    /// Everything that there is a budget for, in one run.
+    Budgets(budgets::Arguments),
     /// The same load on other systems, side by side.
     #[cfg(any(feature = "nats", feature = "mosquitto"))]
     Peers(peers::Arguments),
@@ -114,6 +117,7 @@ async fn run(command: &Command) -> Result<()> {
         Command::Doorbells(framed) => frame::run(framed).await,
         Command::Vaults(framed) => frame::run(framed).await,
         Command::Ceiling(arguments) => Box::pin(ceiling::run(arguments)).await,
+        Command::Budgets(arguments) => Box::pin(budgets::run(arguments)).await,
         #[cfg(any(feature = "nats", feature = "mosquitto"))]
         Command::Peers(arguments) => Box::pin(peers::run(arguments)).await,
         Command::Compare(arguments) => compare::run(arguments),

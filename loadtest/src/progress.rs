@@ -1,4 +1,4 @@
-//! Progress for whoever watches; nothing where the output is no terminal.
+//! Progress for whoever watches; no bars where the output is no terminal.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -21,6 +21,11 @@ pub(crate) fn bar(total: u64, what: &'static str) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg:28} {bar:30} {pos}/{len} {elapsed}")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(total).with_style(style).with_message(what)
+}
+
+/// Says what begins, also where nobody watches: a run of many parts takes long.
+pub(crate) fn say(what: &str) {
+    eprintln!("{what}");
 }
 
 /// A line with a clock, for what has no count.

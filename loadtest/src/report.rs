@@ -4,24 +4,27 @@
 //! stand beside the figures.
 
 pub(crate) mod compare;
+mod kept;
 mod machine;
+mod numbers;
 mod page;
 mod plot;
+mod written;
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use self::machine::Machine;
+pub(crate) use self::kept::Kept;
+pub(crate) use self::numbers::{duration, mebibytes, memory, percentiles, quantity, rate, whole};
+use self::written::Written;
 use crate::ceiling::Ceilings;
 use crate::frame::relay::About;
 use crate::frame::timeline::Timeline;
 use crate::latency::Percentiles;
-use crate::process::Memory;
 
 /// The figures of one run.
 pub(crate) trait Figures: Serialize {
@@ -51,6 +54,11 @@ pub(crate) trait Figures: Serialize {
         Vec::new()
     }
 
+    /// Reports that this one is made of; taken out, since a page shows them apart.
+    fn take_kept(&mut self) -> Vec<Kept> {
+        Vec::new()
+    }
+
     /// All that was seen over time, if anything was; taken out, since it is written down apart.
     fn take_timeline(&mut self) -> Timeline {
         Timeline::default()
@@ -60,11 +68,17 @@ pub(crate) trait Figures: Serialize {
 /// One line of the table.
 pub(crate) struct Line {
     label: String,
-    value: String,
+    /// One value, or one of each column.
+    values: Vec<String>,
 }
 
 pub(crate) fn line(label: impl Into<String>, value: impl Into<String>) -> Line {
-    Line { label: label.into(), value: value.into() }
+    row(label, vec![value.into()])
+}
+
+/// A line with several columns.
+pub(crate) fn row(label: impl Into<String>, values: Vec<String>) -> Line {
+    Line { label: label.into(), values }
 }
 
 /// Which way a figure should go.
@@ -134,8 +148,8 @@ impl Measure {
 pub(crate) struct Ratio {
     name: String,
     value: f64,
-    best: f64,
-    share: f64,
+    pub(crate) best: f64,
+    pub(crate) share: f64,
     of: &'static str,
 }
 
@@ -144,10 +158,15 @@ impl Ratio {
         Self { name: name.into(), value, best, share: value / best, of }
     }
 
-    fn line(&self) -> Line {
+    /// What it says, without its name.
+    pub(crate) fn text(&self) -> String {
         let Self { value, best, share, of, .. } = self;
         let [value, best] = [*value, *best].map(rate);
-        line(self.name.clone(), format!("{:.1} % of {of}: {value} of {best}", share * 100.0))
+        format!("{:.1} % of {of}: {value} of {best}", share * 100.0)
+    }
+
+    fn line(&self) -> Line {
+        line(self.name.clone(), self.text())
     }
 
     fn measure(&self) -> Measure {
@@ -162,15 +181,22 @@ pub(crate) struct Run<F> {
     warnings: Vec<String>,
     broken_promise: Option<String>,
     timeline: Timeline,
+    /// The reports that it is made of, if it is made of any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    reports: Vec<Kept>,
 }
 
 impl<F: Figures> Run<F> {
     /// What was seen, beside what the machine does at best if that is known.
     pub(crate) fn new(mut figures: F, ceilings: Option<&Ceilings>) -> Self {
-        let timeline = figures.take_timeline();
+        let (timeline, reports) = (figures.take_timeline(), figures.take_kept());
         let (mut warnings, broken_promise) = (figures.warnings(), figures.broken_promise());
         warnings.extend(ceilings.into_iter().flat_map(|ceilings| figures.doubts(ceilings)));
-        Self { figures, warnings, broken_promise, timeline }
+        Self { figures, warnings, broken_promise, timeline, reports }
+    }
+
+    pub(crate) fn figures(&self) -> &F {
+        &self.figures
     }
 
     /// The same, with what others had to say.
@@ -192,19 +218,20 @@ pub(crate) struct Document<'a, A, F> {
     pub(crate) runs: &'a [Run<F>],
 }
 
-/// The file of a report.
-#[derive(Serialize)]
-struct Written<'a, A, F> {
-    version: &'static str,
-    scenario: &'a str,
-    command: &'static str,
-    arguments: &'a A,
-    relay: Option<About>,
-    machine: Machine,
-    ceilings: Option<&'a Ceilings>,
-    ratios: Vec<Vec<Ratio>>,
-    measures: Vec<Measure>,
-    runs: &'a [Run<F>],
+impl<A, F: Figures> Document<'_, A, F> {
+    /// The figures of each run as shares of what the machine does at best, if that is known.
+    fn ratios(&self) -> Vec<Vec<Ratio>> {
+        let of = |run: &Run<F>| {
+            self.ceilings.map_or_else(Vec::new, |ceilings| run.figures.ratios(ceilings))
+        };
+        self.runs.iter().map(of).collect()
+    }
+
+    /// What it can be compared by.
+    fn measures(&self, ratios: &[Vec<Ratio>]) -> Vec<Measure> {
+        let ratios = ratios.iter().flatten().map(Ratio::measure);
+        together(self.runs.iter().flat_map(|run| run.figures.measures()).chain(ratios))
+    }
 }
 
 /// Prints the table, writes JSON and a page if they are asked for, and fails if a promise was broken.
@@ -213,37 +240,16 @@ pub(crate) fn publish<A: Serialize, F: Figures>(
     json: Option<&Path>,
     html: Option<&Path>,
 ) -> Result<()> {
-    let Document { scenario, command, arguments, relay, ceilings, runs } = document;
-    let all_ratios: Vec<Vec<Ratio>> = runs
-        .iter()
-        .map(|run| ceilings.map_or_else(Vec::new, |ceilings| run.figures.ratios(ceilings)))
-        .collect();
-    let ratios = all_ratios.iter().flatten().map(Ratio::measure);
-    let measures = together(runs.iter().flat_map(|run| run.figures.measures()).chain(ratios));
-    print(document, &all_ratios, &measures)?;
+    let ratios = document.ratios();
+    let measures = document.measures(&ratios);
+    print(document, &ratios, &measures)?;
     if let Some(path) = html {
-        page::write(path, document, &all_ratios, &measures)?;
+        page::write(path, document, &ratios, &measures)?;
     }
+    let broken = document.runs.iter().find_map(|run| run.broken_promise.clone());
     if let Some(path) = json {
-        let written = Written {
-            version: env!("CARGO_PKG_VERSION"),
-            scenario,
-            command,
-            arguments,
-            relay: relay.clone(),
-            machine: Machine::this(),
-            ceilings: *ceilings,
-            ratios: all_ratios,
-            measures,
-            runs,
-        };
-        let file = File::create(path).with_context(|| format!("writing {}", path.display()))?;
-        let mut file = BufWriter::new(file);
-        serde_json::to_writer_pretty(&mut file, &written)?;
-        writeln!(file)?;
-        file.flush()?;
+        Written::of(document, ratios, measures).to_file(path)?;
     }
-    let broken = runs.iter().find_map(|run| run.broken_promise.clone());
     broken.map_or(Ok(()), |promise| Err(anyhow::anyhow!(promise)))
 }
 
@@ -296,9 +302,21 @@ fn print<A, F: Figures>(
 }
 
 fn print_lines(out: &mut impl Write, lines: Vec<Line>) -> Result<()> {
-    let width = lines.iter().map(|line| line.label.chars().count()).max().unwrap_or(0);
-    for Line { label, value } in lines {
-        writeln!(out, "{label:width$}  {value}")?;
+    let width = |text: &String| text.chars().count();
+    let labels = lines.iter().map(|line| width(&line.label)).max().unwrap_or(0);
+    let columns = lines.iter().map(|line| line.values.len()).max().unwrap_or(0);
+    // What stands alone has all the room there is.
+    let rows = lines.iter().filter(|line| line.values.len() > 1);
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| rows.clone().filter_map(|row| row.values.get(column)).map(width).max())
+        .map(Option::unwrap_or_default)
+        .collect();
+    for Line { label, values } in lines {
+        let mut text = format!("{label:labels$}");
+        for (value, width) in values.iter().zip(&widths) {
+            text.push_str(&format!("  {value:width$}"));
+        }
+        writeln!(out, "{}", text.trim_end())?;
     }
     Ok(())
 }
@@ -315,68 +333,6 @@ pub(crate) fn range(numbers: &[f64]) -> (f64, f64) {
     let low = numbers.iter().copied().min_by(f64::total_cmp).unwrap_or_default();
     let high = numbers.iter().copied().max_by(f64::total_cmp).unwrap_or_default();
     (low, high)
-}
-
-/// A number of this unit, as short as it can be read.
-pub(crate) fn quantity(value: f64, unit: &str) -> String {
-    match unit {
-        "µs" => duration(value),
-        "bytes" if value.abs() < 1024.0 * 1024.0 => format!("{:.2} KiB", value / 1024.0),
-        "bytes" => format!("{:.1} MiB", value / (1024.0 * 1024.0)),
-        "/s" => rate(value),
-        "" => format!("{value:.2}"),
-        _ => format!("{value:.2} {unit}"),
-    }
-}
-
-/// A number with its thousands apart.
-pub(crate) fn whole(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() * 2);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// A rate per second.
-pub(crate) fn rate(per_second: f64) -> String {
-    format!("{}/s", whole(per_second.round() as u64))
-}
-
-pub(crate) fn mebibytes(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / (1024.0 * 1024.0))
-}
-
-pub(crate) fn memory(memory: Memory) -> String {
-    format!(
-        "{} resident, {} of it anonymous",
-        mebibytes(memory.resident),
-        mebibytes(memory.anonymous)
-    )
-}
-
-/// Milliseconds, or microseconds where they say more.
-pub(crate) fn duration(microseconds: f64) -> String {
-    if microseconds < 1000.0 {
-        format!("{microseconds:.0} µs")
-    } else {
-        format!("{:.2} ms", microseconds / 1000.0)
-    }
-}
-
-pub(crate) fn percentiles(of: &Percentiles) -> String {
-    format!(
-        "p50 {}, p90 {}, p99 {}, p99.9 {}, max {}",
-        duration(of.p50_us),
-        duration(of.p90_us),
-        duration(of.p99_us),
-        duration(of.p999_us),
-        duration(of.max_us)
-    )
 }
 
 #[cfg(test)]
@@ -405,19 +361,5 @@ mod tests {
         assert!((measures[0].median() - 2.0).abs() < f64::EPSILON);
         assert_eq!(range(&measures[0].values), (1.0, 3.0));
         assert!(median(&[]).abs() < f64::EPSILON);
-    }
-
-    #[test]
-    fn numbers_can_be_read() {
-        assert_eq!(whole(0), "0");
-        assert_eq!(whole(999), "999");
-        assert_eq!(whole(1_000), "1,000");
-        assert_eq!(whole(12_345_678), "12,345,678");
-        assert_eq!(rate(1499.6), "1,500/s");
-        assert_eq!(duration(12.4), "12 µs");
-        assert_eq!(duration(1234.0), "1.23 ms");
-        assert_eq!(mebibytes(3 * 1024 * 1024 / 2), "1.5 MiB");
-        assert_eq!(quantity(2048.0, "bytes"), "2.00 KiB");
-        assert_eq!(quantity(1500.0, "µs"), "1.50 ms");
     }
 }

@@ -94,3 +94,22 @@ async fn a_strangers_connection_rests_for_so_long_and_no_longer() {
         assert!((rest..rest + LATER).contains(&open), "{paths:?}: {open:?}, and not {rest:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stranger_who_asks_again_and_again_does_not_keep_his_place() {
+    let (gateway, router, _sender) = gateway().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (stream, peer) = listener.accept().await.unwrap();
+    let slot = Slots::new(1).take().unwrap();
+    tokio::spawn(serve_connection(Accepted { stream, peer, slot }, gateway, router));
+    let began = Instant::now();
+    let mut bytes = [0; 1024];
+    while client.write_all(b"GET /ask HTTP/1.1\r\nHost: relay\r\n\r\n").await.is_ok()
+        && client.read(&mut bytes).await.is_ok_and(|length| length > 0)
+    {
+        sleep(STRANGER_REST - LATER).await;
+        assert!(began.elapsed() < STRANGER_LIFE + STRANGER_REST, "it is kept for good");
+    }
+    assert!(began.elapsed() >= STRANGER_LIFE - STRANGER_REST);
+}

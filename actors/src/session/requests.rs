@@ -1,6 +1,7 @@
 //! What is done about each frame of a session: one line per frame, then a function for each.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use metrics::counter;
 use sealwire_protocol::bounded::Bounded;
@@ -28,8 +29,14 @@ use crate::reply::{Reply, unavailable};
 use crate::system::Shared;
 use crate::turns::Turn;
 
-/// Acts on a frame.
+/// Acts on a frame. Once the relay is shutting down, nothing new begins: it would only keep those waiting
+/// who are to be answered and to go. What has been read may still be acked.
 pub(super) fn act(core: &Arc<Core>, request: u32, frame: ClientFrame) -> Step {
+    let ends = matches!(frame, ClientFrame::Ack(_) | ClientFrame::Ping(_) | ClientFrame::Grant(_));
+    if !ends && core.shared.draining.load(Ordering::SeqCst) {
+        core.refuse(request, unavailable());
+        return Step::Done;
+    }
     match frame {
         ClientFrame::Append(frame) => append(core, request, vec![frame.entry]),
         ClientFrame::AppendBatch(frame) => append(core, request, frame.entries.into_vec()),

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use sealwire_protocol::frame::LeaveTotals;
 use sealwire_protocol::{ErrorCode, LogId, LogType};
@@ -35,16 +36,21 @@ struct Taken {
 
 impl Device {
     /// Ends the old device, whose recovery vault is at `relay`. Says whether it is done: not before
-    /// this one is in its groups.
+    /// this one is in its groups, for which another member may be needed. The vaults wait for nobody.
     pub(super) async fn end_old(&self, relay: &RelayUrl, old: Identity) -> Result<bool, Error> {
         let old = Arc::new(old);
         let taken = self.taken().await?;
         let waits = |one: &Taken| one.phase == Phase::Joining || !one.log.is_totals();
-        if taken.iter().any(waits) {
-            return Ok(false);
+        let waits = taken.iter().any(waits);
+        // Once in a process is enough while the groups wait: this is called again and again then.
+        if !waits || !self.shared.handed_over.load(Ordering::Relaxed) {
+            for relay in self.relays(relay).await?.values() {
+                self.hand_over_vaults(relay, &old).await?;
+            }
+            self.shared.handed_over.store(true, Ordering::Relaxed);
         }
-        for relay in self.relays(relay).await?.values() {
-            self.hand_over_vaults(relay, &old).await?;
+        if waits {
+            return Ok(false);
         }
         for Taken { id, log, relay, .. } in taken {
             let (mut wire, _) = self.connect_as(&relay, &old).await?;

@@ -48,6 +48,29 @@ impl Device {
         self.shared.wait_for(deadline, read).await
     }
 
+    /// Waits until a connection has nothing more to do for a group: this device holds key and history,
+    /// no member is known to lack the key, and all that waits was sent. Giving takes turns, which take
+    /// seconds: whoever ends a connection as soon as a group was read to its end may never give
+    /// anything, and two that are never connected at the same time would wait for each other for ever.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchLog`], [`Error::Timeout`].
+    pub async fn wait_settled(&self, log: LogId, deadline: Duration) -> Result<(), Error> {
+        let settled = move |db: &Db| {
+            let row = logs::find(db, log)?.ok_or(Error::NoSuchLog)?;
+            if row.blocked || !row.phase.is_open() {
+                return Ok(Some(()));
+            }
+            let replaces = !log.is_totals() && logs::replaces(db, row.id)?.is_some();
+            let owes = !logs::asking(db, row.id)?.owed.is_empty();
+            let waits = replaces || owes || outbox::any_unsettled(db, row.id, |_| true)?;
+            let info = info(db, row)?;
+            let whole = info.holds_key && info.holds_history && info.lacking == 0;
+            Ok((whole && !waits).then_some(()))
+        };
+        self.shared.wait_for(deadline, settled).await
+    }
+
     /// The members of a group, as far as it was read.
     ///
     /// # Errors
@@ -139,6 +162,8 @@ fn info(db: &Db, row: LogRow) -> Result<LogInfo, Error> {
         members: row.membership.members().len(),
         epoch: row.holders.epoch(),
         holds_key: holds_key(db, &row)?,
+        holds_history: !logs::wants_history(db, row.id)?,
+        lacking: row.membership.members().filter(|(device, _)| row.holders.lacks(*device)).count(),
         unsent: outbox::count_unsent(db, row.id)?,
         cloned: row.blocked,
         relay: row.relay,

@@ -181,8 +181,13 @@ impl Device {
             write_store(directory, &store, &identity, |db| {
                 write_restored(db, &identity, &contents, &kept)
             })?;
-            // The key last: without it there is no device.
-            super::keep(&identity, directory, passphrase, options.keychain)?;
+            // The key last: without it there is no device. What was to be its file would be in the
+            // way of the next restore.
+            let kept = super::keep(&identity, directory, passphrase, options.keychain);
+            if kept.is_err() {
+                std::fs::remove_file(&store).map_err(|_| Error::Directory)?;
+            }
+            kept?;
             Ok(identity)
         })
         .await

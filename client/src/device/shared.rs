@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use rusqlite::Connection as Db;
@@ -28,6 +29,8 @@ pub(crate) struct Shared {
     pub(crate) options: Options,
     /// Where the device is rung, once the app has said so in this process.
     pub(crate) doorbell: watch::Sender<Option<SetPushToken>>,
+    /// Whether the vaults of a lost device were handed over in this process while its groups waited.
+    pub(crate) handed_over: AtomicBool,
     /// Raised when the app has something to send.
     pub(crate) outgoing: watch::Sender<u64>,
     /// Raised when the file has changed.
@@ -50,6 +53,7 @@ impl Shared {
             instance: crate::wire::random_instance(),
             options,
             doorbell: watch::Sender::new(None),
+            handed_over: AtomicBool::new(false),
             outgoing: watch::Sender::new(0),
             stored: watch::Sender::new(0),
             live: broadcast::Sender::new(LIVE_EVENTS_MAX),

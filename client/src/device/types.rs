@@ -100,6 +100,10 @@ pub struct LogInfo {
     pub epoch: u32,
     /// Whether this device holds that key.
     pub holds_key: bool,
+    /// Whether what was said before this device joined is here. Never `false` for who has founded it.
+    pub holds_history: bool,
+    /// How many members are known to lack the key: one who holds it and is connected gives it to them.
+    pub lacking: usize,
     /// How many payloads are not in the log: they wait, or were refused.
     pub unsent: u64,
     /// Whether nothing is sent any more because this device was cloned or restored.

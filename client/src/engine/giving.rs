@@ -117,8 +117,15 @@ impl Log {
         else {
             return Ok(false);
         };
-        let before = keys::epoch_before(call.db, self.id, scope, since.seq)?;
-        Ok(before == Some(self.holders.epoch()))
+        let current = KeyName { scope, epoch: self.holders.epoch() };
+        if keys::came_by_rotation(call.db, self.id, current)? {
+            let before = keys::epoch_before(call.db, self.id, scope, since.seq)?;
+            return Ok(before == Some(current.epoch));
+        }
+        // This device was given the key itself, and knows no more than that it was there before: so it
+        // was for all who have joined later.
+        let own = self.membership.since(call.device.key());
+        Ok(own.is_some_and(|own| own.seq < since.seq))
     }
 
     /// Whether this device holds the current key.

@@ -30,6 +30,19 @@ pub(super) fn get(device: DeviceKey) -> Result<Zeroizing<[u8; 32]>, KeyFileError
     secret.as_slice().try_into().map(Zeroizing::new).map_err(|_| KeyFileError::Damaged)
 }
 
+/// Whether there is a keychain here that keeps what it is given: it is tried with something that is no
+/// secret, and taken out again.
+#[cfg(feature = "keychain")]
+pub(super) fn answers() -> bool {
+    // A name of its own: two that are tried at once do not take out each other's.
+    let Ok(name) = super::random::<16>() else { return false };
+    let entry = keyring::Entry::new(SERVICE, &format!("trial {}", hex::encode(name)));
+    entry.is_ok_and(|entry| {
+        let kept = entry.set_secret(b"trial").is_ok();
+        kept && entry.delete_credential().is_ok()
+    })
+}
+
 /// What an error of the keychain means. Its text may name other entries, and is dropped.
 #[cfg(feature = "keychain")]
 fn meaning(error: &keyring::Error) -> KeyFileError {
@@ -50,4 +63,10 @@ pub(super) fn put(_device: DeviceKey, _seed: &[u8; 32]) -> Result<(), KeyFileErr
 #[cfg(not(feature = "keychain"))]
 pub(super) fn get(_device: DeviceKey) -> Result<Zeroizing<[u8; 32]>, KeyFileError> {
     Err(KeyFileError::KeychainLeftOut)
+}
+
+/// There is no keychain in this build.
+#[cfg(not(feature = "keychain"))]
+pub(super) fn answers() -> bool {
+    false
 }

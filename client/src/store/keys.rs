@@ -65,6 +65,20 @@ pub(crate) fn has(db: &Connection, log: i64, name: KeyName) -> Result<bool, Stor
         .exists((log, &name.scope.0[..], name.epoch))?)
 }
 
+/// Whether a rotation is known that gave the key of an epoch; else it came by deliveries alone.
+pub(crate) fn came_by_rotation(
+    db: &Connection,
+    log: i64,
+    name: KeyName,
+) -> Result<bool, StoreError> {
+    Ok(db
+        .prepare_cached(
+            "select 1 from keys where log = ?1 and scope = ?2 and epoch = ?3
+             and rotation_seq is not null",
+        )?
+        .exists((log, &name.scope.0[..], name.epoch))?)
+}
+
 /// A key has opened something.
 pub(crate) fn prove(
     db: &Connection,

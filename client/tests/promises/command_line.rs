@@ -11,6 +11,7 @@ use crate::relay::Relay;
 use crate::world::until;
 
 /// A terminal with a device of its own.
+#[derive(Clone)]
 struct Terminal {
     directory: PathBuf,
     relay: String,
@@ -26,11 +27,21 @@ impl Terminal {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sealwire-device"));
         command
             .env_remove("RUST_LOG")
+            .env_remove("SEALWIRE_PASSPHRASE")
+            .stdin(Stdio::null())
+            // No session with a keychain: the person who runs this is not to find keys of tests in it.
+            .env("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nowhere")
             .env("SEALWIRE_DEVICE_DIR", &self.directory)
             .env("SEALWIRE_RELAY", &self.relay)
-            .args(["--wait", "20"])
             .args(words);
+        if !words.contains(&"--wait") {
+            command.args(["--wait", "20"]);
+        }
         command
+    }
+
+    fn key_file(&self) -> String {
+        std::fs::read_to_string(self.directory.join("device.key")).expect("a key file")
     }
 
     async fn run(&self, words: &[&str]) -> Output {
@@ -84,10 +95,10 @@ async fn two_terminals_meet_in_a_handful_of_commands() {
     let directories = tempfile::tempdir().expect("a directory");
     let anna = Terminal::new(&directories, "anna", &relay);
     let ben = Terminal::new(&directories, "ben", &relay);
-    let key = anna.types(&["init"]).await;
+    let key = anna.types(&["init", "--unsealed"]).await;
     assert_eq!(anna.types(&["whoami"]).await, key);
     assert!(anna.fails(&["init"]).await.contains("already"));
-    ben.types(&["init"]).await;
+    ben.types(&["init", "--unsealed"]).await;
 
     let group = anna.types(&["group", "create"]).await;
     let link = anna.types(&["group", "invite", &group[..8]]).await;
@@ -117,6 +128,37 @@ async fn two_terminals_meet_in_a_handful_of_commands() {
 }
 
 #[tokio::test]
+async fn two_who_are_never_there_at_the_same_time_share_all_that_was_paid() {
+    let relay = Relay::start().await;
+    let directories = tempfile::tempdir().expect("a directory");
+    let anna = Terminal::new(&directories, "anna", &relay);
+    let ben = Terminal::new(&directories, "ben", &relay);
+    anna.types(&["init", "--unsealed", "--name", "Anna"]).await;
+    let group = anna.types(&["group", "create"]).await;
+    let link = anna.types(&["group", "invite", &group]).await;
+    anna.types(&["expense", "add", &group, "30", "Lunch", "--split", "me"]).await;
+    ben.types(&["init", "--unsealed", "--name", "Ben"]).await;
+    ben.types(&["--wait", "1", "group", "join", &link]).await;
+    let alone = ben.run(&["--wait", "1", "balances", &group, "--sync"]).await;
+    let said = String::from_utf8_lossy(&alone.stderr);
+    assert!(alone.status.success() && said.contains("key has not come yet"), "{said}");
+    // Ben has gone before Anna comes, and she before he is back.
+    anna.types(&["balances", &group, "--sync"]).await;
+    let listed = ben.types(&["expense", "list", &group, "--sync"]).await;
+    assert!(listed.contains("Lunch") && listed.contains("Anna"), "{listed}");
+    let added = ben.types(&["expense", "add", &group, "12", "Coffee"]).await;
+    assert!(added.contains("shared by") && added.contains("Anna"), "{added}");
+    let balances = anna.types(&["--json", "balances", &group, "--sync"]).await;
+    assert_eq!(balances, ben.types(&["--json", "balances", &group, "--sync"]).await);
+    let balances: Value = serde_json::from_str(&balances).expect("JSON");
+    assert_eq!(balances["plan"][0]["minor"], 600);
+    // People are called by their names, also where no money is concerned.
+    assert!(anna.types(&["group", "members", &group]).await.contains("Ben"));
+    anna.types(&["send", &group, "hello", "--to", "ben"]).await;
+    assert_eq!(balances["whole"], true);
+}
+
+#[tokio::test]
 async fn a_passphrase_is_asked_for_when_there_is_one() {
     let relay = Relay::start().await;
     let directories = tempfile::tempdir().expect("a directory");
@@ -126,11 +168,41 @@ async fn a_passphrase_is_asked_for_when_there_is_one() {
         command.env("SEALWIRE_PASSPHRASE", phrase);
         command.output().expect("the program")
     };
-    assert!(with("open sesame", &["init", "--passphrase"]).status.success());
+    let complaint = |output: Output| {
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).expect("text")
+    };
+    let empty = complaint(with("", &["init", "--passphrase"]));
+    assert!(empty.contains("an empty passphrase seals nothing"), "{empty}");
+    // The variable is enough to say so.
+    let made = with("open sesame", &["init"]);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    assert!(anna.key_file().contains("argon2id"));
     assert!(with("open sesame", &["whoami"]).status.success());
-    let wrong = with("open says me", &["whoami"]);
-    assert!(!wrong.status.success());
-    assert!(String::from_utf8_lossy(&wrong.stderr).contains("passphrase"));
+    let wrong = complaint(with("open says me", &["whoami"]));
+    assert!(wrong.contains("the passphrase is wrong"), "{wrong}");
+}
+
+// The keychains of these two need no session, and are a person's own.
+#[cfg(not(any(target_os = "macos", target_os = "windows")))]
+#[tokio::test]
+async fn no_key_is_left_in_the_clear_unless_that_is_asked_for() {
+    let relay = Relay::start().await;
+    let directories = tempfile::tempdir().expect("a directory");
+    let anna = Terminal::new(&directories, "anna", &relay);
+    // Neither a keychain nor anybody who could be asked.
+    let said = anna.fails(&["init"]).await;
+    assert!(said.contains("SEALWIRE_PASSPHRASE") && said.contains("--unsealed"), "{said}");
+    assert!(!anna.directory.exists(), "nothing was made");
+    let said = anna.fails(&["init", "--keychain"]).await;
+    let why = if cfg!(feature = "keychain") { "this session has none" } else { "built without" };
+    assert!(said.contains(why), "{said}");
+    let both = anna.fails(&["init", "--unsealed", "--passphrase"]).await;
+    assert!(both.contains("cannot be used with"), "{both}");
+    let made = anna.run(&["init", "--unsealed"]).await;
+    let said = String::from_utf8_lossy(&made.stderr);
+    assert!(made.status.success() && said.contains("in the clear"), "{said}");
+    assert!(anna.key_file().contains("clear"));
 }
 
 #[tokio::test]
@@ -139,9 +211,24 @@ async fn what_is_mistyped_is_explained() {
     let directories = tempfile::tempdir().expect("a directory");
     let anna = Terminal::new(&directories, "anna", &relay);
     assert!(anna.fails(&["whoami"]).await.contains("init"));
-    anna.types(&["init"]).await;
+    anna.types(&["init", "--unsealed"]).await;
     assert!(anna.fails(&["send", "12345678", "x"]).await.contains("no group begins with"));
-    assert!(anna.fails(&["group", "join", "sealwire://join#nonsense"]).await.contains("invite"));
+    assert!(anna.fails(&["send", "12345678", "x"]).await.contains("`group list` shows them"));
+    let torn = anna.fails(&["group", "join", "sealwire://join#nonsense"]).await;
+    assert!(torn.contains("invite") && torn.contains("copy the link whole"), "{torn}");
+    let group = anna.types(&["group", "create"]).await;
+    let nobody = anna.fails(&["group", "revoke", &group, "zoe"]).await;
+    assert!(nobody.contains("`group members` shows them"), "{nobody}");
+    let missing = directories.path().join("none.db");
+    let missing = missing.to_str().expect("a path");
+    for words in [&["vault", "status", missing][..], &["vault", "create", missing, "--table", "x"]]
+    {
+        let said = anna.fails(words).await;
+        assert!(said.contains("there is no database at"), "{said}");
+    }
+    let nowhere = Terminal { directory: anna.directory.join("device.key"), ..anna.clone() };
+    let said = nowhere.fails(&["init", "--unsealed"]).await;
+    assert!(said.contains("no device was made in") && said.contains("device.key"), "{said}");
     let plain = anna.fails(&["--relay", "ws://192.0.2.1:4000", "group", "create"]).await;
     assert!(plain.contains("without TLS"), "{plain}");
 }
@@ -151,7 +238,7 @@ async fn what_can_be_done_without_a_relay_is_done_without_it() {
     let relay = Relay::start().await;
     let directories = tempfile::tempdir().expect("a directory");
     let anna = Terminal::new(&directories, "anna", &relay);
-    anna.types(&["init"]).await;
+    anna.types(&["init", "--unsealed"]).await;
     // Nothing listens there.
     let made = anna.types(&["--relay", "ws://127.0.0.1:1", "group", "create"]).await;
     anna.types(&["expense", "add", &made, "30", "Lunch"]).await;
@@ -168,7 +255,7 @@ async fn what_is_not_done_is_not_said_to_be() {
     let relay = Relay::start().await;
     let directories = tempfile::tempdir().expect("a directory");
     let anna = Terminal::new(&directories, "anna", &relay);
-    anna.types(&["init"]).await;
+    anna.types(&["init", "--unsealed"]).await;
     // Nobody is out before the relay has it.
     let made = anna.types(&["--relay", "ws://127.0.0.1:1", "group", "create"]).await;
     let said = anna.fails(&["group", "leave", &made]).await;
@@ -189,8 +276,8 @@ async fn a_device_that_is_killed_while_it_talks_loses_and_doubles_nothing() {
     let directories = tempfile::tempdir().expect("a directory");
     let anna = Terminal::new(&directories, "anna", &relay);
     let ben = Terminal::new(&directories, "ben", &relay);
-    anna.types(&["init"]).await;
-    ben.types(&["init"]).await;
+    anna.types(&["init", "--unsealed"]).await;
+    ben.types(&["init", "--unsealed"]).await;
     let group = anna.types(&["group", "create"]).await;
     let link = anna.types(&["group", "invite", &group]).await;
     let out = directories.path().join("ben.out");
@@ -265,8 +352,8 @@ async fn two_terminals_share_a_lunch_and_pay_it_back() {
     let directories = tempfile::tempdir().expect("a directory");
     let anna = Terminal::new(&directories, "anna", &relay);
     let ben = Terminal::new(&directories, "ben", &relay);
-    let anna_key = anna.types(&["init"]).await;
-    let ben_key = ben.types(&["init"]).await;
+    let anna_key = anna.types(&["init", "--unsealed"]).await;
+    let ben_key = ben.types(&["init", "--unsealed"]).await;
     let group = anna.types(&["group", "create"]).await;
     let link = anna.types(&["group", "invite", &group]).await;
     let out = directories.path().join("anna.out");
@@ -308,7 +395,7 @@ async fn what_is_mistyped_about_money_is_explained_and_what_cannot_be_sent_is_ke
     let relay = Relay::start().await;
     let directories = tempfile::tempdir().expect("a directory");
     let anna = Terminal::new(&directories, "anna", &relay);
-    anna.types(&["init"]).await;
+    anna.types(&["init", "--unsealed"]).await;
     let group = anna.types(&["group", "create"]).await;
     let add =
         async |words: &[&str]| anna.fails(&[&["expense", "add", &group], words].concat()).await;

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::member::{Done, Member, Phase, Shared};
+use super::member::{Answered, Done, Member, Phase, Shared};
 use super::setup::Group;
 use super::{Arguments, Checked, Rate, check};
 use crate::crowd::Crowd;
@@ -25,7 +25,7 @@ pub(super) struct Load {
     groups: Vec<Group>,
     members: JoinSet<Result<Done>>,
     phase: watch::Sender<Phase>,
-    done: mpsc::Receiver<(usize, Head)>,
+    done: mpsc::Receiver<(usize, Answered)>,
     pacer: Option<JoinHandle<()>>,
     senders: usize,
     receivers: bool,
@@ -79,11 +79,15 @@ impl Load {
     /// Waits for all answers, has everybody read what there is, and gives what was wrong.
     pub(super) async fn finish(mut self) -> Result<Checked> {
         self.phase.send_replace(Phase::Drain);
-        let heads = timeout(DRAIN_DEADLINE, self.answered())
+        let answered = timeout(DRAIN_DEADLINE, self.answered())
             .await
             .map_err(|_| anyhow!("the relay has not answered everything in time"))?;
-        self.phase.send_replace(Phase::Finish(Arc::new(heads.clone())));
         let (mut faults, mut checked) = (Faults::default(), 0);
+        for (group, answered) in self.groups.iter().zip(&answered) {
+            faults.add(unordered(group.head, *answered));
+        }
+        let heads: Vec<Head> = answered.iter().map(|answered| answered.head).collect();
+        self.phase.send_replace(Phase::Finish(Arc::new(heads.clone())));
         while let Some(member) = self.members.join_next().await {
             let read = member.context("a member has panicked")??;
             faults.add(read.faults);
@@ -100,18 +104,47 @@ impl Load {
         Ok(Checked { faults, checked })
     }
 
-    /// The head of each group, once every sender has all its answers.
-    async fn answered(&mut self) -> Vec<Head> {
-        let mut heads = vec![Head::NONE; self.groups.len()];
+    /// What the senders of each group were told, once every one has all its answers.
+    async fn answered(&mut self) -> Vec<Answered> {
+        let mut groups = vec![Answered::NOTHING; self.groups.len()];
         for _ in 0..self.senders {
-            let Some((group, head)) = self.done.recv().await else {
+            let Some((group, told)) = self.done.recv().await else {
                 // A member has failed; whoever joins it learns why.
                 break;
             };
-            if head.seq > heads[group].seq {
-                heads[group] = head;
+            let answered = &mut groups[group];
+            answered.entries += told.entries;
+            if told.head.seq > answered.head.seq {
+                answered.head = told.head;
             }
         }
-        heads
+        groups
+    }
+}
+
+/// Whether as many entries were answered as have a place in the log, since `start`: nothing else is
+/// ordered during a run. An answer that names a place which another entry has is an entry lost, whatever
+/// readers see; a place more than there are answers is an entry that was ordered twice.
+fn unordered(start: Head, answered: Answered) -> Faults {
+    let places = answered.head.seq.saturating_sub(start.seq);
+    Faults {
+        lost: answered.entries.saturating_sub(places),
+        duplicate: places.saturating_sub(answered.entries),
+        ..Faults::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_answer_needs_a_place_of_its_own() {
+        let head = |seq| Head { seq, ..Head::NONE };
+        let faults = |seq, entries| unordered(head(9), Answered { head: head(seq), entries });
+        assert_eq!(faults(19, 10), Faults::default());
+        assert_eq!(faults(18, 10), Faults { lost: 1, ..Faults::default() });
+        assert_eq!(faults(20, 10), Faults { duplicate: 1, ..Faults::default() });
+        assert_eq!(unordered(head(9), Answered::NOTHING), Faults::default(), "nobody has sent");
     }
 }

@@ -76,6 +76,18 @@ impl Measured {
         self.timeline.extend(timeline, end_s);
     }
 
+    /// What was seen at this rate, if it was one of those asked for.
+    pub(crate) fn at(&self, rate: Rate) -> Option<&Step> {
+        self.steps.iter().find(|step| step.rate == rate)
+    }
+
+    /// What was wrong at any rate.
+    pub(crate) fn faults(&self) -> Faults {
+        let mut faults = Faults::default();
+        self.steps.iter().for_each(|step| faults.add(step.faults));
+        faults
+    }
+
     /// What a sentence about a step begins with, if there are several.
     fn part(&self, step: &Step) -> String {
         if self.steps.len() > 1 { step.prefix() } else { String::new() }
@@ -230,8 +242,9 @@ impl Step {
             return Vec::new();
         }
         let mut ratios = Vec::new();
-        ratios.extend(ceilings.of_store("durable appends", self.appended_per_second));
-        if self.push_to_deliver.is_some() {
+        let acked = self.push_to_deliver.is_some();
+        ratios.extend(ceilings.of_store("durable appends", self.appended_per_second, acked));
+        if acked {
             ratios.push(ceilings.of_fan_out("deliveries", self.delivered_per_second));
         }
         let commits = self.server.as_ref().and_then(Server::commits_per_second);

@@ -89,8 +89,20 @@ pub(super) struct Sender {
     pub(super) again: Option<Instant>,
     /// When entries are due; none if one is always due.
     ticks: Option<mpsc::Receiver<u64>>,
+    answered: Answered,
+}
+
+/// What a sender was told.
+#[derive(Clone, Copy)]
+pub(super) struct Answered {
     /// The newest head that an answer has named.
-    head: Head,
+    pub(super) head: Head,
+    /// How many entries were answered as durable.
+    pub(super) entries: u64,
+}
+
+impl Answered {
+    pub(super) const NOTHING: Self = Self { head: Head::NONE, entries: 0 };
 }
 
 /// What all members share.
@@ -132,7 +144,7 @@ impl Member {
                 unanswered: 0,
                 again: None,
                 ticks,
-                head: Head::NONE,
+                answered: Answered::NOTHING,
             });
         }
         let Shared { crowd, tally, phase } = shared;
@@ -158,7 +170,7 @@ impl Member {
     }
 
     /// Takes part in the run until it is over.
-    pub(super) async fn run(mut self, done: mpsc::Sender<(usize, Head)>) -> Result<Done> {
+    pub(super) async fn run(mut self, done: mpsc::Sender<(usize, Answered)>) -> Result<Done> {
         while matches!(*self.phase.borrow(), Phase::Run { .. }) {
             self.fill();
             self.step(true).await?;
@@ -173,7 +185,7 @@ impl Member {
             }
             self.tally.unsent(unsent);
             // The run has failed if nobody listens.
-            let _ = done.send((self.group, sender.head)).await;
+            let _ = done.send((self.group, sender.answered)).await;
         }
         drop(done);
         self.finish().await
@@ -279,8 +291,9 @@ impl Member {
         let flight = found.and_then(|index| sender.in_flight.remove(index));
         let flight = flight.context("an answer to nothing")?;
         sender.unanswered -= 1;
-        if appended.head.seq > sender.head.seq {
-            sender.head = appended.head;
+        sender.answered.entries += 1;
+        if appended.head.seq > sender.answered.head.seq {
+            sender.answered.head = appended.head;
         }
         self.tally.appended(&mut self.unsaid, flight.due, now);
         Ok(())

@@ -17,6 +17,8 @@ use crate::reader::Reader;
 /// A group of a run.
 pub(super) struct Group {
     pub(super) log: LogId,
+    /// Its head when all of its members had joined.
+    pub(super) head: Head,
     /// Those who take part in the run.
     pub(super) connected: Vec<Seat>,
     /// A member that is not connected, if there is one.
@@ -105,5 +107,5 @@ async fn make_group(
             seat.reader = Some(Reader::at(log, head));
         }
     }
-    Ok(Group { log, connected, absent })
+    Ok(Group { log, head, connected, absent })
 }

@@ -47,6 +47,13 @@ impl Measured {
         let timeline = Timeline::default();
         Self { entries, devices, readings: Vec::new(), live: None, timeline }
     }
+
+    /// What was wrong in any reading.
+    pub(crate) fn faults(&self) -> Faults {
+        let mut faults = Faults::default();
+        self.readings.iter().for_each(|readings| faults.add(readings.faults));
+        faults
+    }
 }
 
 impl Readings {
@@ -137,11 +144,7 @@ impl Figures for Measured {
     }
 
     fn broken_promise(&self) -> Option<String> {
-        let mut faults = Faults::default();
-        for readings in &self.readings {
-            faults.add(readings.faults);
-        }
-        faults.broken_promise().or_else(|| self.live.as_ref()?.broken_promise())
+        self.faults().broken_promise().or_else(|| self.live.as_ref()?.broken_promise())
     }
 
     fn take_timeline(&mut self) -> Timeline {

@@ -32,6 +32,16 @@ const BATCHES_AHEAD: usize = 2;
 pub(super) struct Committed {
     /// How many committers the store allows.
     committers: usize,
+    /// Entries alone, as when nobody is connected to receive them.
+    #[serde(flatten)]
+    appended: Pace,
+    /// Entries, and the acks of all other members for those of the commit before, whose bodies go.
+    acked: Pace,
+}
+
+/// How fast the store was.
+#[derive(Serialize)]
+struct Pace {
     commits_per_second: f64,
     entries_per_second: f64,
     commit: Percentiles,
@@ -51,40 +61,61 @@ pub(super) async fn measure(
         lock: Lock::Try,
     };
     let open = store::open(&options).await?;
-    let committed = commit(shape, &open.store(), time).await;
+    let committed = both(shape, &open.store(), time).await;
     open.close(CLOSE_DEADLINE).await?;
     committed.map(Some)
 }
 
+async fn both(shape: &Shape, store: &Arc<dyn Store>, time: Duration) -> Result<Committed> {
+    let committers = store.committers().min(shape.groups);
+    let appended = commit(shape, store, committers, 0, time).await?;
+    let acked = commit(shape, store, committers, shape.members - 1, time).await?;
+    Ok(Committed { committers, appended, acked })
+}
+
 impl Committed {
-    pub(super) fn entries_per_second(&self) -> f64 {
-        self.entries_per_second
+    /// With acks and deletions, or without.
+    pub(super) fn entries_per_second(&self, acked: bool) -> f64 {
+        if acked { self.acked.entries_per_second } else { self.appended.entries_per_second }
     }
 
     pub(super) fn lines(&self) -> Vec<Line> {
-        let commits = format!(
-            "{:.1}/s by {} committers: {}",
-            self.commits_per_second,
-            self.committers,
-            report::percentiles(&self.commit)
-        );
+        let commits = |pace: &Pace| {
+            format!(
+                "{:.1}/s by {} committers: {}",
+                pace.commits_per_second,
+                self.committers,
+                report::percentiles(&pace.commit)
+            )
+        };
         vec![
-            line("entries committed", report::rate(self.entries_per_second)),
-            line("commits", commits),
+            line("entries committed", report::rate(self.appended.entries_per_second)),
+            line("commits", commits(&self.appended)),
+            line("and acked, and deleted", report::rate(self.acked.entries_per_second)),
+            line("their commits", commits(&self.acked)),
         ]
     }
 
     pub(super) fn measures(&self) -> Vec<Measure> {
-        let per_second = self.entries_per_second;
-        let mut measures = vec![Measure::higher("entries committed", "/s", per_second)];
-        measures.extend(Measure::latencies("commit", &self.commit));
+        let [appended, acked] = [&self.appended, &self.acked];
+        let mut measures = vec![
+            Measure::higher("entries committed", "/s", appended.entries_per_second),
+            Measure::higher("entries committed and acked", "/s", acked.entries_per_second),
+        ];
+        measures.extend(Measure::latencies("commit", &appended.commit));
+        measures.extend(Measure::latencies("commit with acks", &acked.commit));
         measures
     }
 }
 
-/// Fills commits for `time`, with as many committers as the store allows.
-async fn commit(shape: &Shape, store: &Arc<dyn Store>, time: Duration) -> Result<Committed> {
-    let committers = store.committers().min(shape.groups);
+/// Fills commits for `time`, with so many committers, for logs with so many members that read.
+async fn commit(
+    shape: &Shape,
+    store: &Arc<dyn Store>,
+    committers: usize,
+    readers: usize,
+    time: Duration,
+) -> Result<Pace> {
     // Few groups do not fill a commit of the relay either.
     let at_most = COMMIT_ENTRIES_MAX
         .min(COMMIT_BYTES_MAX / shape.body.max(1))
@@ -104,7 +135,7 @@ async fn commit(shape: &Shape, store: &Arc<dyn Store>, time: Duration) -> Result
     let mut makers = Vec::with_capacity(committers);
     for number in 0..committers {
         let groups = shape.groups / committers + usize::from(number < shape.groups % committers);
-        makers.push(Batches::found(store, groups, shape, batch).await?);
+        makers.push(Batches::found(store, groups, shape, batch, readers).await?);
     }
     let begin = Instant::now();
     let mut work = tokio::task::JoinSet::new();
@@ -116,8 +147,7 @@ async fn commit(shape: &Shape, store: &Arc<dyn Store>, time: Duration) -> Result
         commits += done??;
     }
     let elapsed_s = begin.elapsed().as_secs_f64();
-    Ok(Committed {
-        committers,
+    Ok(Pace {
         commits_per_second: commits as f64 / elapsed_s,
         entries_per_second: (commits * batch as u64) as f64 / elapsed_s,
         commit: latencies.percentiles(),

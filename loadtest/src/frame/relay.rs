@@ -79,6 +79,13 @@ pub(crate) struct About {
     database: Option<&'static str>,
 }
 
+impl About {
+    /// Of a program that is measured with several databases.
+    pub(crate) async fn of_program(program: &Path) -> Result<Self> {
+        Ok(Self { version: Some(version_of(program).await?), database: None })
+    }
+}
+
 impl fmt::Display for About {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let version = self.version.as_deref().unwrap_or("a relay that ran already");
@@ -122,13 +129,7 @@ impl Relay {
     }
 
     async fn start(target: &Target, program: PathBuf) -> Result<Self> {
-        let version = Command::new(&program)
-            .arg("--version")
-            .kill_on_drop(true)
-            .output()
-            .await
-            .with_context(|| format!("{} cannot be run", program.display()))?;
-        let version = String::from_utf8_lossy(&version.stdout).trim().to_owned();
+        let version = version_of(&program).await?;
         let parent = target.directory.clone().unwrap_or_else(std::env::temp_dir);
         let directory = tempfile::Builder::new()
             .prefix("sealwire-measured.")
@@ -276,6 +277,16 @@ impl Started {
     fn is_sqlite(&self) -> bool {
         self.database.as_deref().is_none_or(|url| url.starts_with("sqlite:"))
     }
+}
+
+async fn version_of(program: &Path) -> Result<String> {
+    let version = Command::new(program)
+        .arg("--version")
+        .kill_on_drop(true)
+        .output()
+        .await
+        .with_context(|| format!("{} cannot be run", program.display()))?;
+    Ok(String::from_utf8_lossy(&version.stdout).trim().to_owned())
 }
 
 /// The process with this id; none if there is no id, or no such process.

@@ -6,9 +6,12 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, FromArgMatches};
 use serde::Deserialize;
 use toml::{Table, Value};
+
+use super::{Framed, Measurement};
 
 /// Every scenario that is part of the program: its name and its file.
 const FILES: &[(&str, &str)] = &[
@@ -68,6 +71,15 @@ pub(crate) fn arguments(name: &str, given: &[OsString]) -> Result<Vec<OsString>>
     Ok(arguments)
 }
 
+/// A scenario as the measurement that it is an application of, with what is given besides.
+pub(crate) fn framed<M: Measurement>(name: &str, given: &[OsString]) -> Result<Framed<M>> {
+    let mut arguments = arguments(name, given)?;
+    let command = arguments.remove(1);
+    ensure!(command == M::NAME, "the scenario `{name}` is no application of `{}`", M::NAME);
+    let parser = Framed::<M>::augment_args(clap::Command::new("sealwire-loadtest"));
+    Ok(Framed::from_arg_matches(&parser.try_get_matches_from(arguments)?)?)
+}
+
 fn read(name: &str, text: &str) -> Result<Scenario> {
     toml::from_str(text).with_context(|| format!("the scenario `{name}`"))
 }
@@ -100,7 +112,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::Cli;
+    use crate::{Cli, catch_up, idle};
 
     fn words(words: &[&str]) -> Vec<OsString> {
         words.iter().map(OsString::from).collect()
@@ -132,6 +144,14 @@ mod tests {
         assert_eq!(text.iter().filter(|word| word.starts_with("--rate")).count(), 1);
         assert!(text.contains(&"--receivers=true"));
         assert!(text.ends_with(&["--groups", "7", "--rate=5"]));
+    }
+
+    #[test]
+    fn a_scenario_is_an_application_of_one_measurement() {
+        let given = words(&["--pid", "1", "--entries=7"]);
+        let framed: Framed<catch_up::Arguments> = framed("catch-up", &given).expect("parameters");
+        assert_eq!((framed.measurement.entries, framed.measurement.runs), (7, 5));
+        assert!(super::framed::<idle::Arguments>("catch-up", &[]).is_err());
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub(crate) struct Server {
     pub(crate) tester_cores: f64,
     /// Cores that everything else used, a database server included; known with the relay's process.
     pub(crate) other_cores: Option<f64>,
-    store: Option<StoreFigures>,
+    pub(crate) store: Option<StoreFigures>,
     disk: Option<DiskFigures>,
     /// Whether the database is a server of its own, whose cores are among the others'.
     #[serde(skip)]
@@ -60,15 +60,18 @@ pub(crate) struct RelayFigures {
 
 /// What the relay counted.
 #[derive(Clone, Copy, Debug, Serialize)]
-struct StoreFigures {
-    commits: u64,
+pub(crate) struct StoreFigures {
+    pub(crate) commits: u64,
     commits_per_second: f64,
-    entries_per_commit: f64,
+    /// 0 if there was no commit.
+    pub(crate) entries_per_commit: f64,
     /// Time that one commit took.
     commit_mean_us: f64,
     /// From the relay's buckets, and as coarse as these.
     commit_p50_us: f64,
-    commit_p99_us: f64,
+    pub(crate) commit_p99_us: f64,
+    /// The bounds of the bucket that it lies in; the second is none where that has none.
+    pub(crate) commit_p99_within_us: (u64, Option<u64>),
     /// Time in the database per second: above one if several commits run at the same time.
     busy: f64,
     /// Subscriptions that became behind.
@@ -148,6 +151,11 @@ impl Server {
         self.store.filter(|store| store.commits >= COMMITS_MIN).map(|store| store.commit_mean_us)
     }
 
+    /// None of a disk that does not count, or if there was no commit.
+    pub(crate) fn flushes_per_commit(&self) -> Option<f64> {
+        self.disk?.flushes_per_commit
+    }
+
     pub(crate) fn lines(&self) -> Vec<Line> {
         let mut lines = Vec::new();
         if let Some(store) = &self.store {
@@ -207,8 +215,7 @@ impl Server {
     /// What should not be believed without a second look.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        let flushes = self.disk.and_then(|disk| disk.flushes_per_commit);
-        if let (Some(flushes), Some(store)) = (flushes, self.store)
+        if let (Some(flushes), Some(store)) = (self.flushes_per_commit(), self.store)
             && store.commits >= COMMITS_MIN
             && flushes < FLUSHES_PER_COMMIT_MIN
         {
@@ -280,33 +287,37 @@ fn store(samples: &[Sample]) -> Option<StoreFigures> {
     for pair in seen.windows(2) {
         sum.add(&pair[1].1.since(pair[0].1));
     }
+    let (commit_p50_us, _) = quantile(&sum, 0.5);
+    let (commit_p99_us, commit_p99_within_us) = quantile(&sum, 0.99);
     let per_commit = |of: f64| if sum.commits == 0 { 0.0 } else { of / sum.commits as f64 };
     Some(StoreFigures {
         commits: sum.commits,
         commits_per_second: sum.commits as f64 / elapsed_s,
         entries_per_commit: per_commit(sum.entries as f64),
         commit_mean_us: per_commit(sum.commit_seconds * 1e6),
-        commit_p50_us: quantile(&sum, 0.5),
-        commit_p99_us: quantile(&sum, 0.99),
+        commit_p50_us,
+        commit_p99_us,
+        commit_p99_within_us,
         busy: sum.commit_seconds / elapsed_s,
         behind: sum.behind,
         outbox_bytes_most: sum.outbox_bytes,
     })
 }
 
-/// A quantile of the time of commits, in microseconds: a straight line within the bucket that it lies
-/// in.
-fn quantile(counts: &Counts, quantile: f64) -> f64 {
+/// A quantile of the time of commits, in microseconds, a straight line within the bucket that it lies
+/// in, and the bounds of that. In the last one, which has no upper bound, it is the lower bound.
+fn quantile(counts: &Counts, quantile: f64) -> (f64, (u64, Option<u64>)) {
     let wanted = counts.commits as f64 * quantile;
     let (mut below_us, mut below) = (0, 0);
     for (&bound_us, &within) in &counts.commits_within_us {
         if within as f64 >= wanted && within > below {
             let share = (wanted - below as f64) / (within - below) as f64;
-            return below_us as f64 + share * (bound_us - below_us) as f64;
+            let quantile_us = below_us as f64 + share * (bound_us - below_us) as f64;
+            return (quantile_us, (below_us, Some(bound_us)));
         }
         (below_us, below) = (bound_us, within);
     }
-    below_us as f64
+    (below_us as f64, (below_us, None))
 }
 
 fn disk(samples: &[Sample], elapsed_s: f64, commits: Option<f64>) -> Option<DiskFigures> {
@@ -364,6 +375,7 @@ mod tests {
         assert!((store.entries_per_commit - 4.0).abs() < 1e-9);
         assert!((store.commit_p50_us - 500.0).abs() < 1e-9);
         assert!((store.commit_p99_us - 990.0).abs() < 1e-9);
+        assert_eq!(store.commit_p99_within_us, (500, Some(1000)));
         let relay = server.relay.expect("a process");
         assert!((relay.cores_user - 0.5).abs() < 1e-9);
         assert!((relay.voluntary_switches_per_second - 100.0).abs() < 1e-9);

@@ -3,10 +3,7 @@
 use serde::Serialize;
 
 use super::load::Talk;
-use crate::report::{Figures, Line, Measure, duration, line, median, quantity, rate};
-
-/// Width of a column, in characters.
-const WIDTH: usize = 30;
+use crate::report::{Figures, Line, Measure, duration, line, median, quantity, rate, row};
 
 /// One system.
 #[derive(Serialize)]
@@ -33,8 +30,7 @@ impl Measured {
     }
 
     fn row(&self, name: &str, of: impl Fn(&Column) -> String) -> Line {
-        let cells = self.columns.iter().map(|column| format!("{:<WIDTH$}", of(column)));
-        line(name, cells.collect::<String>().trim_end())
+        row(name, self.columns.iter().map(of).collect())
     }
 }
 

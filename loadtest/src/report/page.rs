@@ -58,6 +58,18 @@ fn page<A: Serialize, F: Figures>(
          <meta name=\"viewport\" content=\"width=device-width\">\n\
          <title>{title} – Sealwire under load</title>\n<style>{STYLE}</style>\n<h1>{title}</h1>\n"
     );
+    page.push_str(&body(document, ratios, measures)?);
+    page.push_str("</html>\n");
+    Ok(page)
+}
+
+/// What a page shows below its title.
+pub(super) fn body<A: Serialize, F: Figures>(
+    document: &Document<'_, A, F>,
+    ratios: &[Vec<Ratio>],
+    measures: &[Measure],
+) -> Result<String> {
+    let mut page = String::new();
     let relay = document.relay.as_ref().map(ToString::to_string).unwrap_or_default();
     let arguments = parameters(document.command, &serde_json::to_value(document.arguments)?);
     for about in [&relay, &Machine::this().to_string(), &arguments] {
@@ -77,7 +89,6 @@ fn page<A: Serialize, F: Figures>(
         page.push_str("<h2>All runs: median (lowest to highest)</h2>\n");
         table(&mut page, &measures.iter().map(Measure::line).collect::<Vec<_>>())?;
     }
-    page.push_str("</html>\n");
     Ok(page)
 }
 
@@ -127,17 +138,27 @@ fn show_run<F: Figures>(page: &mut String, run: &Run<F>, ratios: &[Ratio]) -> Re
         page.push_str("<h2>Of what this machine does at best</h2>\n");
         table(page, &ratios.iter().map(Ratio::line).collect::<Vec<_>>())?;
     }
+    for kept in &run.reports {
+        let (title, body) = (escape(kept.title()), kept.page());
+        writeln!(page, "<section>\n<h2>{title}</h2>\n{body}</section>")?;
+    }
     Ok(())
 }
 
 fn table(page: &mut String, lines: &[Line]) -> Result<()> {
+    let columns = lines.iter().map(|line| line.values.len()).max().unwrap_or(1);
     page.push_str("<table>\n");
-    for Line { label, value } in lines {
+    for Line { label, values } in lines {
         let label = escape(label);
         if let Some(part) = label.strip_prefix("-- ") {
-            writeln!(page, "<tr class=\"part\"><td colspan=\"2\">{part}</td></tr>")?;
+            let all = columns + 1;
+            writeln!(page, "<tr class=\"part\"><td colspan=\"{all}\">{part}</td></tr>")?;
+        } else if let [value] = &values[..] {
+            let value = escape(value);
+            writeln!(page, "<tr><td>{label}</td><td colspan=\"{columns}\">{value}</td></tr>")?;
         } else {
-            writeln!(page, "<tr><td>{label}</td><td>{}</td></tr>", escape(value))?;
+            let cells = values.iter().map(|value| format!("<td>{}</td>", escape(value)));
+            writeln!(page, "<tr><td>{label}</td>{}</tr>", cells.collect::<String>())?;
         }
     }
     page.push_str("</table>\n");
@@ -249,6 +270,7 @@ fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::row;
     use super::*;
 
     #[test]
@@ -270,6 +292,11 @@ mod tests {
         let lines = [super::super::line("-- saturated", ""), super::super::line("a<b", "1")];
         table(&mut page, &lines).expect("a table");
         assert!(page.contains("<tr class=\"part\"><td colspan=\"2\">saturated</td></tr>"));
-        assert!(page.contains("<td>a&lt;b</td><td>1</td>"));
+        assert!(page.contains("<td>a&lt;b</td><td colspan=\"1\">1</td>"));
+        let mut page = String::new();
+        let lines = [super::super::line("a", "1"), row("b", vec!["2".into(), "3<".into()])];
+        table(&mut page, &lines).expect("a table");
+        assert!(page.contains("<td>a</td><td colspan=\"2\">1</td>"), "{page}");
+        assert!(page.contains("<td>b</td><td>2</td><td>3&lt;</td>"), "{page}");
     }
 }

@@ -1,6 +1,7 @@
 //! The load tester itself: every subcommand runs against a real relay, on real sockets, and says
 //! what it saw.
 
+mod budgets;
 mod honest;
 
 use std::path::Path;

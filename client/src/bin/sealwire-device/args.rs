@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use crate::expense_args::MoneyCommand;
+use crate::keeping::KeepingArgs;
 use crate::vault::VaultCommand;
 
 /// A Sealwire device: sealed groups from the command line.
@@ -36,15 +37,11 @@ impl Args {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Make a new device.
+    /// Make a new device. Its key is kept in the system's keychain, or, where none answers, in a file
+    /// under a passphrase.
     Init {
-        /// Ask for a passphrase and keep the key sealed under it (or take it from
-        /// SEALWIRE_PASSPHRASE).
-        #[arg(long, conflicts_with = "keychain")]
-        passphrase: bool,
-        /// Keep the key in the system's keychain.
-        #[arg(long)]
-        keychain: bool,
+        #[command(flatten)]
+        keeping: KeepingArgs,
         /// What to be called in groups that share expenses.
         #[arg(long)]
         name: Option<String>,
@@ -172,17 +169,13 @@ pub(crate) enum RecoveryCommand {
         totals: bool,
     },
     /// Make a device out of a recovery vault. Code and PIN are asked for (or taken from
-    /// SEALWIRE_RECOVERY_CODE and SEALWIRE_PIN).
+    /// SEALWIRE_RECOVERY_CODE and SEALWIRE_PIN). Its key is kept as `init` keeps it.
     Restore {
         /// The code is one of the Totals app.
         #[arg(long)]
         totals: bool,
-        /// Ask for a passphrase and keep the key sealed under it.
-        #[arg(long, conflicts_with = "keychain")]
-        passphrase: bool,
-        /// Keep the key in the system's keychain.
-        #[arg(long)]
-        keychain: bool,
+        #[command(flatten)]
+        keeping: KeepingArgs,
     },
     /// Change the PIN (from SEALWIRE_PIN to SEALWIRE_NEW_PIN); the code stays.
     ChangePin,

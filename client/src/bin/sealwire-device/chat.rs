@@ -12,7 +12,7 @@ use tokio::signal::ctrl_c;
 use tokio::sync::mpsc;
 
 use crate::args::Args;
-use crate::commands::{FAREWELL, connect_all};
+use crate::commands::{FAREWELL, connect_all, linger};
 use crate::output::{Output, remark, short};
 use crate::place::group;
 
@@ -57,6 +57,11 @@ pub(crate) async fn listen(
                 remark("not everything could be read in time");
                 break;
             }
+        }
+    }
+    if once && undrained.is_empty() {
+        for group in groups.iter().filter(|group| group.phase.is_open()) {
+            linger(args, device, group.log).await?;
         }
     }
     // What was committed before the end was seen.

@@ -4,28 +4,28 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::CommandFactory;
 use sealwire_client::address::RelayUrl;
-use sealwire_client::device::{Device, LogInfo, Options, Outgoing};
+use sealwire_client::device::{Device, LogInfo, Options, Outgoing, Phase};
 use sealwire_client::error::Error;
+use sealwire_client::identity::file::KeyFileError;
 use sealwire_client::identity::fingerprint;
 use sealwire_client::numbering::DraftId;
 use sealwire_client::session::{Connection, Status};
-use sealwire_protocol::DeviceKey;
+use sealwire_protocol::{DeviceKey, LogId};
 use serde_json::json;
 
 use crate::args::{Args, Command};
+use crate::keeping::KeepingArgs;
 use crate::output::{Output, remark, short};
-use crate::place::{directory, group as find_group, member, open, passphrase};
+use crate::place::{directory, group as find_group, member, open, taken};
 use crate::{chat, expenses, group, recovery, vault};
 
 pub(crate) async fn run(args: Args) -> Result<()> {
     let out = Output { json: args.json };
     match &args.command {
-        Command::Init { passphrase, keychain, name } => {
-            init(&args, out, *passphrase, *keychain, name.as_deref()).await
-        }
+        Command::Init { keeping, name } => init(&args, out, keeping, name.as_deref()).await,
         Command::Whoami { name } => whoami(&open(&args).await?, out, name.as_deref()).await,
         Command::Group(command) => group::run(&args, out, &open(&args).await?, command).await,
         Command::Money(command) => expenses::run(&args, out, command).await,
@@ -51,24 +51,19 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     }
 }
 
-async fn init(
-    args: &Args,
-    out: Output,
-    sealed: bool,
-    keychain: bool,
-    name: Option<&str>,
-) -> Result<()> {
-    let passphrase = sealed.then(|| passphrase("new passphrase: ")).transpose()?;
+async fn init(args: &Args, out: Output, keeping: &KeepingArgs, name: Option<&str>) -> Result<()> {
     let directory = directory(args)?;
-    let options = Options { keychain, ..Options::default() };
-    let device = Device::create(&directory, passphrase.as_deref(), options).await?;
-    remark(&format!("made a device in {}", directory.display()));
-    if !sealed && !keychain {
-        remark(
-            "its key is in a file that only you may read; a device made with --passphrase or \
-             --keychain keeps it sealed",
-        );
+    let there = Device::open(&directory, None, Options::default()).await;
+    // What cannot even be looked at is said when it is made.
+    if !matches!(there, Err(Error::KeyFile(KeyFileError::Missing | KeyFileError::Io(_)))) {
+        bail!(taken(&directory));
     }
+    let keeping = keeping.choose().await?;
+    let device = Device::create(&directory, keeping.passphrase(), keeping.options())
+        .await
+        .with_context(|| format!("no device was made in {}", directory.display()))?;
+    remark(&format!("made a device in {}", directory.display()));
+    keeping.say();
     whoami(&device, out, name).await
 }
 
@@ -245,6 +240,44 @@ pub(crate) fn explain(error: &Error) -> anyhow::Error {
         );
     }
     anyhow!(error.clone())
+}
+
+/// How long a command stays for the key and the history of a group, which come only if a member is there.
+const FOR_ITSELF: Duration = Duration::from_secs(6);
+
+/// How long a command stays to give them to others: longer than any turn that it waits for.
+const FOR_OTHERS: Duration = Duration::from_secs(20);
+
+/// Stays connected, after a group was read to its end, while this device and the others have something
+/// to give each other, and sees to the recovery vault.
+pub(crate) async fn linger(args: &Args, device: &Device, log: LogId) -> Result<()> {
+    let info = device.log(log).await?;
+    let whole = info.holds_key && info.holds_history;
+    let wait = if whole { FOR_OTHERS } else { FOR_ITSELF };
+    match device.wait_settled(log, wait.min(args.deadline())).await {
+        // What is lacking is said where something is shown.
+        Ok(()) | Err(Error::Timeout) => {}
+        Err(error) => bail!(error),
+    }
+    keep_recovery(device).await;
+    Ok(())
+}
+
+/// Says what is not in what a group shows, if this device was not given all of it yet.
+pub(crate) fn say_lacking(info: &LogInfo) {
+    let lacking = match info.phase {
+        Phase::Joining => {
+            "this device is not in this group yet: nothing that others wrote is in this"
+        }
+        Phase::Member if !info.holds_key => {
+            "the group's key has not come yet: nothing that others wrote since is in this"
+        }
+        Phase::Member if !info.holds_history => {
+            "what was written before this device joined has not come yet, and is not in this"
+        }
+        Phase::Member | Phase::Left | Phase::Revoked | Phase::Refused => return,
+    };
+    remark(&format!("{lacking}; it comes when another member is there, with --sync or `watch`"));
 }
 
 /// A connection to every relay that the device's groups are on.

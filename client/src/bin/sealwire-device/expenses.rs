@@ -16,7 +16,7 @@ use sealwire_client::totals::payload::Party;
 use serde_json::json;
 
 use crate::args::Args;
-use crate::commands::unless_unreached;
+use crate::commands::{linger, say_lacking, unless_unreached};
 use crate::expense_args::{ExpenseCommand, MoneyCommand, Who};
 use crate::output::{Output, remark};
 use crate::place::{group, open};
@@ -47,6 +47,7 @@ pub(crate) async fn run(args: &Args, out: Output, command: &MoneyCommand) -> Res
         MoneyCommand::Expense(ExpenseCommand::List { group, sync }) => {
             let mut desk = desk(group).await?;
             desk.sync_if(*sync).await?;
+            say_lacking(&desk.group);
             tables::expenses(out, &desk.ledger, device.key())
         }
         MoneyCommand::Settle { group, member, amount, currency, received } => {
@@ -56,6 +57,7 @@ pub(crate) async fn run(args: &Args, out: Output, command: &MoneyCommand) -> Res
         MoneyCommand::Balances { group, simplified, sync } => {
             let mut desk = desk(group).await?;
             desk.sync_if(*sync).await?;
+            say_lacking(&desk.group);
             tables::balances(out, &desk.group, &desk.ledger, device.key(), *simplified)
         }
         MoneyCommand::Nudge { group, currency } => {
@@ -105,7 +107,14 @@ impl<'a> Desk<'a> {
         };
         let shown = new.amount.to_string();
         let written = self.device.add_expense(self.group.log, new).await.map_err(explain)?;
-        self.deliver(written.draft, &written.expense, &format!("{shown} for {reason}")).await
+        // Who shares it is who is known here to be a member: whoever has just joined may not be.
+        let ledger = self.device.ledger(self.group.log).await?;
+        let among = ledger.expense(&written.expense).map(|it| &it.split_among);
+        let me = self.device.key();
+        let among: Vec<String> =
+            among.into_iter().flatten().map(|it| tables::name(&ledger, it, me)).collect();
+        let what = format!("{shown} for {reason}, shared by {}", among.join(", "));
+        self.deliver(written.draft, &written.expense, &what).await
     }
 
     async fn edit(
@@ -242,6 +251,9 @@ impl<'a> Desk<'a> {
             }
         };
         let read = tokio::time::timeout(self.args.deadline(), read).await;
+        if let Ok(Ok(())) = read {
+            linger(self.args, self.device, log).await?;
+        }
         connection.stop().await;
         match read {
             Err(_) => remark("the relay was not reached; this is what was read before"),
@@ -251,6 +263,7 @@ impl<'a> Desk<'a> {
             Ok(read) => read?,
         }
         self.ledger = self.device.ledger(log).await?;
+        self.group = self.device.log(log).await?;
         Ok(())
     }
 

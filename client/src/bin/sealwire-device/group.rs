@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use sealwire_client::address::RelayUrl;
 use sealwire_client::device::{Device, Events, JoinRequest};
 use sealwire_client::error::Error;
@@ -126,7 +126,8 @@ async fn join(args: &Args, out: Output, device: &Device, text: &str) -> Result<(
                        key comes while this program runs: join again, or `listen`";
         (log, relay, missing)
     } else {
-        let invite = Invite::parse(text)?;
+        let invite = Invite::parse(text)
+            .context("copy the link whole, from sealwire:// to its end, in quotes")?;
         let log = device.join(&invite).await.map_err(|error| explain(&error))?;
         let inviter = fingerprint(invite.inviter);
         remark(&format!("you are invited by the device with the fingerprint {inviter}"));
@@ -226,9 +227,12 @@ async fn accept_key(device: &Device, name: &str, whom: &str) -> Result<()> {
 async fn members(out: Output, device: &Device, name: &str) -> Result<()> {
     let group = group(device, name).await?;
     let asking = device.join_requests(group.log).await?;
+    let ledger = device.ledger(group.log).await?;
     for member in device.members(group.log).await? {
         let asks = asking.iter().any(|request| request.device == member.device);
-        out.member(&member, device.key(), asks)?;
+        let person = ledger.person(&member.device.into());
+        let name = person.and_then(|person| person.name.as_deref());
+        out.member(&member, name, device.key(), asks)?;
     }
     Ok(())
 }

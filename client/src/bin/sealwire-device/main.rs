@@ -21,6 +21,7 @@ mod commands;
 mod expense_args;
 mod expenses;
 mod group;
+mod keeping;
 mod output;
 mod place;
 mod recovery;

@@ -144,6 +144,7 @@ impl Output {
             "members": info.members,
             "epoch": info.epoch,
             "holds_key": info.holds_key,
+            "holds_history": info.holds_history,
             "unsent": info.unsent,
             "cloned": info.cloned,
         });
@@ -151,7 +152,13 @@ impl Output {
     }
 
     /// Prints a member.
-    pub(crate) fn member(self, member: &Member, me: DeviceKey, asks: bool) -> Result<()> {
+    pub(crate) fn member(
+        self,
+        member: &Member,
+        name: Option<&str>,
+        me: DeviceKey,
+        asks: bool,
+    ) -> Result<()> {
         let key = member.device.to_hex();
         let print = fingerprint(member.device);
         let you = if member.device == me { "  (you)" } else { "" };
@@ -161,10 +168,12 @@ impl Output {
             "joined_seq": member.joined_seq,
             "joined_at": member.joined_at,
             "fingerprint": print,
+            "name": name,
             "you": member.device == me,
             "asks": asks,
         });
-        self.line(&format!("{key}  {print}{note}"), &value)
+        let name = name.map(|name| format!("  {}", clean(name))).unwrap_or_default();
+        self.line(&format!("{key}  {print}{name}{note}"), &value)
     }
 }
 

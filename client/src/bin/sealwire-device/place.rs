@@ -1,17 +1,18 @@
 //! Where the device is kept, and how names that a person types are understood.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use sealwire_client::device::{Device, LogInfo, Options};
 use sealwire_client::error::Error;
 use sealwire_client::identity::file::KeyFileError;
 use sealwire_protocol::DeviceKey;
+use zeroize::Zeroizing;
 
 use crate::args::Args;
 
 /// The variable that holds a passphrase, for scripts.
-const PASSPHRASE: &str = "SEALWIRE_PASSPHRASE";
+pub(crate) const PASSPHRASE: &str = "SEALWIRE_PASSPHRASE";
 
 /// The device's directory.
 pub(crate) fn directory(args: &Args) -> Result<PathBuf> {
@@ -31,7 +32,7 @@ pub(crate) async fn open(args: &Args) -> Result<Device> {
     let directory = directory(args)?;
     match Device::open(&directory, None, Options::default()).await {
         Err(Error::KeyFile(KeyFileError::PassphraseNeeded)) => {
-            let passphrase = passphrase("passphrase: ")?;
+            let passphrase = secret(PASSPHRASE, "passphrase: ")?;
             Ok(Device::open(&directory, Some(&passphrase), Options::default()).await?)
         }
         Err(Error::KeyFile(KeyFileError::Missing)) => {
@@ -41,12 +42,32 @@ pub(crate) async fn open(args: &Args) -> Result<Device> {
     }
 }
 
-/// The passphrase from the environment or the terminal.
-pub(crate) fn passphrase(prompt: &str) -> Result<String> {
-    match std::env::var(PASSPHRASE) {
-        Ok(passphrase) => Ok(passphrase),
-        Err(_) => rpassword::prompt_password(prompt).context("no passphrase was given"),
+/// What is said where a new device was to be made and one is already.
+pub(crate) fn taken(directory: &Path) -> String {
+    format!(
+        "there is a device in {} already; name another directory with --dir",
+        directory.display()
+    )
+}
+
+/// A secret from the environment or the terminal.
+pub(crate) fn secret(variable: &str, prompt: &str) -> Result<Zeroizing<String>> {
+    match std::env::var(variable) {
+        Ok(text) => Ok(Zeroizing::new(text)),
+        Err(_) => rpassword::prompt_password(prompt)
+            .map(Zeroizing::new)
+            .with_context(|| format!("nothing was typed; a script sets {variable}")),
     }
+}
+
+/// A secret that is typed for the first time: twice.
+pub(crate) fn new_secret(variable: &str, prompt: &str) -> Result<Zeroizing<String>> {
+    let first = secret(variable, prompt)?;
+    let second = secret(variable, "again: ")?;
+    if *first != *second {
+        bail!("these were not the same; try again");
+    }
+    Ok(first)
 }
 
 /// The group that begins with these letters.
@@ -61,24 +82,30 @@ pub(crate) async fn group(device: &Device, name: &str) -> Result<LogInfo> {
         .collect();
     match found.len() {
         1 => found.pop().ok_or_else(|| anyhow!("no group")),
-        0 => bail!("no group begins with {name}"),
-        many => bail!("{many} groups begin with {name}"),
+        0 => bail!("no group begins with {name}; `group list` shows them"),
+        many => bail!("{many} groups begin with {name}; type more of it"),
     }
 }
 
-/// The member whose key begins with these letters.
+/// The member whose key begins with these letters, or who is called so.
 pub(crate) async fn member(device: &Device, group: &LogInfo, name: &str) -> Result<DeviceKey> {
-    let wanted = name.to_ascii_lowercase();
-    let mut found: Vec<DeviceKey> = device
-        .members(group.log)
-        .await?
-        .into_iter()
-        .map(|member| member.device)
-        .filter(|key| key.to_hex().starts_with(&wanted))
-        .collect();
-    match found.len() {
-        1 => found.pop().ok_or_else(|| anyhow!("no member")),
-        0 => bail!("no member's key begins with {name}"),
-        many => bail!("the keys of {many} members begin with {name}"),
+    let wanted = name.to_lowercase();
+    let members = device.members(group.log).await?.into_iter().map(|member| member.device);
+    let members: Vec<DeviceKey> = members.collect();
+    let ledger = device.ledger(group.log).await?;
+    let called = |key: &&DeviceKey| {
+        let person = ledger.person(&(**key).into());
+        person.and_then(|it| it.name.as_ref()).is_some_and(|it| it.to_lowercase() == wanted)
+    };
+    let mut found: Vec<&DeviceKey> = members.iter().filter(called).collect();
+    if found.is_empty() {
+        found = members.iter().filter(|key| key.to_hex().starts_with(&wanted)).collect();
+    }
+    match found[..] {
+        [key] => Ok(*key),
+        [] => bail!(
+            "no member is called {name} or has a key that begins so; `group members` shows them"
+        ),
+        _ => bail!("{} members fit {name}; use the beginning of a key", found.len()),
     }
 }

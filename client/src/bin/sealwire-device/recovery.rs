@@ -2,21 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use sealwire_client::address::RelayUrl;
 use sealwire_client::device::{Device, Options, Phase};
 use sealwire_client::error::Error;
 use sealwire_client::identity::file::KeyFileError;
-use sealwire_client::recovery::{Format, RecoveryCode};
+use sealwire_client::recovery::{Format, RecoveryCode, RecoveryError, VaultError};
 use sealwire_client::session::Connection;
 use serde_json::json;
 use tokio::time::{Duration, Instant, sleep};
-use zeroize::Zeroizing;
 
 use crate::args::{Args, RecoveryCommand};
 use crate::commands::whoami;
+use crate::keeping::KeepingArgs;
 use crate::output::{Output, remark};
-use crate::place::{directory, open, passphrase};
+use crate::place::{directory, new_secret, open, secret, taken};
 
 /// The variables that hold secrets, for scripts.
 const CODE: &str = "SEALWIRE_RECOVERY_CODE";
@@ -29,9 +29,7 @@ const LOOK_PAUSE: Duration = Duration::from_millis(200);
 pub(crate) async fn run(args: &Args, out: Output, command: &RecoveryCommand) -> Result<()> {
     match command {
         RecoveryCommand::Setup { totals } => set_up(args, out, &open(args).await?, *totals).await,
-        RecoveryCommand::Restore { totals, passphrase, keychain } => {
-            restore(args, out, *totals, *passphrase, *keychain).await
-        }
+        RecoveryCommand::Restore { totals, keeping } => restore(args, out, *totals, keeping).await,
         RecoveryCommand::ChangePin => {
             let device = open(args).await?;
             if device.recovery().await?.is_none() {
@@ -72,13 +70,7 @@ async fn set_up(args: &Args, out: Output, device: &Device, totals: bool) -> Resu
     out.line(&code.shown(), &json!({ "code": code.shown().as_str(), "format": name }))
 }
 
-async fn restore(
-    args: &Args,
-    out: Output,
-    totals: bool,
-    sealed: bool,
-    keychain: bool,
-) -> Result<()> {
+async fn restore(args: &Args, out: Output, totals: bool, keeping: &KeepingArgs) -> Result<()> {
     let relay = RelayUrl::parse(&args.relay)?;
     let place = directory(args)?;
     let there = Device::open(&place, None, Options::default()).await;
@@ -95,12 +87,21 @@ async fn restore(
         (Format::Native, true) => bail!("this is not a code of the Totals app; leave --totals out"),
     }
     let pin = secret(PIN, "PIN: ")?;
-    let passphrase = sealed.then(|| passphrase("new passphrase: ")).transpose()?;
-    let options = Options { keychain, ..Options::default() };
-    let restored =
-        Device::restore(&place, passphrase.as_deref(), &relay, &code, &pin, options).await;
-    let device = restored.with_context(|| format!("nothing was restored from {relay}"))?;
+    let keeping = keeping.choose().await?;
+    let (passphrase, options) = (keeping.passphrase(), keeping.options());
+    let restored = Device::restore(&place, passphrase, &relay, &code, &pin, options).await;
+    let device = restored.map_err(|error| {
+        let next = if error == RecoveryError::from(VaultError::WrongPin).into() {
+            "; try again, but not often: after five wrong ones nobody gets at it for an hour"
+        } else if matches!(error, Error::Recovery(RecoveryError::Locked(_))) {
+            "; whoever still has the device ends that with `recovery change-pin`"
+        } else {
+            ""
+        };
+        anyhow!("nothing was restored from {relay}: {error}{next}")
+    })?;
     remark(&format!("made a device in {}", place.display()));
+    keeping.say();
     settle(args, &device).await?;
     whoami(&device, out, None).await
 }
@@ -109,11 +110,7 @@ async fn restore(
 async fn go_on(args: &Args, out: Output) -> Result<()> {
     let device = open(args).await?;
     if !device.is_restoring().await? {
-        let place = directory(args)?;
-        bail!(
-            "there is a device in {} already; name another directory with --dir",
-            place.display()
-        );
+        bail!(taken(&directory(args)?));
     }
     remark("going on with the restore that was begun here");
     settle(args, &device).await?;
@@ -181,22 +178,4 @@ async fn until_sent(device: &Device, until: Instant) -> Result<()> {
         sleep(LOOK_PAUSE).await;
     }
     Ok(())
-}
-
-/// A secret from the environment or the terminal.
-fn secret(variable: &str, prompt: &str) -> Result<Zeroizing<String>> {
-    match std::env::var(variable) {
-        Ok(text) => Ok(Zeroizing::new(text)),
-        Err(_) => rpassword::prompt_password(prompt).map(Zeroizing::new).context("nothing typed"),
-    }
-}
-
-/// A secret that is typed for the first time: twice.
-fn new_secret(variable: &str, prompt: &str) -> Result<Zeroizing<String>> {
-    let first = secret(variable, prompt)?;
-    let second = secret(variable, "again: ")?;
-    if *first != *second {
-        bail!("these were not the same");
-    }
-    Ok(first)
 }

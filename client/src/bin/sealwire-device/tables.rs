@@ -101,6 +101,7 @@ pub(crate) fn balances(
             &json!({
                 "log": group.log.to_uuid_text(),
                 "name": ledger.group().name,
+                "whole": group.holds_key && group.holds_history,
                 "balances": balances,
                 "plan": plan,
             }),

@@ -141,7 +141,7 @@ impl Tables {
     }
 
     async fn attach(&self, device: &Device, database: &Path) -> Result<Attached> {
-        if self.is_empty() {
+        if self.is_empty() || !database.exists() {
             return reopen(device, database).await;
         }
         device.attach(database, &self.schema()?).await.map_err(|error| explain(&error))
@@ -149,6 +149,9 @@ impl Tables {
 }
 
 async fn reopen(device: &Device, database: &Path) -> Result<Attached> {
+    if !database.exists() {
+        bail!("there is no database at {}: the app makes it and its tables", database.display());
+    }
     device.open_attached(database).await.map_err(|error| explain(&error))
 }
 
@@ -192,7 +195,13 @@ async fn take_over(
     vaults.retain(|it| it.vault.to_uuid_text().starts_with(&name.to_ascii_lowercase()));
     let [vault] = &vaults[..] else {
         let names: Vec<String> = vaults.iter().map(|it| it.vault.to_uuid_text()).collect();
-        bail!("{} vaults of a lost device are like that: {}", names.len(), names.join(", "));
+        if names.is_empty() {
+            bail!(
+                "no vault of a lost device that begins so waits for this one; `recovery restore` says \
+                 which there are, and a device that is in the vault lets this one in by `vault enrol`"
+            );
+        }
+        bail!("several vaults of the lost device are like that, name one: {}", names.join(", "));
     };
     let attached = tables.attach(device, database).await?;
     let has_private = !tables.columns.is_empty() || !tables.private.is_empty();
@@ -241,7 +250,9 @@ async fn revoke(out: Output, device: &Device, database: &Path, whom: &str) -> Re
         .map(|(key, _)| key)
         .filter(|key| key.to_hex().starts_with(&wanted))
         .collect();
-    let [key] = found[..] else { bail!("{} devices begin with {whom}", found.len()) };
+    let [key] = found[..] else {
+        bail!("{} devices of the vault begin with {whom}; `vault status` shows them", found.len())
+    };
     attached.revoke(key).await.map_err(|error| explain(&error))?;
     let key = key.to_hex();
     out.line(&format!("revoked {key}"), &json!({ "revoked": key }))

@@ -128,6 +128,21 @@ fn a_device_gives_the_key_when_its_turn_has_come_and_nobody_has() {
 }
 
 #[test]
+fn who_was_given_the_key_by_a_member_gives_the_history_with_it_as_well() {
+    with_newcomer(|db, log, call, newcomer| {
+        let scope = log.membership.scope().expect("founded");
+        let key = EpochKey::from_bytes(KEY);
+        keys::replace(db, log.id, KeyName { scope, epoch: 1 }, &key).expect("by a delivery");
+        log.on_caught_up(call).expect("caught up");
+        call.now.at += LONG;
+        log.deliver_due(call).expect("looked");
+        assert!(delivers(db, log) && log.told.contains_key(&newcomer));
+        let before = log.is_newcomer(call, device(0).key()).expect("looked");
+        assert!(!before, "who was there before needs none");
+    });
+}
+
+#[test]
 fn who_has_shown_that_it_holds_the_key_is_given_none() {
     with_newcomer(|db, log, call, newcomer| {
         log.on_caught_up(call).expect("caught up");

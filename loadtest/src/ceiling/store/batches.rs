@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use sealwire_actors::ports::{
-    Clock, FoundResult, LogCommit, LogKey, NewEntry, NewLog, SenderRecord, Store, SystemClock,
+    Clock, CommitResult, FoundResult, LogCommit, LogKey, MemberChange, NewEntry, NewLog,
+    SenderRecord, Store, SystemClock,
 };
 use sealwire_client::entry::Outline;
 use sealwire_client::identity::{Identity, JoinSeed};
 use sealwire_protocol::digest::{chain_next, chain_start, entry_digest, native_log_id};
-use sealwire_protocol::{Control, Digest, EntryIn, LogType};
+use sealwire_protocol::{AckSet, Control, DeviceKey, Digest, EntryIn, LogType};
 
 use super::Shape;
 use crate::group::{self, Author};
@@ -35,15 +36,20 @@ struct Log {
     author: Author,
     seq: u64,
     chain: Digest,
+    /// Members that ack everything one commit later; none if nobody is connected.
+    readers: Vec<DeviceKey>,
+    /// Up to where they have acked.
+    acked: u64,
 }
 
 impl Batches {
-    /// Founds `groups` logs: as many as one batch needs, or more.
+    /// Founds `groups` logs, as many as one batch needs, or more, with so many members that read.
     pub(super) async fn found(
         store: &Arc<dyn Store>,
         groups: usize,
         shape: &Shape,
         batch: usize,
+        readers: usize,
     ) -> Result<Self> {
         let mut logs = Vec::with_capacity(groups);
         let mut founder = Identity::generate()?;
@@ -51,7 +57,7 @@ impl Batches {
             if number % GROUPS_OF_A_DEVICE == 0 {
                 founder = Identity::generate()?;
             }
-            logs.push(Log::found(store, &founder).await?);
+            logs.push(Log::found(store, &founder, readers).await?);
         }
         let filler = Bytes::from(group::random_body(shape.body)?);
         Ok(Self { logs, batch, per_log: shape.per_log, filler, turn: 0 })
@@ -73,7 +79,7 @@ impl Batches {
 }
 
 impl Log {
-    async fn found(store: &Arc<dyn Store>, founder: &Identity) -> Result<Self> {
+    async fn found(store: &Arc<dyn Store>, founder: &Identity, readers: usize) -> Result<Self> {
         let join_key = Some(JoinSeed::generate()?.public());
         let found = Control::Found { log_type: LogType::Group, random: group::random()?, join_key };
         let first = Outline::first().sign(founder, &found.encode())?;
@@ -92,11 +98,30 @@ impl Log {
         let FoundResult::Created(key) = store.found(&new, limit).await? else {
             bail!("a log could not be founded");
         };
-        Ok(Self { key, author, seq: 1, chain })
+        let readers = (0..readers).map(|_| Ok(DeviceKey(group::random()?)));
+        let readers = readers.collect::<Result<Vec<_>>>()?;
+        if !readers.is_empty() {
+            let mut commit = LogCommit::new(key, 1, 0);
+            let joined = readers.iter().map(|device| MemberChange::Joined {
+                device: *device,
+                seq: 1,
+                at: SystemClock.now_ms(),
+            });
+            commit.members.extend(joined);
+            ensure!(store.commit(&[commit]).await? == [CommitResult::Committed], "nobody joined");
+        }
+        Ok(Self { key, author, seq: 1, chain, readers, acked: 1 })
     }
 
     fn next(&mut self, entries: usize, body: &Bytes) -> LogCommit {
         let mut commit = LogCommit::new(self.key, self.seq, 0);
+        if !self.readers.is_empty() && self.acked < self.seq {
+            // What the commit before has made durable was delivered, acked by everybody, and is free.
+            let acks = self.readers.iter().map(|device| (*device, AckSet::up_to(self.seq)));
+            commit.acks.extend(acks);
+            commit.freed.push((self.acked + 1, self.seq));
+            self.acked = self.seq;
+        }
         for _ in 0..entries {
             let entry = self.author.write(body.clone());
             self.seq += 1;
@@ -139,7 +164,8 @@ mod tests {
         let id = sealwire_protocol::LogId([number as u8; 16]);
         let founder = Identity::from_seed(&[number as u8; 32]);
         let author = Author::founder(&founder, id, Digest::ZERO);
-        Log { key: LogKey(number), author, seq: 1, chain: chain_start(id) }
+        let readers = vec![DeviceKey([1; 32]), DeviceKey([2; 32])];
+        Log { key: LogKey(number), author, seq: 1, chain: chain_start(id), readers, acked: 1 }
     }
 
     #[test]
@@ -148,7 +174,7 @@ mod tests {
             let logs = (0..groups).map(log).collect();
             let filler = Bytes::from_static(b"body");
             let mut batches = Batches { logs, batch, per_log, filler, turn: 0 };
-            let mut heads = HashMap::new();
+            let (mut heads, mut freed) = (HashMap::new(), HashMap::new());
             for _ in 0..10 {
                 let made = batches.next();
                 assert_eq!(made.iter().map(|part| part.entries.len()).sum::<usize>(), batch);
@@ -157,6 +183,16 @@ mod tests {
                 for part in made {
                     let head = heads.entry(part.key).or_insert(1);
                     assert_eq!(part.expected_seq, *head);
+                    // All that stood in the log before is acked by both, and each body freed once.
+                    let before = freed.entry(part.key).or_insert(1);
+                    if *before < *head {
+                        let acked = part.acks.iter().map(|(_, acked)| acked.floor());
+                        assert_eq!(acked.collect::<Vec<_>>(), [*head, *head]);
+                        assert_eq!(part.freed, [(*before + 1, *head)]);
+                        *before = *head;
+                    } else {
+                        assert!(part.acks.is_empty() && part.freed.is_empty());
+                    }
                     for entry in &part.entries {
                         *head += 1;
                         assert_eq!((entry.seq, entry.count), (*head, *head));
