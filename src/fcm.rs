@@ -15,7 +15,7 @@ mod oauth;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -71,7 +71,7 @@ impl Fcm {
 }
 
 impl Sender {
-    async fn ring(&self, body: Bytes) -> Result<Rang, Trouble> {
+    async fn ring(&self, body: Bytes) -> Result<Rang, Failed> {
         // A token can be withdrawn before it expires: then a new one is tried, once.
         for _ in 0..2 {
             let token = self.tokens.get().await?;
@@ -79,15 +79,29 @@ impl Sender {
                 .header(header::AUTHORIZATION, format!("Bearer {}", token.bearer.expose()))
                 .header(header::CONTENT_TYPE, "application/json")
                 .body(Full::new(body.clone()))
-                .map_err(|_| Trouble::Unauthorised)?;
+                .map_err(|_| Failed::of(Trouble::Unauthorised))?;
             let answer = timeout(DEADLINE, self.client.send(request)).await;
-            let answer = answer.map_err(|_| Trouble::Unreachable)??;
+            let answer = answer.map_err(|_| Failed::of(Trouble::Unreachable))?;
+            let answer = answer.map_err(Failed::of)?;
             match message::meaning(answer.status, &answer.headers, &answer.body) {
                 Some(rang) => return Ok(rang),
                 None => self.tokens.forget(&token).await,
             }
         }
-        Err(Trouble::Unauthorised)
+        Err(Failed::of(Trouble::Unauthorised))
+    }
+}
+
+/// Why a call came to no answer, and for how long the next one would not, if that was said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Failed {
+    trouble: Trouble,
+    asked: Option<Duration>,
+}
+
+impl Failed {
+    const fn of(trouble: Trouble) -> Self {
+        Self { trouble, asked: None }
     }
 }
 
@@ -98,12 +112,13 @@ impl Push for Fcm {
     }
 
     async fn ring(&self, token: &str, ring: &Ring) -> Rang {
-        let Some(body) = message::body(token, ring) else {
+        let Some(body) = message::body(token, ring, SystemTime::now()) else {
             return Rang::Refused;
         };
         let sender = self.sender.clone();
         let call = async move { sender.ring(body.into()).await };
-        let rang = self.calls.run(call).await.unwrap_or(Err(Trouble::Unreachable));
-        rang.unwrap_or_else(|trouble| Rang::Later(trouble, None))
+        let lost = Err(Failed::of(Trouble::Unreachable));
+        let rang = self.calls.run(call).await.unwrap_or(lost);
+        rang.unwrap_or_else(|Failed { trouble, asked }| Rang::Later(trouble, asked))
     }
 }

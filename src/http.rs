@@ -79,7 +79,7 @@ fn known_routes() -> OpenApiRouter<Arc<Api>> {
 pub fn document() -> OpenApi {
     let mut known = known_routes().into_openapi();
     openapi::describe_known(&mut known);
-    let mut vaults = vaults::router().into_openapi();
+    let mut vaults = vaults::router().merge(vaults::token_router()).into_openapi();
     openapi::describe_vaults(&mut vaults);
     let mut whole = open_routes().into_openapi().merge_from(known).merge_from(vaults);
     openapi::describe_all(&mut whole);
@@ -94,8 +94,10 @@ pub fn router(api: Arc<Api>) -> Router {
     let enrolled = middleware::from_fn_with_state(api.clone(), vaults::authenticate);
     let limited = middleware::from_fn_with_state(api.clone(), limits::by_device);
     let bounded = middleware::from_fn_with_state(api.clone(), long::bounded);
-    let known =
-        Router::from(known_routes()).layer(bounded.clone()).layer(limited.clone()).layer(known);
+    let known = Router::from(known_routes().merge(vaults::token_router()))
+        .layer(bounded.clone())
+        .layer(limited.clone())
+        .layer(known);
     let vaults = Router::from(vaults::router())
         .layer(bounded)
         .layer(limited)

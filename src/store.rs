@@ -4,6 +4,7 @@
 //! open ── relay's lock ── migrations ── incarnation ── Arc<dyn Store>
 //!                                                        │
 //!    commit, changes   one transaction for many logs, compare-and-set on every head
+//!    at_once  what most commits change, as one call, on PostgreSQL
 //!    lanes    committers' connections, and everybody else's
 //!    reads, pages, pending, load, writes, recovery, vaults   every statement, once for both databases
 //!    dialect  what the two do differently: sqlite, postgres
@@ -20,6 +21,7 @@
 //! key or text of a database error is ever logged.
 
 mod advisory;
+mod at_once;
 mod changes;
 mod commit;
 mod dialect;

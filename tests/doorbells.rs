@@ -4,18 +4,23 @@
 
 use std::collections::BTreeSet;
 use std::process::Output;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::http::Version;
+use axum::http::{StatusCode, Version};
 use ed25519_dalek::SigningKey;
 use sealwire_actors::Options;
+use sealwire_actors::ports::{LogKey, Push, Rang, Ring, Trouble, Urgency};
+use sealwire_actors::totals::payload::PayloadId;
 use sealwire_client::entry::Outline;
+use sealwire_client::identity::Identity;
 use sealwire_client::numbering::Mark;
+use sealwire_protocol::bounded::BoundedText;
 use sealwire_protocol::digest::native_log_id;
+use sealwire_protocol::frame::SetPushToken;
 use sealwire_protocol::signing::{device_key, enrol_message, sign};
 use sealwire_protocol::{Control, DeviceKey, LogId, LogType};
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::support::device::Device;
 use crate::support::fcm::{Fcm, Heard, Reply};
@@ -29,12 +34,15 @@ use crate::support::{eventually, on_both_databases};
 
 on_both_databases!(
     the_push_service_is_told_three_words_and_nothing_else,
+    whatever_happens_the_push_service_is_told_nothing_else,
+    after_a_kill_a_sleeping_device_of_a_vault_is_rung,
     a_phone_that_sleeps_is_rung_and_one_that_has_acked_is_not,
     a_device_whose_socket_is_half_open_is_rung_after_its_time_to_ack,
     a_burst_of_ten_thousand_rings_a_handful_of_times,
     a_token_that_moves_to_another_device_rings_there_alone,
     only_unregistered_forgets_a_token_and_only_that_one,
     what_the_push_service_fails_to_take_it_is_asked_again,
+    a_push_service_that_says_for_how_long_it_is_down_is_left_alone_by_everybody,
     a_push_service_that_never_answers_one_device_rings_the_others,
     a_relay_that_is_killed_with_doorbells_pending_rings_them_after_its_start,
     devices_of_a_vault_are_rung_like_everybody,
@@ -78,6 +86,13 @@ async fn asleep(world: &World, count: u8) -> (Vec<Phone>, String) {
     (phones, group)
 }
 
+/// Until when Apple may keep a doorbell of today: to the end of tomorrow.
+fn expiration() -> String {
+    const DAY: u64 = 86_400;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after the epoch").as_secs();
+    ((now / DAY + 2) * DAY).to_string()
+}
+
 /// What every doorbell must be, with these ids.
 fn expected(token: &str, group: &str, payload: &str, priority: &str) -> Value {
     json!({ "message": {
@@ -86,7 +101,8 @@ fn expected(token: &str, group: &str, payload: &str, priority: &str) -> Value {
         "android": { "collapse_key": "doorbell", "priority": priority, "ttl": "86400s" },
         "apns": {
             "headers": {
-                "apns-collapse-id": "doorbell", "apns-priority": "5", "apns-push-type": "background",
+                "apns-collapse-id": "doorbell", "apns-expiration": expiration(),
+                "apns-priority": "5", "apns-push-type": "background",
             },
             "payload": { "aps": { "content-available": 1 } },
         },
@@ -150,6 +166,121 @@ async fn the_push_service_is_told_three_words_and_nothing_else(database: Databas
         assert!(!Needle::text("a token", &secret).is_in(told.as_bytes()), "{secret}");
     }
     assert!(told.contains("sealwire_doorbells_sent_total 2"), "{told}");
+}
+
+/// Says where a device is rung, over its session.
+async fn register(device: &mut Device, token: &str) {
+    let frame = SetPushToken {
+        platform: BoundedText::new("fcm").expect("short"),
+        token: Some(BoundedText::new(token).expect("short")),
+    };
+    device.request(frame).await.expect("registered");
+}
+
+/// Phones, devices of groups and vaults, calls that fail in every way, and an operator's test.
+async fn whatever_happens_the_push_service_is_told_nothing_else(database: Database) {
+    const WORDS: &str = "planted: forty for the boat";
+    const KIND: &str = "a_planted_kind";
+    let fcm = Fcm::start().await;
+    let relay = process(database, &fcm, &[]).await;
+    let mut needles = vec![Needle::text("a body", WORDS), Needle::text("a kind", KIND)];
+    let mut logs = Vec::new();
+    // Phones: a push service that is broken, then has had too many, and an access token that expires.
+    let phones: Vec<Phone> = (1..=3).map(|seed| Phone::new(relay.public(), seed)).collect();
+    let group = phones[0].create().await;
+    for (phone, seed) in phones.iter().zip(1..).skip(1) {
+        phone.join(&group).await.ok();
+        phone.register(Some(&token(seed))).await;
+    }
+    logs.push(group.clone());
+    for reply in [Reply::Broken, Reply::Limited(1), Reply::Expired, Reply::Taken] {
+        fcm.reply(reply);
+    }
+    let blob = hex::encode(WORDS);
+    phones[0].send_to(&group, KIND, &[&phones[1]], &blob).await.ok();
+    fcm.until_doorbells(4).await;
+    fcm.reply_to(&token(3), Reply::Unregistered);
+    phones[0].send_to(&group, "nudge", &[&phones[2]], &blob).await.ok();
+    fcm.until_doorbells(5).await;
+    for phone in &phones {
+        needles.push(Needle::bytes("a phone's key", &phone.key().0));
+        needles.push(Needle::bytes("a phone's private key", phone.signing.as_bytes()));
+    }
+    // A native group and a vault.
+    let mut owner = Device::connected(relay.url(), 61).await;
+    let mut member = Device::connected(relay.url(), 62).await;
+    let native = owner.found().await;
+    member.join(&native).await;
+    register(&mut member, &token(62)).await;
+    member.cut();
+    owner.append(native.log, WORDS.as_bytes()).await;
+    let (vault, _) = vault_of(&mut owner).await;
+    let mut sleeper = sleeper(&relay).await;
+    register(&mut sleeper, &token(33)).await;
+    sleeper.cut();
+    owner.append(vault, WORDS.as_bytes()).await;
+    fcm.until_doorbells(7).await;
+    for device in [&owner, &member, &sleeper] {
+        needles.push(Needle::bytes("a device's key", &device.key().0));
+    }
+    for secret in [secret(61), secret(62), SLEEPER] {
+        needles.push(Needle::bytes("a device's private key", &secret));
+    }
+    logs.extend([native.log.to_uuid_text(), vault.to_uuid_text()]);
+    // An operator looks whether it works.
+    let output = relay.say(&["push", "test", &phones[1].name()]).await;
+    assert!(output.status.success(), "{output:?}");
+    logs.push(LogId::ZERO.to_uuid_text());
+
+    let doorbells = fcm.doorbells();
+    let rung: BTreeSet<String> = fcm.rung().into_iter().collect();
+    assert_eq!(rung, BTreeSet::from([token(2), token(3), token(33), token(62)]));
+    let mut sizes = BTreeSet::new();
+    let mut seen = BTreeSet::new();
+    for heard in &doorbells {
+        let json = heard.json();
+        let text = |place: &str| json.pointer(place).and_then(Value::as_str).expect("text");
+        let log = text("/message/data/groupId");
+        let priority = text("/message/android/priority");
+        let payload = text("/message/data/payloadId");
+        assert_eq!(json, expected(&heard.token(), log, payload, priority));
+        assert!(logs.iter().any(|known| known == log), "{log}");
+        assert!(LogId::from_uuid_text(payload).is_some(), "{payload}");
+        sizes.insert((priority.len(), heard.everything().len()));
+        seen.insert(log.to_owned());
+    }
+    assert_eq!(seen.len(), logs.len(), "each kind of log has rung");
+    assert_eq!(sizes.len(), 2, "one size for each of two priorities: {sizes:?}");
+    for heard in doorbells.iter().chain(&fcm.grants()) {
+        for needle in &needles {
+            assert!(!needle.is_in(&heard.everything()), "{} was told", needle.name);
+        }
+    }
+    assert!(fcm.grants().len() >= 2, "an access token was renewed");
+}
+
+async fn after_a_kill_a_sleeping_device_of_a_vault_is_rung(database: Database) {
+    let fcm = Fcm::start().await;
+    fcm.reply_always(Reply::Broken);
+    let mut relay = process(database, &fcm, &[]).await;
+    let mut owner = Device::connected(relay.url(), 61).await;
+    register(&mut owner, &token(61)).await;
+    let (vault, _) = vault_of(&mut owner).await;
+    let mut sleeper = sleeper(&relay).await;
+    register(&mut sleeper, &token(33)).await;
+    sleeper.cut();
+    owner.append(vault, b"a changeset").await;
+    fcm.until_doorbells(1).await;
+    relay.kill();
+    let before = fcm.doorbells().len();
+    fcm.reply_always(Reply::Taken);
+    relay.run().await;
+    fcm.until_doorbells(before + 1).await;
+    let heard = fcm.doorbells()[before].json();
+    let payload = heard["message"]["data"]["payloadId"].as_str().expect("an id").to_owned();
+    assert_eq!(heard, expected(&token(33), &vault.to_uuid_text(), &payload, "NORMAL"));
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(fcm.doorbells().len(), before + 1, "its author wrote it");
 }
 
 async fn a_phone_that_sleeps_is_rung_and_one_that_has_acked_is_not(database: Database) {
@@ -271,6 +402,105 @@ async fn what_the_push_service_fails_to_take_it_is_asked_again(database: Databas
 
 const DELAY: Duration = Duration::from_millis(500);
 
+async fn a_push_service_that_says_for_how_long_it_is_down_is_left_alone_by_everybody(
+    database: Database,
+) {
+    let fcm = Fcm::start().await;
+    let world = ringing(database, &fcm).await;
+    let (phones, group) = asleep(&world, 4).await;
+    // What is said of one device concerns that one.
+    fcm.reply_to(&token(3), Reply::ThirdParty);
+    phones[0].send_to(&group, "nudge", &[&phones[2]], "00").await.ok();
+    fcm.until_doorbells(1).await;
+    for reply in [Reply::Down(3), Reply::Quota(3)] {
+        let before = fcm.doorbells().len();
+        fcm.reply(reply);
+        phones[0].send_to(&group, "nudge", &[&phones[1]], "01").await.ok();
+        fcm.until_doorbells(before + 1).await;
+        let said = fcm.doorbells()[before].at;
+        phones[0].send_to(&group, "nudge", &[&phones[3]], "02").await.ok();
+        eventually("both are rung", async || {
+            let taken = |heard: &&Heard| heard.reply == Some(Reply::Taken);
+            fcm.doorbells()[before..].iter().filter(taken).count() == 2
+        })
+        .await;
+        for heard in &fcm.doorbells()[before + 1..] {
+            let pause = heard.at - said;
+            assert!(pause >= Duration::from_secs(3), "{:?} after {pause:?}", heard.reply);
+        }
+        for phone in [&phones[1], &phones[3]] {
+            for payload in phone.pending(&group).await {
+                phone.ack(payload["id"].as_str().expect("an id")).await.ok();
+            }
+        }
+    }
+    let place = Some(("fcm".to_owned(), token(3)));
+    assert_eq!(world.store().push_token(phones[2].key()).await, Ok(place), "it is not to blame");
+}
+
+#[tokio::test]
+async fn an_access_token_is_renewed_in_time_and_used_while_that_fails() {
+    let fcm = Fcm::start().await;
+    let client = fcm.client();
+    let payload = PayloadId::new(LogKey(1), 1, 1);
+    let ring = Ring { log: LogId([1; 16]), payload, urgency: Urgency::Normal };
+    let rings = async || client.ring("a-token", &ring).await;
+    let used = || fcm.doorbells().last().expect("one").headers["authorization"].clone();
+    // One that is good for less than the usual five minutes is not fetched for every doorbell.
+    fcm.grant_for(6);
+    let at = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(rings().await, Rang::Taken);
+    }
+    assert!(at.elapsed() < Duration::from_secs(2));
+    assert_eq!((fcm.grants().len(), used()), (1, "Bearer access-1".to_owned()));
+    // After half of its time it is renewed; while that fails, it is used, and nobody asks again at once.
+    sleep_until(at + Duration::from_millis(3500)).await;
+    fcm.refuse_grant(StatusCode::INTERNAL_SERVER_ERROR, None);
+    for _ in 0..10 {
+        assert_eq!(rings().await, Rang::Taken);
+    }
+    assert!(at.elapsed() < Duration::from_millis(5000));
+    assert_eq!((fcm.grants().len(), used()), (2, "Bearer access-1".to_owned()));
+    sleep_until(at + Duration::from_millis(6000)).await;
+    assert_eq!(rings().await, Rang::Taken);
+    assert_eq!((fcm.grants().len(), used()), (3, "Bearer access-2".to_owned()));
+}
+
+#[tokio::test]
+async fn a_token_endpoint_that_fails_is_asked_when_it_says_so_and_no_sooner() {
+    let fcm = Fcm::start().await;
+    let client = fcm.client();
+    let payload = PayloadId::new(LogKey(1), 1, 1);
+    let ring = Ring { log: LogId([1; 16]), payload, urgency: Urgency::Normal };
+    let rings = async || client.ring("a-token", &ring).await;
+    fcm.refuse_grant(StatusCode::SERVICE_UNAVAILABLE, Some(4));
+    let at = Instant::now();
+    let asked = Some(Duration::from_secs(4));
+    assert_eq!(rings().await, Rang::Later(Trouble::Unavailable, asked));
+    for _ in 0..10 {
+        let Rang::Later(Trouble::Unavailable, Some(left)) = rings().await else {
+            panic!("it cannot be rung without a token");
+        };
+        assert!(left <= Duration::from_secs(4) && left > Duration::from_secs(2), "{left:?}");
+    }
+    assert_eq!((fcm.grants().len(), fcm.doorbells().len()), (1, 0));
+    sleep_until(at + Duration::from_secs(5)).await;
+    assert_eq!(rings().await, Rang::Taken);
+    // Without a word of how long, after two seconds.
+    let fcm = Fcm::start().await;
+    let client = fcm.client();
+    fcm.refuse_grant(StatusCode::INTERNAL_SERVER_ERROR, None);
+    let at = Instant::now();
+    for _ in 0..5 {
+        let failed = client.ring("a-token", &ring).await;
+        assert_eq!(failed, Rang::Later(Trouble::Unavailable, None));
+    }
+    assert_eq!(fcm.grants().len(), 1);
+    sleep_until(at + Duration::from_millis(2500)).await;
+    assert_eq!(client.ring("a-token", &ring).await, Rang::Taken);
+}
+
 async fn a_push_service_that_never_answers_one_device_rings_the_others(database: Database) {
     let fcm = Fcm::start().await;
     let world = ringing(database, &fcm).await;
@@ -363,6 +593,24 @@ async fn doorbells_to_a_push_service_behind_tls_share_one_connection_of_http_2(d
     assert!(other.grants().is_empty() && other.doorbells().is_empty());
 }
 
+/// The private key of a test's device.
+fn secret(seed: u8) -> [u8; 32] {
+    let mut secret = [seed; 32];
+    secret[0] = 0xde;
+    secret
+}
+
+/// That of the device that every vault here enrols.
+const SLEEPER: [u8; 32] = [33; 32];
+
+/// It, with a session.
+async fn sleeper(relay: &RelayProcess) -> Device {
+    let mut device = Device::new(relay.url(), 33);
+    device.identity = Identity::from_seed(&SLEEPER);
+    device.connect().await;
+    device
+}
+
 /// A vault of this device and another one, which is never here.
 async fn vault_of(owner: &mut Device) -> (LogId, DeviceKey) {
     let found = Control::Found { log_type: LogType::Vault, random: [9; 32], join_key: None };
@@ -370,7 +618,7 @@ async fn vault_of(owner: &mut Device) -> (LogId, DeviceKey) {
     let vault = native_log_id(&signed.entry.header);
     owner.view_mut(vault).own = Mark { count: 1, digest: signed.digest };
     owner.send_signed(&signed).await.expect("founded");
-    let sleeper = SigningKey::from_bytes(&[33; 32]);
+    let sleeper = SigningKey::from_bytes(&SLEEPER);
     let device = device_key(&sleeper);
     let signature = sign(&sleeper, &enrol_message(vault, device, owner.key()));
     owner.control(vault, &Control::Enrol { device, signature }).await.expect("enrolled");

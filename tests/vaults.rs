@@ -11,9 +11,14 @@ use sealwire_client::vault::{Changeset, SnapshotError, Vault, VaultError};
 use sealwire_client::wire::{self, Wire, WireError};
 use sealwire_protocol::bounded::BoundedBytes;
 use sealwire_protocol::digest::{entry_digest, sha256};
-use sealwire_protocol::frame::{Append, GetVaultToken, ListMembers, PutSnapshotChunk, Subscribe};
+use sealwire_protocol::frame::{
+    Append, GetSnapshotChunk, GetVaultToken, ListMembers, ListSnapshots, PutSnapshotChunk,
+    Subscribe, SubscribeFrom,
+};
 use sealwire_protocol::token::{Purpose, TokenKey};
-use sealwire_protocol::{Control, Digest, ErrorCode, Failure, Head, Kind, LogId, RelayFrame};
+use sealwire_protocol::{
+    ClientFrame, Control, Digest, ErrorCode, Failure, Head, Kind, LogId, RelayFrame,
+};
 use tokio::time::timeout;
 
 use crate::support::on_both_databases;
@@ -24,6 +29,7 @@ use crate::support::{DEADLINE, eventually};
 on_both_databases!(
     a_household_reads_what_each_of_its_devices_has_written,
     a_revoked_device_hears_no_more_and_never_gets_the_next_key,
+    a_revoked_device_is_told_so_by_every_frame_and_nobody_else_is,
     what_came_before_its_key_is_opened_however_little_of_it_can_wait,
     what_waits_for_its_key_outlives_the_process,
     what_is_read_on_the_way_is_given_by_the_next_pull,
@@ -155,6 +161,35 @@ async fn a_revoked_device_hears_no_more_and_never_gets_the_next_key(database: Da
     // Whoever comes later opens both epochs.
     let mut watch = laptop.enrol(&world, 4).await;
     assert_eq!(payloads(&watch.pull().await), [b"for all", b"not for the lost phone".as_slice()]);
+}
+
+async fn a_revoked_device_is_told_so_by_every_frame_and_nobody_else_is(database: Database) {
+    let world = World::start(database).await;
+    let mut laptop = Member::found(&world).await;
+    let mut phone = laptop.enrol(&world, 2).await;
+    phone.pull().await;
+    let log = laptop.vault.log();
+    let lost = phone.identity.key();
+    let seq = laptop.vault.revoke(&mut laptop.wire, lost).await.expect("revoked");
+    let mut stranger = connect(&world, &identity(9)).await;
+    let (digest, bytes) = (sha256(b"?"), BoundedBytes::new(b"?".to_vec()).expect("short"));
+    let frames: Vec<ClientFrame> = vec![
+        GetVaultToken { log }.into(),
+        ListSnapshots { log }.into(),
+        PutSnapshotChunk { log, digest, size: 1, offset: 0, bytes }.into(),
+        GetSnapshotChunk { log, digest, offset: 0, length: 1 }.into(),
+        Subscribe { log, cursor: None, acked: None }.into(),
+        SubscribeFrom { log, snapshot: digest }.into(),
+        ListMembers { log }.into(),
+    ];
+    for frame in frames {
+        let told = async |wire: &mut Wire| {
+            let failure = refused(wire.request(&frame).await);
+            (failure.code, failure.seq)
+        };
+        assert_eq!(told(&mut phone.wire).await, (ErrorCode::Revoked, Some(seq)), "{frame:?}");
+        assert_eq!(told(&mut stranger).await, (ErrorCode::NoSuchLog, None), "{frame:?}");
+    }
 }
 
 fn numbered(count: u32) -> Vec<Vec<u8>> {

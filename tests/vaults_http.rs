@@ -10,18 +10,19 @@ use sealwire_client::numbering::Mark;
 use sealwire_protocol::digest::{chain_next, chain_start, entry_digest, sha256};
 use sealwire_protocol::header::HeaderBytes;
 use sealwire_protocol::token::{Claims, Purpose, TokenKey};
-use sealwire_protocol::{Control, DeviceKey, Head, Kind, LogId};
+use sealwire_protocol::{Control, DeviceKey, Digest, Head, Kind, LogId};
 use serde_json::{Value, json};
 
 use crate::support::phone::Proof;
 use crate::support::place::Database;
-use crate::support::vault_client::Client;
+use crate::support::vault_client::{Client, pushed};
 use crate::support::world::World;
 use crate::support::{eventually, on_both_databases};
 
 on_both_databases!(
     a_client_without_a_session_pushes_and_pulls_and_is_revoked_at_once,
     a_token_opens_its_vault_for_its_device_and_nothing_else,
+    every_route_of_a_vault_asks_who_it_is_and_whether_it_is_enrolled,
     what_is_pushed_wrong_is_refused_and_nothing_is_appended,
     a_snapshot_goes_up_and_comes_down_in_pieces,
     whoever_asks_now_and_then_learns_that_the_vault_is_full,
@@ -109,6 +110,124 @@ async fn a_token_opens_its_vault_for_its_device_and_nothing_else(database: Datab
     assert!(laptop.pull_with(&made(Purpose::Vault, u64::MAX)).await.is_success());
     laptop.pull_with(&made(Purpose::Vault, 600)).await.refused(401, "unauthorized");
     laptop.pull_with(&made(Purpose::Http, u64::MAX)).await.refused(401, "unauthorized");
+}
+
+/// A request to a route of a vault that is good if whoever asks is.
+struct Asked {
+    route: &'static str,
+    method: &'static str,
+    path: String,
+    body: Option<Vec<u8>>,
+}
+
+/// One for every route. What it writes is new where `mark` is; it is in no list of the client's own.
+fn every_route(client: &Client, mark: &str, snapshot: Digest) -> Vec<Asked> {
+    let outline = Outline {
+        log: client.log,
+        count: client.own.count + 1,
+        prev: client.own.digest,
+        kind: Kind::Quiet,
+        recipients: Vec::new(),
+        seen: Head::NONE,
+    };
+    let signed = outline.sign(&client.identity, mark.as_bytes()).expect("short");
+    let push = json!({ "changesets": [pushed(&signed)] }).to_string().into_bytes();
+    let (known, new) = (hex::encode(snapshot.0), hex::encode(sha256(mark.as_bytes()).0));
+    let put = format!("/snapshots/{new}?size={}&offset=0", mark.len());
+    let get = format!("/snapshots/{known}?offset=0&length=10");
+    let asked = |route, method, rest: &str, body| {
+        let path = client.path(rest);
+        Asked { route, method, path, body }
+    };
+    vec![
+        asked("push", "POST", "/changesets", Some(push)),
+        asked("pull", "GET", "/changesets", None),
+        asked("stream", "GET", "/changesets/stream", None),
+        asked("devices", "GET", "/devices", None),
+        asked("snapshots", "GET", "/snapshots", None),
+        asked("upload", "PUT", &put, Some(mark.as_bytes().to_vec())),
+        asked("download", "GET", &get, None),
+        asked("token", "POST", "/token", None),
+    ]
+}
+
+/// What such a request is refused with; nothing if it is not.
+async fn refusal(client: &Client, asked: &Asked, proof: &Proof) -> Option<(u16, String, Value)> {
+    let answer = if asked.route == "stream" {
+        // One that is given does not end.
+        client.phone.listen_once(&asked.path, proof).await.err()?
+    } else {
+        let sent = client.phone.send(asked.method, &asked.path, proof, asked.body.clone()).await;
+        sent.expect("an answer")
+    };
+    let refused = !answer.is_success();
+    refused.then(|| (answer.status, answer.error().to_owned(), answer.json["sequence"].clone()))
+}
+
+async fn every_route_of_a_vault_asks_who_it_is_and_whether_it_is_enrolled(database: Database) {
+    let world = World::start(database).await;
+    let mut laptop = Client::found(&world).await;
+    let mut tablet = laptop.enrol(&world, 2).await;
+    let (digest, _) = laptop.snapshot(b"a sealed state").await;
+    let key = TokenKey::derive(b"a secret of the tests");
+    let made = |purpose, device: &Client, log, expires| {
+        let device = device.identity.key();
+        let claims = Claims { purpose, device, log, issued: 1, expires };
+        Proof::Vault(URL_SAFE_NO_PAD.encode(key.issue(&claims)))
+    };
+    let (log, other, ever) = (laptop.log, LogId([0x8a; 16]), u64::MAX);
+    let unauthorized = (401, "unauthorized".to_owned(), Value::Null);
+    let wrong = [
+        ("no proof", Proof::None),
+        ("no token", Proof::Vault("AAAA".to_owned())),
+        ("an expired one", made(Purpose::Vault, &tablet, log, 600)),
+        ("another vault's", made(Purpose::Vault, &tablet, other, ever)),
+        ("another device's", made(Purpose::Vault, &laptop, log, ever)),
+        ("one for something else", made(Purpose::Http, &tablet, log, ever)),
+    ];
+    let before = laptop.pull(0).await;
+    for asked in every_route(&tablet, "wrong", digest) {
+        for (what, proof) in &wrong {
+            let refused = refusal(&tablet, &asked, proof).await;
+            assert_eq!(refused.as_ref(), Some(&unauthorized), "{} with {what}", asked.route);
+        }
+    }
+    assert_eq!(laptop.pull(0).await, before, "nothing was changed");
+
+    // Its own ways in: a token of the vault, on every route but the one that gives it, and its proof.
+    let token = Proof::Vault(tablet.vault_token().await);
+    let device = tablet.phone.proof().await.expect("a token");
+    for (proof, mark) in [(&token, "by a token"), (&device, "by the device")] {
+        for asked in every_route(&tablet, mark, digest) {
+            let refused = refusal(&tablet, &asked, proof).await;
+            let expected =
+                (asked.route == "token" && proof == &token).then(|| unauthorized.clone());
+            assert_eq!(refused, expected, "{} {mark}", asked.route);
+        }
+        tablet.sign(Kind::Quiet, mark.as_bytes());
+    }
+
+    let revoke = Control::Revoke { device: tablet.identity.key(), join_key: None };
+    let signed = laptop.sign(Kind::Control, &revoke.encode());
+    let seq = laptop.push(&[signed]).await.ok()["ack"].clone();
+    let before = laptop.pull(0).await;
+    let stranger = Client::new(&world, 9, log);
+    let strange = stranger.phone.proof().await.expect("a token");
+    let made = made(Purpose::Vault, &stranger, log, ever);
+    for (client, proof, expected) in [
+        (&tablet, &token, (403, "revoked".to_owned(), seq.clone())),
+        (&tablet, &device, (403, "revoked".to_owned(), seq)),
+        (&stranger, &made, (404, "no_such_log".to_owned(), Value::Null)),
+        (&stranger, &strange, (404, "no_such_log".to_owned(), Value::Null)),
+    ] {
+        for asked in every_route(client, "too late", digest) {
+            let no_way_in = asked.route == "token" && matches!(proof, Proof::Vault(_));
+            let expected = if no_way_in { &unauthorized } else { &expected };
+            let refused = refusal(client, &asked, proof).await;
+            assert_eq!(refused.as_ref(), Some(expected), "{}", asked.route);
+        }
+    }
+    assert_eq!(laptop.pull(0).await, before, "nothing was changed");
 }
 
 async fn what_is_pushed_wrong_is_refused_and_nothing_is_appended(database: Database) {

@@ -19,7 +19,9 @@ use crate::entry::{EntryParts, Read, encode_entry, read_stored};
 use crate::limits::{PAGE_BYTES_MAX, PAGE_ENTRIES_MAX, STORE_DEADLINE};
 use crate::metrics::PAGES;
 use crate::outbox::{CatchUp, Outbox, Phase};
-use crate::ports::{LogKey, PageRequest, Position, SnapshotRecord, Store, StoreError};
+use crate::ports::{
+    Controls, ControlsRequest, LogKey, PageRequest, Position, SnapshotRecord, Store, StoreError,
+};
 use crate::reply::jitter;
 use crate::system::Shared;
 use sealwire_protocol::frame::Stub;
@@ -139,8 +141,14 @@ async fn controls_from_store(
     after: u64,
     up_to: u64,
 ) -> Result<(), StoreError> {
-    let entries = store.read_controls(page.key, after, up_to, PAGE_ENTRIES_MAX).await?;
-    let complete = entries.len() < PAGE_ENTRIES_MAX;
+    let request = ControlsRequest {
+        key: page.key,
+        after,
+        up_to,
+        entries_max: PAGE_ENTRIES_MAX,
+        bytes_max: PAGE_BYTES_MAX,
+    };
+    let Controls { entries, complete } = store.read_controls(&request).await?;
     let frames = entries
         .iter()
         .filter_map(|entry| {

@@ -166,7 +166,7 @@ fn read_content(
 }
 
 /// Whether a doorbell is rung for an entry of this kind, and how soon its devices should wake.
-/// docs/PROTOCOL.md shows this; of Totals' kinds there is a table.
+/// docs/PROTOCOL.md shows it for the native kinds; of Totals' kinds docs/HTTP.md has a table.
 pub(crate) fn rings(log_type: LogType, kind: Kind, totals_kind: Option<&str>) -> Option<Urgency> {
     match (kind, log_type) {
         (Kind::Ring, LogType::Group) => Some(Urgency::High),
@@ -339,6 +339,7 @@ mod tests {
     use sealwire_protocol::signing::{device_key, sign};
 
     use super::*;
+    use crate::totals::kinds::KINDS;
 
     /// A `key` entry to `recipients` whose body has a key for each of `sealed_to`.
     fn check_keys(recipients: &[DeviceKey], sealed_to: &[DeviceKey]) -> Result<Content, ErrorCode> {
@@ -383,5 +384,67 @@ mod tests {
         assert_eq!(check_keys(&[a, b], &[a]), Err(ErrorCode::BadAudience));
         assert_eq!(check_keys(&[a], &[a, b]), Err(ErrorCode::BadAudience));
         assert_eq!(check_keys(&[], &[a, b]), Ok(Content::Rotation));
+    }
+
+    /// A document of the project.
+    fn document(name: &str) -> String {
+        let path = format!("{}/../docs/{name}", env!("CARGO_MANIFEST_DIR"));
+        std::fs::read_to_string(path).expect("a document")
+    }
+
+    fn how_soon(rings: Option<Urgency>) -> &'static str {
+        match rings {
+            Some(Urgency::High) => "at once",
+            Some(Urgency::Normal) => "when it suits the device",
+            None => "",
+        }
+    }
+
+    /// A row of a table.
+    fn row(cells: &[&str]) -> String {
+        let mut row = "|".to_owned();
+        for cell in cells {
+            row += " ";
+            row += cell;
+            row += if cell.is_empty() { "|" } else { " |" };
+        }
+        row + "\n"
+    }
+
+    #[test]
+    fn the_documents_say_which_kinds_ring() {
+        let mut table = "| kind | in a group | in a vault |\n|---|---|---|\n".to_owned();
+        for (name, kind) in [
+            ("control", Kind::Control),
+            ("key", Kind::Key),
+            ("ring", Kind::Ring),
+            ("quiet", Kind::Quiet),
+            ("bulk", Kind::Bulk),
+        ] {
+            let [group, vault] = [LogType::Group, LogType::Vault]
+                .map(|log_type| rings(log_type, kind, None))
+                .map(how_soon);
+            table += &row(&[&format!("`{name}`"), group, vault]);
+        }
+        let protocol = document("PROTOCOL.md");
+        let (begin, end) = ("<!-- ringing kinds: begin -->\n", "<!-- ringing kinds: end -->");
+        let (_, rest) = protocol.split_once(begin).expect("a table");
+        let (written, _) = rest.split_once(end).expect("its end");
+        assert_eq!(written, table);
+
+        let mut table = "| kind | rings a doorbell | once | after leaving |\n".to_owned();
+        table += "|---|---|---|---|\n";
+        let other = rule_of("a kind that is nobody's");
+        for rule in KINDS.iter().chain([other]) {
+            let yes = |is: bool| if is { "yes" } else { "" };
+            let name = match rule.name == other.name {
+                true => "any other".to_owned(),
+                false => format!("`{}`", rule.name),
+            };
+            let (once, farewell) = (yes(rule.sent_once), yes(rule.farewell));
+            table += &row(&[&name, how_soon(rule.rings), once, farewell]);
+        }
+        let written = document("HTTP.md");
+        assert!(written.contains(&table), "docs/HTTP.md must hold:\n{table}");
     }
 }

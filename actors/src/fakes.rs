@@ -28,9 +28,9 @@ use tokio::sync::watch;
 pub use self::push::FakePush;
 use self::state::State;
 use crate::ports::{
-    Clock, CommitResult, Doorbell, DueLog, FoundResult, GroupRecord, LogBrief, LogCommit, LogKey,
-    LogRecord, NewLog, PageRequest, PendingRequest, Position, ReserveResult, Store, StoreError,
-    StoreStats, StoredEntry, SubscriptionRecord,
+    Clock, CommitResult, Controls, ControlsRequest, Doorbell, DueLog, FoundResult, GroupRecord,
+    LogBrief, LogCommit, LogKey, LogRecord, NewLog, PageRequest, PendingRequest, Position,
+    ReserveResult, Store, StoreError, StoreStats, StoredEntry, SubscriptionRecord,
 };
 
 /// A clock that stands still until it is turned.
@@ -91,6 +91,8 @@ struct Hooks {
     poisoned: BTreeSet<LogKey>,
     unreadable: bool,
     elsewhere: bool,
+    /// How often entries that do not decode were read; none while all do.
+    spoiled: Option<u64>,
 }
 
 impl Default for MemoryStore {
@@ -325,14 +327,8 @@ impl Store for MemoryStore {
         self.read(|state| state.control_at(key, body))
     }
 
-    async fn read_controls(
-        &self,
-        key: LogKey,
-        after: u64,
-        up_to: u64,
-        limit: usize,
-    ) -> Result<Vec<StoredEntry>, StoreError> {
-        self.read(|state| state.read_controls(key, after, up_to, limit))
+    async fn read_controls(&self, request: &ControlsRequest) -> Result<Controls, StoreError> {
+        self.read(|state| state.read_controls(request))
     }
 
     async fn due_for_expiry(

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use sealwire_protocol::limits::{
-    BATCH_BYTES_MAX, BODY_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX, NATIVE_MEMBERS_MAX,
+    BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, BODY_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX, NATIVE_MEMBERS_MAX,
     SNAPSHOT_BYTES_MAX, SNAPSHOTS_MAX,
 };
 
@@ -150,6 +150,16 @@ pub const LOG_CONTROL_BURST: u32 = 2048;
 /// After these, one in so long.
 pub const LOG_CONTROL_PERIOD: Duration = Duration::from_secs(1);
 
+/// Keys that one device may write to one vault at once, in units of [`KEYS_UNIT_BYTES`]: a newcomer is
+/// given the keys of many years, each in an entry of its own.
+pub const KEYS_BURST: u32 = 4096;
+
+/// After these, one unit in so long: keys of a vault never go, and this is some 70 MiB a day.
+pub const KEYS_PERIOD: Duration = Duration::from_secs(10);
+
+/// What one unit holds: a key that is sealed to every device of a vault of the usual limit.
+pub const KEYS_UNIT_BYTES: usize = 8 * 1024;
+
 /// Logs that one device may found at once: twice as many as it can be a member of at the most.
 pub const FOUND_BURST: u32 = 512;
 
@@ -244,12 +254,13 @@ pub const DOORBELL_WINDOW_MAX: Duration = Duration::from_secs(20 * 60);
 /// for one of so many looks at them all.
 pub const DOORBELL_LOGS_MAX: usize = 32;
 
-/// Most devices whose doorbells wait or are remembered: about 40 MiB. Beyond it the ones that were
-/// rung are forgotten first.
+/// Most devices whose doorbells wait or are remembered: 59 MiB at most, with the places in which they are
+/// queued. Beyond it the ones that were rung are forgotten first.
 pub const DOORBELL_DEVICES_MAX: usize = 131_072;
 
-/// After how long a log tells again of a device that it has told of: shorter than any window.
-pub const DOORBELL_TOLD: Duration = Duration::from_secs(30);
+/// Logs in which something waits for these devices, in all: 30 MiB at most. Beyond it a device is rung for
+/// those that are remembered.
+pub const DOORBELL_WAITS_MAX: usize = 262_144;
 
 /// How far back entries are re-read at the start, for devices that were not rung for them.
 pub const DOORBELL_LOOKBACK: Duration = Duration::from_secs(15 * 60);
@@ -269,11 +280,15 @@ pub const DOORBELL_ENTRIES_PAGE: usize = 256;
 /// Messages that wait for the actor of doorbells.
 pub const PUSH_MAILBOX_MAX: usize = 16_384;
 
-/// Devices that these messages name: 3 MiB. What does not fit is re-read.
+/// Devices that these messages name: 6 MiB. What does not fit is re-read.
 pub const PUSH_TOLD_MAX: usize = 65_536;
 
 /// Devices of which it is remembered that they have no doorbell: about 6 MiB.
 pub const DEAF_DEVICES_MAX: usize = 131_072;
+
+/// Devices that have said where their doorbells are and are remembered for it: 256 KiB. More than say so
+/// while a doorbell is rung.
+pub const REGISTRATIONS_KEPT: usize = 8192;
 
 /// Doorbells that are being rung at the same time: with 50 ms each, 2,560 in a second. Over HTTP/1 each
 /// is a connection, and half as many files as are kept in reserve.
@@ -298,7 +313,15 @@ pub const PUSH_RETRY_ASKED_MAX: Duration = Duration::from_secs(3600);
 /// Failures in a row after which a push service is left alone for a while.
 pub const PUSH_FAILURES_MAX: u32 = 16;
 
-/// For how long at first; doubled each time that it fails again.
+/// Where this is reached, a push service has called at least sixteen doorbells too many, and every third
+/// or more of the last ones.
+pub const PUSH_LIMITED_MAX: u32 = 32;
+
+/// How long a push service is left alone that says that our quota is used up, and not for how long: quotas
+/// are filled again each minute.
+pub const PUSH_QUOTA_REST: Duration = Duration::from_secs(60);
+
+/// For how long a push service that fails is left alone at first; doubled each time that it fails again.
 pub const PUSH_REST_MIN: Duration = Duration::from_secs(1);
 
 /// For how long at most.
@@ -382,7 +405,8 @@ pub const VAULT_DEVICES_MAX: usize = 32;
 /// Most bytes of a vault's snapshots and uploads, as they were announced: four of the largest.
 pub const VAULT_SNAPSHOT_BYTES_MAX: u64 = 4 * SNAPSHOT_BYTES_MAX;
 
-/// How long a snapshot stands before it counts as confirmed in a vault of one device.
+/// How long a snapshot stands before it counts as confirmed in a vault of one device: of those that it
+/// has made since it is alone.
 pub const SNAPSHOT_STANDS: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// How long an upload that was not made a snapshot is kept after its last chunk.
@@ -449,8 +473,9 @@ const _: () = {
     assert!((BODY_BYTES_MAX as u64) < VAULT_BYTES_RESERVE);
     assert!(GROUP_RESERVE_BODIES < GROUP_UNDELIVERED_BODIES_MAX);
     assert!(LOG_CONTROL_BURST as usize >= NATIVE_MEMBERS_MAX);
+    // Whatever fits one batch may be written at once by whoever has written nothing.
+    assert!(BATCH_BYTES_MAX / KEYS_UNIT_BYTES + BATCH_ENTRIES_MAX < KEYS_BURST as usize);
     assert!(RESTING.as_secs() < RETENTION_OVERDUE.as_secs());
     assert!(LOG_IDLE.as_secs() < RESTING.as_secs());
-    assert!(DOORBELL_TOLD.as_secs() < DOORBELL_WINDOW.as_secs());
     assert!(RECONNECT_AFTER_MS_MAX < DOORBELL_SETTLE.as_secs() * 1000);
 };

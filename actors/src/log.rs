@@ -20,6 +20,8 @@
 //! Holds always:
 //! - an entry is answered and published only after its commit;
 //! - parts are finished in the order in which they were submitted;
+//! - a refusal is told when all that it may rest on is durable: an entry that came to nothing leaves no
+//!   trace, not even in the answer to another;
 //! - every request is answered, if only by the drop of its [`Reply`].
 
 mod bells;
@@ -154,7 +156,17 @@ struct InFlight {
     flushes: Vec<oneshot::Sender<()>>,
     /// Who is answered with what over a single request.
     totals: Vec<(TotalsReply, TotalsDone)>,
+    /// Who was refused since it was decided.
+    refusals: Vec<Refusal>,
     ends_log: bool,
+}
+
+/// Who is refused, and why.
+enum Refusal {
+    /// Entries.
+    Entries(Reply, Failure),
+    /// A single request.
+    Single(TotalsReply, Failure),
 }
 
 enum Memory {
@@ -326,10 +338,18 @@ impl LogActor {
             Some(Content::Control(control)) => (true, paces.may_control(self.key, sender, control)),
             Some(Content::Rotation | Content::Plain) | None => (false, Ok(())),
         };
+        let keys = state.key_units(&entries);
+        let pace = pace.and_then(|()| match keys {
+            0 => Ok(()),
+            keys => paces.may_keep_keys(self.key, sender, keys),
+        });
         match state.append(sender, entries, pace, self.shared.clock.now_ms()) {
             Ok(decided) => {
                 if control {
                     paces.controlled(self.key, sender);
+                }
+                if keys > 0 {
+                    paces.kept_keys(self.key, sender, keys);
                 }
                 let ends = decided.ended;
                 self.submit(decided, kinds, Some(reply), None);
@@ -338,13 +358,34 @@ impl LogActor {
                     self.go_on_ending();
                 }
             }
-            Err(NotAppended::Refused(failure)) => {
-                if is_full(failure.code) {
-                    self.mark_quota();
-                }
-                reply.refuse(failure);
-            }
+            Err(NotAppended::Refused(failure)) => self.refuse(Refusal::Entries(reply, failure)),
             Err(NotAppended::Known) => self.resent(sender, first_count, last, reply),
+        }
+    }
+
+    /// Refuses, when everything that is under way is durable: memory is ahead of the store, and the
+    /// refusal may rest on what comes to nothing. Then it does as well, and its drop says so.
+    fn refuse(&mut self, refusal: Refusal) {
+        match self.in_flight.back_mut() {
+            Some(part) => part.refusals.push(refusal),
+            None => self.tell(refusal),
+        }
+    }
+
+    fn tell(&mut self, refusal: Refusal) {
+        let failure = match refusal {
+            Refusal::Entries(reply, failure) => {
+                reply.refuse(failure);
+                failure
+            }
+            Refusal::Single(reply, failure) => {
+                // Whoever has gone meanwhile asks again.
+                let _ = reply.send(Err(failure));
+                failure
+            }
+        };
+        if is_full(failure.code) {
+            self.mark_quota();
         }
     }
 
@@ -421,10 +462,7 @@ impl LogActor {
             TotalsWish::Ack(seqs) => {
                 let known = match state.ack_seqs(device, &seqs) {
                     Ok(known) => TotalsDone { seq: known, ..nothing },
-                    Err(failure) => {
-                        let _ = reply.send(Err(failure));
-                        return;
-                    }
+                    Err(failure) => return self.refuse(Refusal::Single(reply, failure)),
                 };
                 let decided = state.flush_acks();
                 self.stop_ringing(device);
@@ -450,12 +488,7 @@ impl LogActor {
                     self.go_on_ending();
                 }
             }
-            Err(NotAppended::Refused(failure)) => {
-                if failure.code == ErrorCode::Quota {
-                    self.mark_quota();
-                }
-                let _ = reply.send(Err(failure));
-            }
+            Err(NotAppended::Refused(failure)) => self.refuse(Refusal::Single(reply, failure)),
             // Only what has a count can be known.
             Err(NotAppended::Known) => drop(reply),
         }
@@ -514,6 +547,7 @@ impl LogActor {
             replies: reply.map(|reply| (reply, false)).into_iter().collect(),
             flushes: flush.into_iter().collect(),
             totals: Vec::new(),
+            refusals: Vec::new(),
             ends_log,
         });
         let part = Part::new(decided.commit, id, self.myself.clone());
@@ -597,6 +631,9 @@ impl LogActor {
         for (reply, done) in part.totals {
             // Whoever has gone meanwhile asks again.
             let _ = reply.send(Ok(done));
+        }
+        for refusal in part.refusals {
+            self.tell(refusal);
         }
         for done in part.flushes {
             let _ = done.send(());

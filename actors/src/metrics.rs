@@ -122,20 +122,21 @@ metrics_table! {
     counter DOORBELLS_QUEUED = "sealwire_doorbells_queued_total", Count;
     /// Entries for a device that was to be rung anyway, or was told of already.
     counter DOORBELLS_COALESCED = "sealwire_doorbells_coalesced_total", Count;
-    /// Doorbells that became needless before they were rung, by `reason`: `acked`, or `here` (a device
-    /// of a vault has a session).
+    /// Doorbells that became needless before they were rung, by `reason`: `here` (the device had a session
+    /// or a stream when the entry came, and has acked it), or `fetched` (it slept, and came by itself).
     counter DOORBELLS_SUPPRESSED = "sealwire_doorbells_suppressed_total", Count;
     /// Doorbells that a push service has taken.
     counter DOORBELLS_SENT = "sealwire_doorbells_sent_total", Count;
-    /// Calls to a push service that failed, by `reason`: `limited`, `unavailable`, `unreachable`,
-    /// `unauthorised` (all of these are tried again) or `refused`.
+    /// Calls to a push service that failed, by `reason`: `limited`, `quota` (the project's is used up),
+    /// `unavailable`, `unreachable`, `unauthorised`, `third_party` (Apple does not know the project; all
+    /// of these are tried again) or `refused`.
     counter DOORBELLS_FAILED = "sealwire_doorbells_failed_total", Count;
     /// Devices of which the actor of doorbells could not be told; what they miss is re-read.
     counter DOORBELLS_DROPPED = "sealwire_doorbells_dropped_total", Count;
     /// Devices that are to be rung now, the ones that are being rung among them.
     gauge DOORBELLS_WAITING = "sealwire_doorbells_waiting", Count;
-    /// Time from the moment an entry became visible to the moment a push service took the doorbell for
-    /// it. A device that is here has ten seconds of it to ack.
+    /// Time from the moment an entry became visible, also to a relay before this one, to the moment a push
+    /// service took the doorbell for it. A device that is here has ten seconds of it to ack.
     histogram DOORBELL_AGE = "sealwire_doorbell_age_seconds", Seconds;
     /// Push services that are left alone now because they fail.
     gauge PUSH_RESTING = "sealwire_push_services_resting", Count;

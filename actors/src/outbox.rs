@@ -524,13 +524,19 @@ impl Outbox {
         let Some(index) = inner.reading(key, generation) else {
             return;
         };
+        let mut all = complete;
         for (seq, frame) in page {
+            // What the device has not granted is read again when it has.
+            if inner.window == Some(0) {
+                all = false;
+                break;
+            }
             inner.push_counted(frame);
             if let Some(subscription) = inner.logs[index].subscription.as_deref_mut() {
                 subscription.controls_sent(seq);
             }
         }
-        if complete && let Some(subscription) = inner.logs[index].subscription.as_deref_mut() {
+        if all && let Some(subscription) = inner.logs[index].subscription.as_deref_mut() {
             subscription.phase = Phase::Entries;
         }
         inner.fall_behind(index);

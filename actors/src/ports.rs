@@ -412,6 +412,31 @@ pub struct PageRequest {
     pub bytes_max: usize,
 }
 
+/// Which of the entries are read whose bodies are kept with them. They are for every reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ControlsRequest {
+    /// Which log.
+    pub key: LogKey,
+    /// Entries after this seq.
+    pub after: u64,
+    /// Entries up to and with this seq.
+    pub up_to: u64,
+    /// Most entries.
+    pub entries_max: usize,
+    /// Most bytes of bodies and of the names of addressees; the first entry is given however long it
+    /// is.
+    pub bytes_max: usize,
+}
+
+/// A page of them.
+pub struct Controls {
+    /// In order; at least one if there is any.
+    pub entries: Vec<StoredEntry>,
+    /// Whether it is known that there are no more up to the end that was asked for. A page of as many as
+    /// it may hold does not say so.
+    pub complete: bool,
+}
+
 /// Who asks for what it has not acked in a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PendingRequest {
@@ -585,18 +610,12 @@ pub trait Store: PushStore + RecoveryStore + VaultStore {
     /// [`StoreError::Unavailable`].
     async fn control_at(&self, key: LogKey, body: &[u8]) -> Result<Option<u64>, StoreError>;
 
-    /// Entries whose bodies are kept with them (control entries, and keys of vaults) with
-    /// `after < seq <= up_to`, in order, at most `limit`.
+    /// A page of the entries whose bodies are kept with them (control entries, and keys of vaults), in
+    /// order, bounded by count and bytes.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], or [`StoreError::Corrupt`].
-    async fn read_controls(
-        &self,
-        key: LogKey,
-        after: u64,
-        up_to: u64,
-        limit: usize,
-    ) -> Result<Vec<StoredEntry>, StoreError>;
+    async fn read_controls(&self, request: &ControlsRequest) -> Result<Controls, StoreError>;
 
     /// Groups after `after` (by key) whose oldest entry above the floor was ordered before `before`:
     /// at most `limit` groups are looked at. Vaults do not expire. Gives the due ones and the last key looked at; `None`

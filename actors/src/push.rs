@@ -29,16 +29,16 @@ use std::time::Duration;
 
 use metrics::{counter, gauge, histogram};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr};
-use sealwire_protocol::{DeviceKey, LogType};
+use sealwire_protocol::DeviceKey;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
 use self::breaker::{Breaker, ms};
-use self::core::{Call, Core, News, Outcome, Spared, Taken};
-use self::doorstep::{Acked, Named, Told};
+use self::core::{Call, Core, News, Outcome, Room, Spared, Taken};
+use self::doorstep::{Acked, Awake, Named, Sleeper, Told};
 use crate::limits::{
-    DOORBELL_DEVICES_MAX, DOORBELL_REREAD_PAUSE, PUSH_BATCH, PUSH_CALL_DEADLINE, PUSH_CALLS_MAX,
-    PUSH_MAILBOX_MAX, PUSH_RETRY_MIN,
+    DOORBELL_DEVICES_MAX, DOORBELL_LOOKBACK, DOORBELL_REREAD_PAUSE, DOORBELL_WAITS_MAX, PUSH_BATCH,
+    PUSH_CALL_DEADLINE, PUSH_CALLS_MAX, PUSH_MAILBOX_MAX, PUSH_RETRY_MIN,
 };
 use crate::mailbox::{self, Mailbox, Posted, Waiting};
 use crate::metrics::{
@@ -86,6 +86,8 @@ pub(crate) enum Message {
     Told(Told, Named),
     /// From a log: a device has acked.
     Acked(Acked),
+    /// From a session or a request: a device has asked what there is.
+    Awake(Awake),
     /// From the re-reading: something is unseen, which may be known.
     Again(Told, oneshot::Sender<()>),
     /// From the re-reading: it has ended.
@@ -125,6 +127,8 @@ enum Said {
     Moved,
     /// It will never be taken.
     Refused,
+    /// The token was gone, and the store could not be told.
+    NotForgotten,
     /// Not now.
     Later(Trouble, Option<Duration>),
 }
@@ -168,7 +172,7 @@ impl Actor for PushActor {
             .map(|push| Service { push: push.clone(), breaker: Breaker::default() })
             .collect();
         let mut state = State {
-            core: Core::new(DOORBELL_DEVICES_MAX),
+            core: Core::new(Room { devices: DOORBELL_DEVICES_MAX, waits: DOORBELL_WAITS_MAX }),
             services,
             started: Instant::now(),
             calls: 0,
@@ -192,10 +196,11 @@ impl Actor for PushActor {
     ) -> Result<(), ActorProcessingErr> {
         let (message, _handling) = posted.open(ActorKind::Push);
         match message {
-            Message::Told(told, _named) => state.told(&told, false),
+            Message::Told(told, _named) => state.told(told, false),
             Message::Acked(acked) => state.acked(&acked),
+            Message::Awake(awake) => state.awake(awake),
             Message::Again(told, heard) => {
-                state.told(&told, true);
+                state.told(told, true);
                 // Whoever reads may have gone with the system.
                 let _ = heard.send(());
             }
@@ -216,31 +221,31 @@ impl Actor for PushActor {
 }
 
 impl State {
+    /// The actor's clock. It begins where entries are re-read from, so that they have their age.
     fn now(&self) -> u64 {
-        ms(self.started.elapsed())
+        self.at(Instant::now())
     }
 
     /// A moment on the actor's clock; what was before its start counts as its start.
     fn at(&self, instant: Instant) -> u64 {
-        ms(instant.saturating_duration_since(self.started))
+        ms(DOORBELL_LOOKBACK + instant.saturating_duration_since(self.started))
     }
 
-    fn told(&mut self, told: &Told, again: bool) {
+    fn told(&mut self, told: Told, again: bool) {
         let now = self.now();
-        let since = self.at(told.since);
+        let said = self.at(told.since);
         let (mut queued, mut coalesced, mut full) = (0, 0, 0);
-        for (device, seq, urgency) in &told.devices {
+        for Sleeper { device, seq, urgency, age_ms, word } in told.sleepers {
             let news = News {
                 log: told.log,
                 id: told.id,
-                seq: *seq,
-                urgency: *urgency,
-                since,
-                acks: told.log_type == LogType::Group,
-                here: self.shared.registry.is_here(*device),
+                seq,
+                urgency,
+                since: said.saturating_sub(u64::from(age_ms)),
+                here: self.shared.registry.is_here(device),
                 again,
             };
-            match self.core.waits(*device, &news, now) {
+            match self.core.waits(device, &news, word, now) {
                 Taken::Queued => queued += 1,
                 Taken::Coalesced => coalesced += u64::from(!again),
                 Taken::Full => full += 1,
@@ -259,6 +264,12 @@ impl State {
         count_spared(spared);
     }
 
+    fn awake(&mut self, awake: Awake) {
+        let Awake { device, log, read } = awake;
+        let spared = self.core.awake(device, log, read, self.now());
+        count_spared(spared);
+    }
+
     /// Rings whoever's turn has come, as far as there is room, and sees to it that it is looked again.
     fn go_on(&mut self) {
         let now = self.now();
@@ -268,8 +279,7 @@ impl State {
         }
         let room = self.room(now);
         let registry = self.shared.registry.clone();
-        let (calls, spared) = self.core.take(now, room, |device| registry.is_here(device));
-        count_spared(spared);
+        let calls = self.core.take(now, room, |device| registry.is_here(device));
         if !calls.is_empty() {
             self.calls += calls.len();
             self.look_up(calls);
@@ -356,31 +366,35 @@ impl State {
         let rested = breaker.is_open();
         let outcome = match said {
             Said::Taken => {
-                breaker.succeeded();
+                breaker.succeeded(probe);
                 counter!(DOORBELLS_SENT).increment(1);
                 histogram!(DOORBELL_AGE).record(now.saturating_sub(call.since) as f64 / 1000.0);
                 Outcome::Taken
             }
             Said::Gone => {
-                breaker.succeeded();
+                breaker.succeeded(probe);
                 counter!(TOKENS_FORGOTTEN).increment(1);
                 Outcome::NoDoorbell
             }
             Said::Moved => {
-                breaker.succeeded();
+                breaker.succeeded(probe);
                 Outcome::NotTried(now)
             }
+            // It is asked again, and will say so again.
+            Said::NotForgotten => {
+                breaker.succeeded(probe);
+                Outcome::Failed(None)
+            }
             Said::Refused => {
-                breaker.succeeded();
+                breaker.succeeded(probe);
                 counter!(DOORBELLS_FAILED, "reason" => "refused").increment(1);
                 // Its token is kept, and no doorbell tries it again until the device has said where
                 // its doorbell is.
                 self.shared.doorstep.are_deaf(&[call.device], registrations);
-                Outcome::NoDoorbell
+                Outcome::Refused
             }
             Said::Later(trouble, asked) => {
-                let hopeless = trouble == Trouble::Unauthorised;
-                breaker.failed(now, asked, probe, hopeless, share());
+                breaker.failed(now, trouble, asked, probe, share());
                 counter!(DOORBELLS_FAILED, "reason" => trouble.name()).increment(1);
                 Outcome::Failed(asked)
             }
@@ -481,15 +495,14 @@ async fn ring(
             match forgotten.await {
                 Ok(true) => Said::Gone,
                 Ok(false) => Said::Moved,
-                // It is asked again, and will say so again.
-                Err(_) => Said::Later(Trouble::Unavailable, None),
+                Err(_) => Said::NotForgotten,
             }
         }
     };
 }
 
 fn count_spared(spared: Spared) {
-    for (reason, count) in [("acked", spared.acked), ("here", spared.here)] {
+    for (reason, count) in [("here", spared.here), ("fetched", spared.fetched)] {
         if count > 0 {
             counter!(DOORBELLS_SUPPRESSED, "reason" => reason).increment(count);
         }

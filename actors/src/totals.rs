@@ -36,6 +36,7 @@ use crate::ports::{
     FoundResult, GroupRecord, LogBrief, LogKey, LogPlace, NewEntry, NewLog, PendingRequest,
     ReserveResult, StoreError, SubscriptionRecord,
 };
+use crate::push::doorstep::Awake;
 use crate::reply::{Credit, unavailable};
 use crate::session::ask;
 use crate::system::{Shared, System};
@@ -197,6 +198,9 @@ impl System {
         let incarnation = shared.store.incarnation();
         let payload = |entry| Payload::stored(brief.key, group, incarnation, entry);
         let entries = ask(read).await?;
+        if entries.is_some() {
+            shared.doorstep.awake(Awake { log: brief.key, device, read: None });
+        }
         Ok(entries.map(|entries| entries.into_iter().filter_map(payload).collect()))
     }
 
@@ -291,6 +295,7 @@ impl Listening {
             Some(record) => {
                 presence.raise_head(record.head);
                 listener.begin(key, id, presence, &record, false);
+                shared.doorstep.awake(Awake { log: key, device: listener.device, read: None });
             }
             None => {
                 drop(presence);

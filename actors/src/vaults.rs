@@ -19,12 +19,12 @@ mod stream;
 
 use std::sync::Arc;
 
-use sealwire_protocol::{DeviceKey, ErrorCode, Failure};
+use sealwire_protocol::{DeviceKey, Failure};
 use tokio::task::yield_now;
 
 use crate::entry::{CheckedEntry, Content};
 use crate::limits::VERIFIED_AT_ONCE;
-use crate::ports::LogKey;
+use crate::ports::{LogKey, LogPlace};
 use crate::reply::{Reply, unavailable};
 use crate::system::Shared;
 use crate::turns::Turn;
@@ -69,9 +69,11 @@ pub(crate) async fn enrolled(
     shared: &Shared,
     turn: Turn,
     device: DeviceKey,
-    key: LogKey,
+    place: LogPlace,
 ) -> Result<(), Failure> {
-    let record = shared.turns.ask(turn, shared.store.subscription(key, device)).await;
-    record.map_err(|_| unavailable())?.ok_or(Failure::new(ErrorCode::NoSuchLog))?;
-    Ok(())
+    let record = shared.turns.ask(turn, shared.store.subscription(place.key, device)).await;
+    match record.map_err(|_| unavailable())? {
+        Some(_) => Ok(()),
+        None => Err(shared.why_no_member(turn, device, place.id).await),
+    }
 }

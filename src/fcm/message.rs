@@ -4,7 +4,7 @@
 //! same size, and one takes the place of another. There is no notification: the device wakes up,
 //! fetches what is sealed, and says itself what its owner sees.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderMap, StatusCode, header};
 use sealwire_actors::ports::{Rang, Ring, Trouble, Urgency};
@@ -18,6 +18,8 @@ const COLLAPSE_KEY: &str = "doorbell";
 
 /// How long the push service may keep a doorbell: after a day, the app has looked by itself.
 const TTL: &str = "86400s";
+
+const DAY_SECONDS: u64 = 86_400;
 
 #[derive(Serialize)]
 struct Envelope<'a> {
@@ -57,6 +59,9 @@ struct Apns {
 #[serde(rename_all = "kebab-case")]
 struct ApnsHeaders {
     apns_collapse_id: &'static str,
+    /// Until when Apple may keep it, in seconds since the epoch: to the end of the day (UTC) after this
+    /// one, so that it is the same for everybody who is rung on a day.
+    apns_expiration: String,
     /// Apple allows no other for what shows nothing.
     apns_priority: &'static str,
     apns_push_type: &'static str,
@@ -73,8 +78,9 @@ struct Aps {
     content_available: u8,
 }
 
-/// The body of a request; none if it cannot be written, which it can.
-pub(super) fn body(token: &str, ring: &Ring) -> Option<Vec<u8>> {
+/// The body of a request at this time; none if it cannot be written, which it can.
+pub(super) fn body(token: &str, ring: &Ring, now: SystemTime) -> Option<Vec<u8>> {
+    let days = now.duration_since(UNIX_EPOCH).ok()?.as_secs() / DAY_SECONDS;
     let message = Message {
         token,
         data: Data {
@@ -93,6 +99,7 @@ pub(super) fn body(token: &str, ring: &Ring) -> Option<Vec<u8>> {
         apns: Apns {
             headers: ApnsHeaders {
                 apns_collapse_id: COLLAPSE_KEY,
+                apns_expiration: ((days + 2) * DAY_SECONDS).to_string(),
                 apns_priority: "5",
                 apns_push_type: "background",
             },
@@ -117,36 +124,50 @@ struct Problem {
 struct Detail {
     #[serde(default, rename = "errorCode")]
     code: Option<String>,
+    /// Of an `ErrorInfo`.
+    #[serde(default)]
+    reason: Option<String>,
 }
 
 /// What an answer means. An access token that is not known is no answer for the doorbell: none.
 pub(super) fn meaning(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Option<Rang> {
-    let code = code(body);
-    let code = code.as_deref();
+    let details = details(body);
+    let code = details.iter().find_map(|detail| detail.code.as_deref());
     let later = |trouble| Rang::Later(trouble, retry_after(headers));
     Some(match status {
         StatusCode::OK => Rang::Taken,
-        StatusCode::UNAUTHORIZED if code != Some("THIRD_PARTY_AUTH_ERROR") => return None,
+        // The operator's key for Apple is wrong. That can be mended, and the token is not to blame.
+        StatusCode::UNAUTHORIZED if code == Some("THIRD_PARTY_AUTH_ERROR") => {
+            later(Trouble::ThirdParty)
+        }
+        StatusCode::UNAUTHORIZED => return None,
         StatusCode::NOT_FOUND if code == Some("UNREGISTERED") => Rang::Unregistered,
         // It is the project that is not found or not ours, not the device.
         StatusCode::NOT_FOUND => Rang::Later(Trouble::Unauthorised, None),
         StatusCode::FORBIDDEN if code != Some("SENDER_ID_MISMATCH") => {
             Rang::Later(Trouble::Unauthorised, None)
         }
+        // So all of Google's services say that a project has used up its quota of calls; FCM itself says
+        // `QUOTA_EXCEEDED`, which may be of one device.
+        StatusCode::TOO_MANY_REQUESTS
+            if details.iter().any(|one| one.reason.as_deref() == Some("RATE_LIMIT_EXCEEDED")) =>
+        {
+            later(Trouble::Quota)
+        }
         StatusCode::TOO_MANY_REQUESTS => later(Trouble::Limited),
         status if status.is_server_error() => later(Trouble::Unavailable),
-        // Another project's token, a token that is none, a certificate that Apple does not know.
+        // Another project's token, or a token that is none.
         _ => Rang::Refused,
     })
 }
 
-fn code(body: &[u8]) -> Option<String> {
-    let refusal: Refusal = serde_json::from_slice(body).ok()?;
-    refusal.error.details.into_iter().find_map(|detail| detail.code)
+fn details(body: &[u8]) -> Vec<Detail> {
+    let refusal: Option<Refusal> = serde_json::from_slice(body).ok();
+    refusal.map(|refusal| refusal.error.details).unwrap_or_default()
 }
 
 /// Seconds, or a date.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
@@ -168,19 +189,27 @@ mod tests {
         Ring { log: LogId([log; 16]), payload, urgency: Urgency::High }
     }
 
+    /// The third hour of a day, so many seconds on.
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(20_000 * DAY_SECONDS + 3 * 3600 + seconds)
+    }
+
     #[test]
     fn a_doorbell_holds_three_words_and_how_to_deliver_them() {
-        let text = String::from_utf8(body("a-token", &ring(0x11, 5)).unwrap()).unwrap();
+        let text = String::from_utf8(body("a-token", &ring(0x11, 5), at(0)).unwrap()).unwrap();
         let payload = ring(0x11, 5).payload.to_text();
         let expected = format!(
             "{{\"message\":{{\"token\":\"a-token\",\"data\":{{\"type\":\"shared_expense_activity\",\
              \"groupId\":\"11111111-1111-1111-1111-111111111111\",\"payloadId\":\"{payload}\"}},\
              \"android\":{{\"collapse_key\":\"doorbell\",\"priority\":\"HIGH\",\"ttl\":\"86400s\"}},\
-             \"apns\":{{\"headers\":{{\"apns-collapse-id\":\"doorbell\",\"apns-priority\":\"5\",\
+             \"apns\":{{\"headers\":{{\"apns-collapse-id\":\"doorbell\",\"apns-expiration\":\"1728172800\",\"apns-priority\":\"5\",\
              \"apns-push-type\":\"background\"}},\"payload\":{{\"aps\":{{\"content-available\":1}}}}}}}}}}"
         );
         assert_eq!(text, expected);
-        assert_eq!(body("b-token", &ring(0x99, 1 << 40)).unwrap().len(), text.len());
+        assert_eq!(body("b-token", &ring(0x99, 1 << 40), at(0)).unwrap().len(), text.len());
+        // When in a day it is rung does not show.
+        assert_eq!(body("a-token", &ring(0x11, 5), at(12 * 3600)).unwrap(), text.as_bytes());
+        assert_ne!(body("a-token", &ring(0x11, 5), at(21 * 3600)).unwrap(), text.as_bytes());
     }
 
     #[test]
@@ -202,6 +231,11 @@ mod tests {
         assert_eq!(meant(400, &error("UNREGISTERED")), Some(Rang::Refused));
         assert_eq!(meant(400, &error("INVALID_ARGUMENT")), Some(Rang::Refused));
         assert_eq!(meant(401, ""), None);
+        assert_eq!(meant(401, &error("THIRD_PARTY_AUTH_ERROR")), later(Trouble::ThirdParty));
+        let quota = r#"{"error":{"code":429,"status":"RESOURCE_EXHAUSTED","details":[{"@type":
+            "type.googleapis.com/google.rpc.ErrorInfo","reason":"RATE_LIMIT_EXCEEDED"}]}}"#;
+        assert_eq!(meant(429, quota), later(Trouble::Quota));
+        assert_eq!(meant(429, &error("QUOTA_EXCEEDED")), later(Trouble::Limited));
         assert_eq!(meant(403, &error("SENDER_ID_MISMATCH")), Some(Rang::Refused));
         assert_eq!(meant(403, ""), later(Trouble::Unauthorised));
         assert_eq!(meant(429, ""), later(Trouble::Limited));

@@ -62,7 +62,8 @@ pub(super) fn describe_known(document: &mut OpenApi) {
     });
 }
 
-/// The same for the calls about vaults, which take a token of their vault as well.
+/// The same for the calls about vaults, which take a token of their vault as well, but the one that gives
+/// it.
 pub(super) fn describe_vaults(document: &mut OpenApi) {
     describe_known(document);
     for (path, item) in &mut document.paths.paths {
@@ -72,6 +73,8 @@ pub(super) fn describe_vaults(document: &mut OpenApi) {
             refusal(operation, StatusCode::FORBIDDEN, "A limit of the vault; `revoked`");
             if path != "/vaults" {
                 refusal(operation, StatusCode::NOT_FOUND, "`no_such_log`, `no_such_snapshot`");
+            }
+            if path != "/vaults" && !path.ends_with("/token") {
                 let none = Vec::<String>::new;
                 let token = SecurityRequirement::new("device", none()).add("vault", none());
                 operation.security.get_or_insert_default().push(token);

@@ -75,6 +75,12 @@ fn meaning(answer: TestRing) -> &'static str {
         Rang::Unregistered => "the push service does not know the device's token any more",
         Rang::Refused => "the push service refused: the token is another project's, or is none",
         Rang::Later(Trouble::Limited, _) => "the push service says that there are too many",
+        Rang::Later(Trouble::Quota, _) => {
+            "the push service says that the project's quota is used up"
+        }
+        Rang::Later(Trouble::ThirdParty, _) => {
+            "Apple does not know the project's key: see the Firebase console"
+        }
         Rang::Later(Trouble::Unavailable, _) => "the push service says that it cannot do it now",
         Rang::Later(Trouble::Unreachable, _) => "the push service could not be reached in time",
         Rang::Later(Trouble::Unauthorised, _) => {

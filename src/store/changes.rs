@@ -12,9 +12,11 @@ use sealwire_protocol::DeviceKey;
 
 use super::dialect::Kind::{Bytes, Int, Text};
 use super::dialect::{Step, Table, Value};
-use super::vaults::VaultTables;
+use super::vaults::{UPSERT_VAULTS, VaultTables};
 
-/// An upsert, because SQLite's `update … from` cannot be told to begin with the list.
+/// An upsert, because SQLite's `update … from` cannot be told to begin with the list. PostgreSQL is told
+/// by `offset 0`, which keeps it from rearranging, and by the rows' places, which leave nothing to plan:
+/// nobody else changes these rows while their head is locked.
 static UPDATE_HEADS: Step = Step::twofold(
     &[
         ("key", Int),
@@ -47,7 +49,9 @@ static UPDATE_HEADS: Step = Step::twofold(
         floor_chain = coalesce(g.floor_chain, logs.floor_chain), \
         guard_seq = coalesce(g.guard_seq, logs.guard_seq), \
         join_key = case when g.set_join_key = 1 then g.join_key else logs.join_key end \
-     from given g where logs.key = g.key",
+     from given g cross join lateral ( \
+        select l.ctid as place from logs l where l.key = g.key offset 0) l \
+     where logs.ctid = l.place",
 );
 
 static INSERT_ENTRIES: Step = Step::new(
@@ -110,7 +114,8 @@ static UPSERT_MEMBERS: Step = Step::new(
         ack_ranges = excluded.ack_ranges",
 );
 
-/// As with [`UPDATE_HEADS`].
+/// Upserts, as with [`UPDATE_HEADS`]. PostgreSQL's is one as well, and not by the row's place: somebody
+/// who asks to join again may touch the row at any time.
 static UPDATE_ACKS: Step = Step::twofold(
     &[("log", Int), ("device", Bytes), ("ack_floor", Int), ("ack_ranges", Bytes)],
     "insert into members (log, device, state, joined_seq, joined_at, reserved_at, ack_floor, \
@@ -121,12 +126,19 @@ static UPDATE_ACKS: Step = Step::twofold(
      where m.log = g.log and m.device = g.device and m.state = 2 \
      on conflict (log, device) do update set \
         ack_floor = excluded.ack_floor, ack_ranges = excluded.ack_ranges",
-    "update members set ack_floor = g.ack_floor, ack_ranges = g.ack_ranges from given g \
-     where members.log = g.log and members.device = g.device and members.state = 2",
+    "insert into members (log, device, state, joined_seq, joined_at, reserved_at, ack_floor, \
+        ack_ranges) \
+     select m.log, m.device, m.state, m.joined_seq, m.joined_at, m.reserved_at, g.ack_floor, \
+        g.ack_ranges \
+     from given g cross join lateral ( \
+        select * from members m \
+        where m.log = g.log and m.device = g.device and m.state = 2 offset 0) m \
+     on conflict (log, device) do update set \
+        ack_floor = excluded.ack_floor, ack_ranges = excluded.ack_ranges",
 );
 
 /// PostgreSQL cannot know how few rows a range of seqs is, and would rather read the whole table than
-/// look for each: `offset 0` keeps it from rearranging, and the rows' places leave nothing to plan.
+/// look for each.
 static DELETE_BODIES: Step = Step::twofold(
     &[("log", Int), ("first", Int), ("last", Int)],
     "delete from bodies where (log, seq) in ( \
@@ -155,6 +167,18 @@ static DELETE_LOGS: Step =
 
 static DELETE_ALL_ENTRIES: Step =
     Step::new(&[("log", Int)], "delete from entries where log in (select log from given)");
+
+/// The changes of everyday traffic, in the order in which they are to be written: what
+/// [`super::at_once`] does in one call.
+pub(super) static EVERYDAY: [&Step; 7] = [
+    &UPDATE_HEADS,
+    &INSERT_ENTRIES,
+    &INSERT_BODIES,
+    &UPSERT_SENDERS,
+    &UPSERT_VAULTS,
+    &UPDATE_ACKS,
+    &DELETE_BODIES,
+];
 
 /// For the test that looks at their plans.
 #[cfg(test)]

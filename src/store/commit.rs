@@ -2,7 +2,8 @@
 //!
 //! The heads are locked in the order of their keys and compared; what belongs to logs whose head
 //! was as expected is then written by a handful of statements over many rows ([`super::changes`]),
-//! whatever the number of logs. A stale log loses its own part and nobody else's.
+//! whatever the number of logs. A stale log loses its own part and nobody else's. What most commits
+//! change PostgreSQL does in one call, if no log is stale ([`super::at_once`]).
 //!
 //! Nothing here knows what an entry means. Holds always: no row of a log is written before its head
 //! has been locked and compared in the same transaction.
@@ -14,8 +15,8 @@ use sqlx::Executor;
 
 use super::changes::changes;
 use super::dialect::Kind::Int;
-use super::dialect::{Columns, Dialect, Step, Table, Value};
-use super::lanes::Lease;
+use super::dialect::{Bound, Columns, Dialect, Step, Table, Value};
+use super::lanes::{Lease, Verdict};
 use super::pages::lists;
 
 static LOCK_HEADS: Step = Step::new(
@@ -29,17 +30,80 @@ static LOCK_HEADS: Step = Step::new(
 #[cfg(test)]
 pub(super) const STEPS: &[&Step] = &[&LOCK_HEADS];
 
-/// Commits `batch` within the transaction that `lease` has begun.
+/// Commits `batch` as one transaction.
 pub(super) async fn run<D: Dialect>(
-    lease: &mut Lease<D>,
+    mut lease: Lease<D>,
     batch: &[LogCommit],
 ) -> Result<Vec<CommitResult>, StoreError>
 where
     for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
 {
-    let mut heads = Table::new(&LOCK_HEADS);
     for part in batch {
         check(part)?;
+    }
+    let call = D::bind_at_once(batch)?;
+    let (alone, within) = if batch.iter().all(may_come_late) { (call, None) } else { (None, call) };
+    if let Some(call) = alone
+        && called(&mut lease, call).await?
+    {
+        return Ok(vec![CommitResult::Committed; batch.len()]);
+    }
+    lease.begin(D::BEGIN).await?;
+    let outcome = run_within(&mut lease, batch, within).await;
+    lease.end(outcome.map(Verdict::Keep)).await
+}
+
+/// Whether a part does no harm if it is committed after this relay has given up waiting for it: one that
+/// only appends. If anything was appended meanwhile, its head is not as expected and nothing of it is
+/// written; if nothing was, it is what the author's resend will find. Whatever else a part sets (acks, what
+/// a vault holds) would overwrite what was set since, so it needs a transaction that ends with the
+/// connection unless this relay itself says `commit`.
+fn may_come_late(part: &LogCommit) -> bool {
+    let LogCommit {
+        key: _,
+        expected_seq: _,
+        expected_version: _,
+        entries,
+        // Where the entries' authors stand: moved by entries alone.
+        senders: _,
+        members,
+        guard_seq,
+        join_key,
+        acks,
+        freed,
+        floor,
+        vault,
+        ended,
+    } = part;
+    let frees = !acks.is_empty() || !freed.is_empty() || floor.is_some() || *ended;
+    let governs = !members.is_empty() || guard_seq.is_some() || join_key.is_some();
+    !entries.is_empty() && !frees && !governs && vault.is_none()
+}
+
+/// Whether a call of [`Dialect::bind_at_once`] has written its batch.
+async fn called<D: Dialect>(lease: &mut Lease<D>, call: Bound<D>) -> Result<bool, StoreError>
+where
+    for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
+{
+    Ok(lease.fetch(call).await?.first().map_or(Ok(0), |row| row.int(0))? == 1)
+}
+
+/// Commits `batch` within the transaction that `lease` has begun.
+async fn run_within<D: Dialect>(
+    lease: &mut Lease<D>,
+    batch: &[LogCommit],
+    call: Option<Bound<D>>,
+) -> Result<Vec<CommitResult>, StoreError>
+where
+    for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
+{
+    if let Some(call) = call
+        && called(lease, call).await?
+    {
+        return Ok(vec![CommitResult::Committed; batch.len()]);
+    }
+    let mut heads = Table::new(&LOCK_HEADS);
+    for part in batch {
         heads.push([Value::Int(part.key.0)]);
     }
     let mut found = HashMap::with_capacity(batch.len());
@@ -88,4 +152,52 @@ fn check(part: &LogCommit) -> Result<(), StoreError> {
         }
     }
     if part.floor.is_some_and(|floor| floor.seq > next) { Err(StoreError::Refused) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use sealwire_actors::ports::{MemberChange, NewEntry, Position, VaultChange};
+    use sealwire_protocol::header::{HEADER_BYTES, HeaderBytes};
+    use sealwire_protocol::{AckSet, Body, DeviceKey, Digest};
+
+    use super::*;
+
+    fn entry(seq: u64) -> NewEntry {
+        NewEntry {
+            seq,
+            at: 0,
+            header: HeaderBytes([0; HEADER_BYTES]),
+            body: Body::copy_from(b"sealed"),
+            control: false,
+            signature: None,
+            recipients: Vec::new(),
+            totals_kind: None,
+            chain: Digest::ZERO,
+            sender_slot: 1,
+            count: seq,
+        }
+    }
+
+    #[test]
+    fn only_what_appends_and_sets_nothing_else_may_come_late() {
+        let mut appends = LogCommit::new(LogKey(1), 7, 0);
+        assert!(!may_come_late(&appends));
+        appends.entries.push(entry(8));
+        assert!(may_come_late(&appends));
+        let changes: [fn(&mut LogCommit); 8] = [
+            |part| part.members.push(MemberChange::Left { device: DeviceKey([1; 32]) }),
+            |part| part.floor = Some(Position { seq: 7, chain: Digest::ZERO }),
+            |part| part.ended = true,
+            |part| part.acks.push((DeviceKey([1; 32]), AckSet::up_to(7))),
+            |part| part.freed.push((1, 7)),
+            |part| part.vault = Some(VaultChange::default()),
+            |part| part.guard_seq = Some(8),
+            |part| part.join_key = Some(None),
+        ];
+        for change in changes {
+            let mut part = appends.clone();
+            change(&mut part);
+            assert!(!may_come_late(&part));
+        }
+    }
 }

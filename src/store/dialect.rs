@@ -13,7 +13,7 @@ use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use sealwire_actors::ports::StoreError;
+use sealwire_actors::ports::{LogCommit, StoreError};
 use sealwire_protocol::{DeviceKey, Digest};
 use sqlx::{AssertSqlSafe, ColumnIndex, Database, Decode, Row, SqlSafeStr, SqlStr, Type};
 
@@ -60,6 +60,17 @@ pub(super) enum Kind {
     Int,
     Bytes,
     Text,
+}
+
+impl Kind {
+    /// PostgreSQL's type of an array of it.
+    pub(super) fn postgres_array(self) -> &'static str {
+        match self {
+            Self::Int => "bigint[]",
+            Self::Bytes => "bytea[]",
+            Self::Text => "text[]",
+        }
+    }
 }
 
 /// How many sizes of row list SQLite has a statement for: 1, 2, 4 … 512. sqlx caches statements by
@@ -133,11 +144,7 @@ impl Step {
             .columns
             .iter()
             .zip(first..)
-            .map(|((_, kind), place)| match kind {
-                Kind::Int => format!("${place}::bigint[]"),
-                Kind::Bytes => format!("${place}::bytea[]"),
-                Kind::Text => format!("${place}::text[]"),
-            })
+            .map(|((_, kind), place)| format!("${place}::{}", kind.postgres_array()))
             .collect();
         let (names, arrays) = (self.names(), arrays.join(", "));
         let sql = self.postgres.replace(['{', '}'], "");
@@ -221,6 +228,12 @@ pub(super) trait Dialect: Database<Row: Columns> {
     /// do not depend on each other. As many statements as are needed. Their rows are wanted of a step
     /// that is alone.
     fn bind_rows(groups: &[Vec<Table<'_>>]) -> Result<Vec<Bound<Self>>, StoreError>;
+
+    /// Binds a whole commit as one statement, if the database has one for what it changes. It gives 1 if
+    /// all heads were as expected and everything is written; else nothing was.
+    fn bind_at_once(_batch: &[LogCommit]) -> Result<Option<Bound<Self>>, StoreError> {
+        Ok(None)
+    }
 
     /// Runs a statement and gives all of its rows.
     fn fetch(

@@ -213,7 +213,8 @@ where
         Ok(rows)
     }
 
-    async fn fetch(&mut self, bound: Bound<D>) -> Result<Vec<D::Row>, StoreError> {
+    /// Runs a statement that is bound already, and gives all of its rows.
+    pub(super) async fn fetch(&mut self, bound: Bound<D>) -> Result<Vec<D::Row>, StoreError> {
         let Some(connection) = self.connection.as_mut() else {
             return Err(StoreError::Unavailable);
         };

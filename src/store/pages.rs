@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use sealwire_actors::ports::{LogKey, PageRequest, StoreError, StoredEntry};
+use sealwire_actors::ports::{Controls, ControlsRequest, PageRequest, StoreError, StoredEntry};
 use sealwire_protocol::header::{HEADER_BYTES, HeaderBytes};
 use sealwire_protocol::ids::Signature;
 use sealwire_protocol::{Body, Digest};
@@ -85,10 +85,20 @@ const PACKED_PAGE: &str = concat!(
     ") p"
 );
 
+/// Of entries whose bodies are kept with them: the last seq of a page of at most `$4` entries and `$5`
+/// bytes, the last one without the bytes, and how many that are. No body is read for it: both databases
+/// know a length without one.
+const CONTROLS_THAT_FIT: &str = "select \
+        coalesce(max(s.seq) filter (where s.sum <= $5), min(s.seq)), max(s.seq), count(*) from ( \
+        select l.seq, sum(l.bytes) over (order by l.seq rows unbounded preceding) as sum from ( \
+            select seq, length(control_body) + coalesce(length(recipients), 0) as bytes \
+            from entries where log = $1 and seq > $2 and seq <= $3 and control_body is not null \
+            order by seq limit $4 + 0) l) s";
+
 const CONTROLS: &str = "select seq, at, header, signature, recipients, chain, control_body, \
         cast(null as text) \
      from entries where log = $1 and seq > $2 and seq <= $3 and control_body is not null \
-     order by seq limit $4 + 0";
+     order by seq";
 
 impl<D: Dialect> Lanes<D>
 where
@@ -117,13 +127,22 @@ where
 
     pub(super) async fn read_controls(
         &self,
-        key: LogKey,
-        after: u64,
-        up_to: u64,
-        limit: usize,
-    ) -> Result<Vec<StoredEntry>, StoreError> {
-        let values = [Value::Int(key.0), seq(after), seq(up_to), bound(limit)];
-        self.query(CONTROLS, &values).await?.iter().map(stored_entry).collect()
+        request: &ControlsRequest,
+    ) -> Result<Controls, StoreError> {
+        let ControlsRequest { key, after, up_to, entries_max, bytes_max } = *request;
+        let mut values =
+            [Value::Int(key.0), seq(after), seq(up_to), bound(entries_max), bound(bytes_max)];
+        let mut lease = self.read().await?;
+        let found = lease.rows(CONTROLS_THAT_FIT, &values).await?;
+        let found = found.first().ok_or_else(|| corrupt("an aggregate without a row"))?;
+        let Some(last) = found.maybe_int(0)? else {
+            return Ok(Controls { entries: Vec::new(), complete: entries_max > 0 });
+        };
+        let complete = last == found.int(1)? && found.number(2)? < entries_max as u64;
+        values[2] = Value::Int(last);
+        let rows = lease.rows(CONTROLS, &values[..3]).await?;
+        let entries = rows.iter().map(stored_entry).collect::<Result<_, _>>()?;
+        Ok(Controls { entries, complete })
     }
 }
 

@@ -13,18 +13,18 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sealwire_actors::ports::{StoreError, StoreStats};
+use sealwire_actors::ports::{LogCommit, StoreError, StoreStats};
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow};
 use sqlx::{Arguments, AssertSqlSafe, ConnectOptions, PgConnection, PgPool, Postgres, SqlSafeStr};
 
-use super::advisory;
 use super::dialect::{Bound, Columns, Dialect, Kind, Table, Value};
 use super::failure::{Judge, corrupt};
 use super::lanes::{Lanes, pool};
 use super::sql_store::Count;
 use super::tenure::Origin;
 use super::{OpenError, Warning};
+use super::{advisory, at_once};
 
 /// Committers: at two, one batch is written while the other waits for the disk; more only contend.
 const COMMITTERS: u32 = 2;
@@ -95,6 +95,10 @@ impl Dialect for Postgres {
         groups.iter().map(|group| bind_group(group)).collect()
     }
 
+    fn bind_at_once(batch: &[LogCommit]) -> Result<Option<Bound<Self>>, StoreError> {
+        at_once::call(batch)
+    }
+
     async fn fetch(
         connection: &mut PgConnection,
         (sql, arguments): Bound<Self>,
@@ -123,7 +127,10 @@ fn bind_group(tables: &[Table<'_>]) -> Result<Bound<Postgres>, StoreError> {
 }
 
 /// Adds each column of `table` as an array.
-fn add_columns(arguments: &mut PgArguments, table: &Table<'_>) -> Result<(), StoreError> {
+pub(super) fn add_columns(
+    arguments: &mut PgArguments,
+    table: &Table<'_>,
+) -> Result<(), StoreError> {
     for (place, (_, kind)) in table.step.columns().iter().enumerate() {
         let column = table.cells().iter().skip(place).step_by(table.width());
         match kind {
@@ -184,7 +191,7 @@ pub(super) fn plain_options(url: &str) -> Result<PgConnectOptions, OpenError> {
 }
 
 /// The migrations that this program knows.
-static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
+pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
 const MIGRATED: &str = "select max(version) from _sqlx_migrations where success";
 
@@ -226,7 +233,9 @@ pub(super) async fn migrate(url: &str, judge: &Judge) -> Result<(), OpenError> {
 pub(super) fn lanes(options: &PgConnectOptions, judge: &Judge) -> Lanes<Postgres> {
     Lanes::new(
         pool(READERS).connect_lazy_with(options.clone()),
-        pool(COMMITTERS).connect_lazy_with(options.clone()),
+        pool(COMMITTERS)
+            .after_connect(|connection, _| Box::pin(at_once::prepare(connection)))
+            .connect_lazy_with(options.clone()),
         COMMITTERS as usize,
         judge.clone(),
     )

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use sealwire_actors::ports::{
-    CommitResult, Doorbell, DueLog, FoundResult, GroupRecord, LogBrief, LogCommit, LogKey,
-    LogRecord, NewLog, PageRequest, PendingRequest, Position, ReserveResult, Store, StoreError,
-    StoreStats, StoredEntry, SubscriptionRecord,
+    CommitResult, Controls, ControlsRequest, Doorbell, DueLog, FoundResult, GroupRecord, LogBrief,
+    LogCommit, LogKey, LogRecord, NewLog, PageRequest, PendingRequest, Position, ReserveResult,
+    Store, StoreError, StoreStats, StoredEntry, SubscriptionRecord,
 };
 use sealwire_protocol::challenge::CHALLENGE_BYTES;
 use sealwire_protocol::frame::Member;
@@ -26,7 +26,7 @@ use super::Standing;
 use super::advisory::RETENTION_LOCK;
 use super::commit;
 use super::dialect::{Columns, Dialect, Value};
-use super::lanes::{Lanes, Verdict};
+use super::lanes::Lanes;
 use super::tenure::Tenure;
 use super::writes::day;
 
@@ -116,10 +116,7 @@ where
     }
 
     async fn commit_once(&self, batch: &[LogCommit]) -> Result<Vec<CommitResult>, StoreError> {
-        let mut lease = self.lanes.commit().await?;
-        lease.begin(D::BEGIN).await?;
-        let outcome = commit::run(&mut lease, batch).await;
-        lease.end(outcome.map(Verdict::Keep)).await
+        commit::run(self.lanes.commit().await?, batch).await
     }
 
     /// Learns where a log of a batch ends now: any of them does.
@@ -253,14 +250,8 @@ where
         self.lanes.control_at(key, body).await
     }
 
-    async fn read_controls(
-        &self,
-        key: LogKey,
-        after: u64,
-        up_to: u64,
-        limit: usize,
-    ) -> Result<Vec<StoredEntry>, StoreError> {
-        self.lanes.read_controls(key, after, up_to, limit).await
+    async fn read_controls(&self, request: &ControlsRequest) -> Result<Controls, StoreError> {
+        self.lanes.read_controls(request).await
     }
 
     async fn due_for_expiry(

@@ -42,7 +42,7 @@ pub(super) static LOAD_SNAPSHOTS: Step = Step::new(
      from given g cross join snapshots s where s.log = g.key and s.seq >= 0 and s.seq > 0",
 );
 
-static UPSERT_VAULTS: Step = Step::new(
+pub(super) static UPSERT_VAULTS: Step = Step::new(
     &[("log", Int), ("entries", Int), ("bytes", Int)],
     "insert into vaults (log, entries, bytes) select log, entries, bytes from given where true \
      on conflict (log) do update set entries = excluded.entries, bytes = excluded.bytes",
@@ -187,11 +187,15 @@ const SNAPSHOTS: &str = "select log, digest, head_incarnation, head_seq, head_ch
         seq, made_at, confirmed \
      from snapshots where log = $1 and seq >= 0 and seq > 0 order by seq desc limit $2 + 0";
 
-/// Vaults in turn, each with its floor and with the newest head that a confirmed snapshot has.
+/// Vaults in turn, each with its floor and with the newest head that a confirmed snapshot has. The guard
+/// is at or above the newest entry by which a device went.
 const COVERED: &str = "with looked as (select log from vaults where log > $1 order by log limit $3 + 0) \
      select v.log, l.floor_seq, (select max(s.head_seq) from snapshots s \
         where s.log = v.log and s.seq >= 0 and s.seq > 0 and (s.confirmed = 1 or (s.made_at < $2 and \
-            (select count(*) from members m where m.log = v.log and m.state = 2) = 1))) \
+            s.seq > l.guard_seq and \
+            (select count(*) from members m where m.log = v.log and m.state = 2) = 1 and \
+            exists (select 1 from members m where m.log = v.log and m.device = s.author \
+                and m.state = 2)))) \
      from looked v join logs l on l.key = v.log order by v.log";
 
 /// How much of what lies above the floor `$2` and up to `$3` goes with one step: how far, how many

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use sealwire_actors::fakes::MemoryStore;
 use sealwire_actors::ports::{
-    CommitResult, FoundResult, LogCommit, LogKey, MemberChange, PageRequest, Position, Store,
+    CommitResult, ControlsRequest, FoundResult, LogCommit, LogKey, MemberChange, PageRequest,
+    Position, Store,
 };
 use sealwire_protocol::{AckSet, DeviceKey, LogType};
 
@@ -199,10 +200,12 @@ impl World<'_> {
         let page = self.store.read_page(&request).await.expect("read");
         let expected = self.model.read_page(&request).await.expect("read");
         assert!(page.iter().map(plain).eq(expected.iter().map(plain)), "of {request:?}");
-        let (after, limit) = (request.after, request.entries_max);
-        let controls = self.store.read_controls(log.key, after, head, limit).await.expect("read");
-        let expected = self.model.read_controls(log.key, after, head, limit).await.expect("read");
-        assert!(controls.iter().map(plain).eq(expected.iter().map(plain)));
+        let PageRequest { key, after, entries_max, bytes_max, .. } = request;
+        let asked = ControlsRequest { key, after, up_to: head, entries_max, bytes_max };
+        let controls = self.store.read_controls(&asked).await.expect("read");
+        let expected = self.model.read_controls(&asked).await.expect("read");
+        assert!(controls.entries.iter().map(plain).eq(expected.entries.iter().map(plain)));
+        assert_eq!(controls.complete, expected.complete, "of {asked:?}");
         let (sender, count) = (request.reader, self.dice.below(9));
         let entry = self.store.find_entry(log.key, sender, count).await;
         assert_eq!(entry, self.model.find_entry(log.key, sender, count).await);

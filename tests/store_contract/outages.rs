@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use sealwire::store::{Lock, OpenStore, Standing, open};
 use sealwire_actors::ports::{CommitResult, Position, Store, StoreError};
-use sealwire_protocol::LogType;
+use sealwire_protocol::{AckSet, LogType};
 use sqlx::{Connection, Executor, PgConnection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -180,6 +180,33 @@ async fn a_row_that_another_session_locks_does_not_hold_a_commit_for_long() {
     assert!(begun.elapsed() < QUICKLY, "took {:?}", begun.elapsed());
     beside.execute("rollback").await.expect("free again");
     log.commit(store, &[Draft::of(device(1), b"goes through")]).await;
+    opened.close().await;
+}
+
+/// Some errors come only when a transaction commits: when its statements have all been answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_fails_at_its_very_end_is_not_committed() {
+    const FAILS_AT_THE_END: &str = "\
+        create function fails() returns trigger language plpgsql as \
+            $$ begin raise exception 'no' using errcode = '53100'; end $$; \
+        create constraint trigger fails after insert on entries \
+            deferrable initially deferred for each row execute function fails()";
+    let database = Database::postgres().await;
+    let opened = database.open().await;
+    let store = &*opened.store;
+    let mut log = found(store, 1, LogType::Group, device(1)).await;
+    let mut beside = database.beside().await;
+    beside.execute(sqlx::raw_sql(FAILS_AT_THE_END)).await.expect("made");
+    let start = log.clone();
+    let appends = start.clone().write(&[Draft::of(device(1), b"only appends")]);
+    let mut acks = start.clone().write(&[Draft::of(device(1), b"acks as well")]);
+    acks.acks.push((device(1), AckSet::up_to(1)));
+    for part in [appends, acks] {
+        assert_eq!(commit(store, part).await, Err(StoreError::Unavailable));
+        assert_eq!(start.load(store).await.head, start.head);
+    }
+    beside.execute("drop function fails cascade").await.expect("dropped");
+    commit_in_the_end(store, &mut log, b"goes through").await;
     opened.close().await;
 }
 

@@ -1,6 +1,6 @@
 //! Pages: in order, bounded, and without the bodies that are not for their reader.
 
-use sealwire_actors::ports::{CommitResult, LogKey, PageRequest};
+use sealwire_actors::ports::{CommitResult, ControlsRequest, LogKey, PageRequest};
 use sealwire_protocol::{Body, LogType};
 
 use super::on_every_store;
@@ -17,6 +17,7 @@ on_every_store! {
     control_bodies_are_for_everyone_who_reads
     a_stored_entry_is_what_was_committed
     control_entries_are_read_alone_and_in_order
+    a_page_of_controls_is_bounded_by_bytes_and_never_empty
     an_empty_body_is_a_body
 }
 
@@ -185,18 +186,46 @@ async fn control_entries_are_read_alone_and_in_order(database: &Database) {
         let drafts = [Draft::of(device(1), &[number]), Draft::of(device(1), &[number]).control()];
         log.commit(store, &drafts).await;
     }
-    let read = async |after, up_to, limit| {
-        let controls = store.read_controls(log.key, after, up_to, limit).await.expect("read");
-        assert!(controls.iter().all(|entry| entry.body.is_some()));
-        controls.iter().map(|entry| entry.seq).collect::<Vec<_>>()
+    let read = async |after, up_to, entries_max| {
+        let request = ControlsRequest { entries_max, ..log.controls(after, up_to) };
+        let controls = store.read_controls(&request).await.expect("read");
+        assert!(controls.entries.iter().all(|entry| entry.body.is_some()));
+        let seqs: Vec<u64> = controls.entries.iter().map(|entry| entry.seq).collect();
+        (seqs, controls.complete)
     };
-    assert_eq!(read(0, 9, 100).await, [1, 3, 5, 7, 9]);
-    assert_eq!(read(1, 7, 100).await, [3, 5, 7]);
-    assert_eq!(read(0, 9, 2).await, [1, 3]);
-    assert!(read(9, 9, 100).await.is_empty() && read(9, 3, 100).await.is_empty());
+    assert_eq!(read(0, 9, 100).await, (vec![1, 3, 5, 7, 9], true));
+    assert_eq!(read(1, 7, 100).await, (vec![3, 5, 7], true));
+    assert_eq!(read(0, 9, 2).await, (vec![1, 3], false));
+    assert_eq!(read(9, 9, 100).await, (Vec::new(), true));
+    assert_eq!(read(9, 3, 100).await, (Vec::new(), true));
     let whole = store.read_page(&log.page(device(1), 2)).await.expect("read");
-    let alone = store.read_controls(log.key, 2, 3, 1).await.expect("read");
+    let alone = store.read_controls(&log.controls(2, 3)).await.expect("read").entries;
     assert_eq!(plain(&alone[0]), plain(&whole[0]));
+    opened.close().await;
+}
+
+async fn a_page_of_controls_is_bounded_by_bytes_and_never_empty(database: &Database) {
+    let opened = database.open().await;
+    let store = &*opened.store;
+    let mut log = found(store, 1, LogType::Vault, device(1)).await;
+    let names = [device(1), device(2)];
+    for body in [&[7; 5000][..], &[7; 300], &[7; 300]] {
+        let kept = Draft::of(device(1), body).control().to(&names);
+        log.commit(store, &[kept, Draft::of(device(1), &[8; 9000])]).await;
+    }
+    let read = async |after, bytes_max| {
+        let request = ControlsRequest { bytes_max, ..log.controls(after, 7) };
+        let controls = store.read_controls(&request).await.expect("read");
+        let seqs: Vec<u64> = controls.entries.iter().map(|entry| entry.seq).collect();
+        (seqs, controls.complete)
+    };
+    // The founding has eight bytes, and each of the others two names of 32 beside its body.
+    assert_eq!(read(0, 8 + 5064 + 364 + 364).await, (vec![1, 2, 4, 6], true));
+    assert_eq!(read(0, 8 + 5064 + 364 + 363).await, (vec![1, 2, 4], false));
+    assert_eq!(read(0, 5064).await, (vec![1], false));
+    assert_eq!(read(1, 100).await, (vec![2], false), "the first is given however long it is");
+    assert_eq!(read(2, 728).await, (vec![4, 6], true));
+    assert_eq!(read(4, 0).await, (vec![6], true));
     opened.close().await;
 }
 

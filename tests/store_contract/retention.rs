@@ -123,7 +123,7 @@ async fn below_the_floor_only_control_entries_stay(database: &Database) {
     assert_eq!(store.find_entry(log.key, device(1), 2).await, Ok(None));
     assert!(store.find_entry(log.key, device(1), 4).await.expect("read").is_some());
     assert_eq!(record.senders[0].last_count, 7, "counts survive the floor");
-    let controls = store.read_controls(log.key, 0, 7, 10).await.expect("read");
+    let controls = store.read_controls(&log.controls(0, 7)).await.expect("read").entries;
     assert_eq!(outline(&controls), [(1, true), (4, true)]);
     opened.close().await;
 }
@@ -150,7 +150,7 @@ async fn an_ended_log_leaves_nothing(database: &Database) {
     assert_eq!(store.find_log(log.id).await, Ok(None));
     assert!(store.load(&[log.key]).await.expect("loaded")[0].is_none());
     assert!(store.read_page(&log.page(device(2), 0)).await.expect("read").is_empty());
-    assert!(store.read_controls(log.key, 0, 9, 9).await.expect("read").is_empty());
+    assert!(store.read_controls(&log.controls(0, 9)).await.expect("read").entries.is_empty());
     assert_eq!(store.members(log.key).await, Ok(None));
     assert_eq!(store.chain_at(log.key, 1).await, Ok(None));
     let left: Vec<LogKey> =

@@ -1,8 +1,8 @@
 //! Writes well-formed histories for the tests: headers, chains, counts.
 
 use sealwire_actors::ports::{
-    CommitResult, FoundResult, LogCommit, LogKey, LogRecord, NewEntry, NewLog, PageRequest,
-    Position, SenderRecord, Store, StoreError, StoredEntry,
+    CommitResult, ControlsRequest, FoundResult, LogCommit, LogKey, LogRecord, NewEntry, NewLog,
+    PageRequest, Position, SenderRecord, Store, StoreError, StoredEntry,
 };
 use sealwire_protocol::digest::{chain_next, chain_start, entry_digest, native_log_id, sha256};
 use sealwire_protocol::ids::Signature;
@@ -217,6 +217,12 @@ impl Scribe {
             entries_max: 1000,
             bytes_max: 1 << 30,
         }
+    }
+
+    /// All entries between the two whose bodies are kept with them.
+    pub(crate) fn controls(&self, after: u64, up_to: u64) -> ControlsRequest {
+        let (entries_max, bytes_max) = (1000, 1 << 30);
+        ControlsRequest { key: self.key, after, up_to, entries_max, bytes_max }
     }
 
     pub(crate) async fn load(&self, store: &dyn Store) -> LogRecord {

@@ -24,6 +24,7 @@ on_every_store! {
     uploads_are_swept_and_snapshots_are_not
     entries_below_a_confirmed_snapshot_are_due
     a_vault_of_one_device_is_due_when_its_snapshot_has_stood
+    what_was_made_before_the_others_went_does_not_count_alone
     a_long_vault_is_due_in_steps
     due_vaults_are_looked_for_in_steps
     nothing_is_left_of_a_vault_that_ended
@@ -324,6 +325,22 @@ async fn a_vault_of_one_device_is_due_when_its_snapshot_has_stood(database: &Dat
     assert_eq!(commit(store, part).await, Ok(CommitResult::Committed));
     assert_eq!(due(store, snapshot.at).await, []);
     assert_eq!(due(store, snapshot.at + 1).await.len(), 1);
+    opened.close().await;
+}
+
+async fn what_was_made_before_the_others_went_does_not_count_alone(database: &Database) {
+    let opened = database.open().await;
+    let store = &*opened.store;
+    // Made by the one that is left, before the other went; and by the one that went.
+    for (seed, stays, goes) in [(1, 1, 2), (2, 2, 1)] {
+        let (mut log, snapshot) = covered(store, seed).await;
+        assert_eq!(snapshot.author, device(1));
+        let mut part = log.write(&[Draft::of(device(stays), b"revoke").control()]);
+        part.guard_seq = (stays == 1).then_some(log.head.seq);
+        part.members.push(MemberChange::Revoked { device: device(goes), seq: log.head.seq });
+        assert_eq!(commit(store, part).await, Ok(CommitResult::Committed));
+    }
+    assert_eq!(due(store, u64::MAX >> 1).await, []);
     opened.close().await;
 }
 

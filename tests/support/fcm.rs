@@ -47,6 +47,12 @@ pub(crate) enum Reply {
     /// Too many; wait so many seconds.
     Limited(u64),
     Broken,
+    /// Down for so many seconds.
+    Down(u64),
+    /// The project's quota is used up for so many seconds.
+    Quota(u64),
+    /// Apple does not know the project.
+    ThirdParty,
     /// Taken, after so long.
     Slow(Duration),
     Never,
@@ -94,6 +100,10 @@ struct Inner {
     granted: Mutex<u64>,
     /// Access tokens up to this number are not taken.
     expired: Mutex<u64>,
+    /// For how many seconds an access token is good that is granted from now on.
+    lifetime: AtomicU64,
+    /// What the token endpoint answers next instead of granting: a status, and seconds to wait.
+    grant_failures: Mutex<VecDeque<(StatusCode, Option<u64>)>>,
     next: Mutex<VecDeque<Reply>>,
     by_token: Mutex<BTreeMap<String, Reply>>,
     always: Mutex<Reply>,
@@ -151,6 +161,8 @@ impl Fcm {
             doorbells: Mutex::default(),
             granted: Mutex::new(0),
             expired: Mutex::new(0),
+            lifetime: AtomicU64::new(3599),
+            grant_failures: Mutex::default(),
             next: Mutex::default(),
             by_token: Mutex::default(),
             always: Mutex::new(Reply::Taken),
@@ -221,6 +233,16 @@ impl Fcm {
     /// Every how-manieth doorbell it calls one too many.
     pub(crate) fn limit_every(&self, every: u64) {
         self.inner.limited_every.store(every, Ordering::Relaxed);
+    }
+
+    /// Access tokens are good for so many seconds from now on.
+    pub(crate) fn grant_for(&self, seconds: u64) {
+        self.inner.lifetime.store(seconds, Ordering::Relaxed);
+    }
+
+    /// The token endpoint answers so instead of the next grant.
+    pub(crate) fn refuse_grant(&self, status: StatusCode, retry_after: Option<u64>) {
+        self.inner.grant_failures.lock().push_back((status, retry_after));
     }
 
     /// The doorbells so far.
@@ -329,8 +351,17 @@ async fn answer(
         Reply::Expired => Json::error(StatusCode::UNAUTHORIZED, None),
         Reply::Unregistered => Json::error(StatusCode::NOT_FOUND, Some("UNREGISTERED")),
         Reply::Broken => Json::error(StatusCode::INTERNAL_SERVER_ERROR, Some("INTERNAL")),
+        Reply::ThirdParty => Json::error(StatusCode::UNAUTHORIZED, Some("THIRD_PARTY_AUTH_ERROR")),
         Reply::Limited(seconds) => {
             let answer = Json::error(StatusCode::TOO_MANY_REQUESTS, Some("QUOTA_EXCEEDED"));
+            ([("retry-after", seconds.to_string())], answer).into_response()
+        }
+        Reply::Down(seconds) => {
+            let answer = Json::error(StatusCode::SERVICE_UNAVAILABLE, Some("UNAVAILABLE"));
+            ([("retry-after", seconds.to_string())], answer).into_response()
+        }
+        Reply::Quota(seconds) => {
+            let answer = Json::quota();
             ([("retry-after", seconds.to_string())], answer).into_response()
         }
     }
@@ -342,6 +373,13 @@ struct Json;
 impl Json {
     fn taken() -> Response {
         axum::Json(json!({ "name": "projects/a-project/messages/1" })).into_response()
+    }
+
+    fn quota() -> Response {
+        let kind = "type.googleapis.com/google.rpc.ErrorInfo";
+        let details = json!([{ "@type": kind, "reason": "RATE_LIMIT_EXCEEDED" }]);
+        let error = json!({ "code": 429, "message": "no", "details": details });
+        (StatusCode::TOO_MANY_REQUESTS, axum::Json(json!({ "error": error }))).into_response()
     }
 
     fn error(status: StatusCode, code: Option<&str>) -> Response {
@@ -406,10 +444,18 @@ impl Inner {
             "exp": iat.map(|iat| iat + 3600),
         });
         assert_eq!((&parts[1], exp.is_some()), (&expected, true));
+        if let Some((status, seconds)) = self.grant_failures.lock().pop_front() {
+            let mut answer = status.into_response();
+            if let Some(seconds) = seconds {
+                answer.headers_mut().insert("retry-after", seconds.into());
+            }
+            return answer;
+        }
         let mut granted = self.granted.lock();
         *granted += 1;
-        let token = format!("access-{granted}");
-        axum::Json(json!({ "access_token": token, "expires_in": 3599, "token_type": "Bearer" }))
+        let (token, lifetime) =
+            (format!("access-{granted}"), self.lifetime.load(Ordering::Relaxed));
+        axum::Json(json!({ "access_token": token, "expires_in": lifetime, "token_type": "Bearer" }))
             .into_response()
     }
 }

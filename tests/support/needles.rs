@@ -4,6 +4,12 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+
+/// Fewer characters of base64 would be found in anything that is long enough.
+const BASE64_CHARACTERS_MIN: usize = 8;
+
 /// Something that is looked for.
 pub(crate) struct Needle {
     pub(crate) name: &'static str,
@@ -16,17 +22,28 @@ impl Needle {
         Self::bytes(name, text.as_bytes())
     }
 
-    /// Bytes, as they are, in hexadecimal digits, and as a list of numbers.
+    /// Bytes, as they are, in hexadecimal digits, as a list of numbers, and in base64, wherever they stand
+    /// in what was encoded.
     pub(crate) fn bytes(name: &'static str, bytes: &[u8]) -> Self {
         let list = format!("{bytes:?}");
         let list = list.trim_matches(['[', ']']);
-        let forms = vec![
+        let mut forms = vec![
             bytes.to_vec(),
             hex::encode(bytes).into_bytes(),
             hex::encode_upper(bytes).into_bytes(),
             list.as_bytes().to_vec(),
             list.replace(", ", ",").into_bytes(),
         ];
+        for before in 0..3 {
+            let mut whole = vec![0; before];
+            whole.extend_from_slice(bytes);
+            // The characters that hold bits of these bytes and no others.
+            let its = (before * 8).div_ceil(6)..whole.len() * 8 / 6;
+            if its.len() >= BASE64_CHARACTERS_MIN {
+                forms.push(STANDARD_NO_PAD.encode(&whole)[its.clone()].as_bytes().to_vec());
+                forms.push(URL_SAFE_NO_PAD.encode(&whole)[its].as_bytes().to_vec());
+            }
+        }
         Self { name, forms }
     }
 
@@ -89,6 +106,23 @@ mod tests {
         let address = Needle::address("address", Ipv4Addr::new(203, 0, 113, 77));
         assert!(address.is_in(b"from 203.0.113.77:443"));
         assert!(!address.is_in(b"from 203.0.113.7"));
+    }
+
+    #[test]
+    fn what_is_there_in_base64_is_found_wherever_it_stands() {
+        let secret = b"planted\xff\xfe\xfb: forty";
+        let needle = Needle::bytes("secret", secret);
+        for before in 0..7 {
+            for after in 0..4 {
+                let mut whole = vec![0x5a; before];
+                whole.extend_from_slice(secret);
+                whole.extend(std::iter::repeat_n(0xa5, after));
+                for engine in [STANDARD_NO_PAD, URL_SAFE_NO_PAD] {
+                    assert!(needle.is_in(engine.encode(&whole).as_bytes()), "{before} {after}");
+                }
+            }
+        }
+        assert!(!needle.is_in(STANDARD_NO_PAD.encode(b"planted, and another one").as_bytes()));
     }
 
     #[test]

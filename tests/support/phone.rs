@@ -354,8 +354,7 @@ impl Phone {
     /// # Errors
     /// The refusal, or what went wrong below HTTP with status 0.
     pub(crate) async fn try_listen(&self, path: &str) -> Result<Listening, Answer> {
-        let broken = |_| Answer { status: 0, headers: HeaderMap::new(), json: json!({}) };
-        let proof = self.proof().await.map_err(broken)?;
+        let proof = self.proof().await.map_err(|_| broken())?;
         self.listen_with(path, proof).await
     }
 
@@ -363,47 +362,53 @@ impl Phone {
     ///
     /// # Errors
     /// As above.
-    pub(crate) async fn listen_with(
-        &self,
-        path: &str,
-        mut proof: Proof,
-    ) -> Result<Listening, Answer> {
-        let broken = |_| Answer { status: 0, headers: HeaderMap::new(), json: json!({}) };
-        for second in [false, true] {
-            let mut request = hyper::Request::builder()
-                .method("GET")
-                .uri(format!("http://{}{path}", self.base))
-                .header("content-type", "application/json")
-                .header("x-device-public-key", self.name());
-            match &proof {
-                Proof::None => {}
-                Proof::Token(token) => request = request.header("x-device-session", token),
-                Proof::Vault(token) => request = request.header("x-vault-token", token),
-                Proof::Signed { challenge, signature } => {
-                    request =
-                        request.header("x-challenge", challenge).header("x-signature", signature);
-                }
+    pub(crate) async fn listen_with(&self, path: &str, proof: Proof) -> Result<Listening, Answer> {
+        match self.listen_once(path, &proof).await {
+            Err(answer) if answer.status == 401 => {
+                *self.token.lock() = None;
+                let proof = self.signed().await.map_err(|_| broken())?;
+                self.listen_once(path, &proof).await
             }
-            let request = request.body(Full::new(Bytes::new())).expect("a request");
-            let answer = self.client.request(request).await;
-            let answer = answer.map_err(|error| broken(error.to_string()))?;
-            let status = answer.status().as_u16();
-            if status == 200 {
-                return Ok(Listening::new(answer.into_body()));
-            }
-            let (head, body) = answer.into_parts();
-            // It must come to an end, or the app would wait for ever.
-            let collected = timeout(REQUEST_DEADLINE, body.collect()).await;
-            let bytes = collected.expect("an end").map_err(|error| broken(error.to_string()))?;
-            let json = serde_json::from_slice(&bytes.to_bytes()).unwrap_or_else(|_| json!({}));
-            if status != 401 || second {
-                return Err(Answer { status, headers: head.headers, json });
-            }
-            *self.token.lock() = None;
-            proof = self.signed().await.map_err(broken)?;
+            answered => answered,
         }
-        unreachable!("the second answer is given")
     }
+
+    /// The same with this proof and no other.
+    ///
+    /// # Errors
+    /// As above.
+    pub(crate) async fn listen_once(&self, path: &str, proof: &Proof) -> Result<Listening, Answer> {
+        let mut request = hyper::Request::builder()
+            .method("GET")
+            .uri(format!("http://{}{path}", self.base))
+            .header("content-type", "application/json")
+            .header("x-device-public-key", self.name());
+        match proof {
+            Proof::None => {}
+            Proof::Token(token) => request = request.header("x-device-session", token),
+            Proof::Vault(token) => request = request.header("x-vault-token", token),
+            Proof::Signed { challenge, signature } => {
+                request = request.header("x-challenge", challenge).header("x-signature", signature);
+            }
+        }
+        let request = request.body(Full::new(Bytes::new())).expect("a request");
+        let answer = self.client.request(request).await.map_err(|_| broken())?;
+        let status = answer.status().as_u16();
+        if status == 200 {
+            return Ok(Listening::new(answer.into_body()));
+        }
+        let (head, body) = answer.into_parts();
+        // It must come to an end, or the app would wait for ever.
+        let collected = timeout(REQUEST_DEADLINE, body.collect()).await;
+        let bytes = collected.expect("an end").map_err(|_| broken())?;
+        let json = serde_json::from_slice(&bytes.to_bytes()).unwrap_or_else(|_| json!({}));
+        Err(Answer { status, headers: head.headers, json })
+    }
+}
+
+/// What is said where no answer came.
+fn broken() -> Answer {
+    Answer { status: 0, headers: HeaderMap::new(), json: json!({}) }
 }
 
 fn text(value: &Value) -> String {

@@ -125,7 +125,8 @@ impl Client {
     }
 }
 
-fn pushed(signed: &Signed) -> Value {
+/// An entry as it is pushed.
+pub(crate) fn pushed(signed: &Signed) -> Value {
     json!({
         "header": STANDARD.encode(signed.entry.header.0),
         "signature": STANDARD.encode(signed.entry.signature.expect("signed").0),

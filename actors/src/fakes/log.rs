@@ -71,7 +71,7 @@ pub(super) struct Log {
     pub(super) members: BTreeMap<DeviceKey, Membership>,
     pub(super) revoked: BTreeMap<DeviceKey, u64>,
     join_key: Option<DeviceKey>,
-    guard_seq: u64,
+    pub(super) guard_seq: u64,
     pub(super) vault: Vault,
 }
 

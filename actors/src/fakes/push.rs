@@ -84,6 +84,10 @@ impl PushStore for MemoryStore {
         before: u64,
         limit: usize,
     ) -> Result<Vec<RecentEntry>, StoreError> {
+        if let Some(reads) = &mut self.hooks.lock().spoiled {
+            *reads += 1;
+            return Err(StoreError::Corrupt);
+        }
         self.read(|state| {
             state.logs.get(&key).map_or(Ok(Vec::new()), |log| log.recent_entries(before, limit))
         })?
@@ -107,6 +111,19 @@ impl PushStore for MemoryStore {
             });
             members.filter(|one| state.push_token(one.member.device).is_some()).collect()
         })
+    }
+}
+
+impl MemoryStore {
+    /// From now on no entry decodes that is looked at for doorbells.
+    pub fn spoil_recent_entries(&self) {
+        self.hooks.lock().spoiled = Some(0);
+    }
+
+    /// How often that was tried since then.
+    #[must_use]
+    pub fn recent_reads(&self) -> u64 {
+        self.hooks.lock().spoiled.unwrap_or(0)
     }
 }
 

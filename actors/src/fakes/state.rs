@@ -16,9 +16,9 @@ use sealwire_protocol::{DeviceKey, Digest, LogId, LogType};
 
 use super::log::{Log, Membership};
 use crate::ports::{
-    CommitResult, DueLog, FoundResult, GroupRecord, LogBrief, LogCommit, LogKey, LogRecord,
-    MemberChange, NewLog, PageRequest, PendingRequest, Position, ReserveResult, SenderRecord,
-    StoreError, StoreStats, StoredEntry, SubscriptionRecord,
+    CommitResult, Controls, ControlsRequest, DueLog, FoundResult, GroupRecord, LogBrief, LogCommit,
+    LogKey, LogRecord, MemberChange, NewLog, PageRequest, PendingRequest, Position, ReserveResult,
+    SenderRecord, StoreError, StoreStats, StoredEntry, SubscriptionRecord,
 };
 
 const DAY_MS: u64 = 86_400_000;
@@ -351,20 +351,25 @@ impl State {
         controls.find(|entry| entry.new.body.as_ref() == body).map(|entry| entry.new.at)
     }
 
-    pub(super) fn read_controls(
-        &self,
-        key: LogKey,
-        after: u64,
-        up_to: u64,
-        limit: usize,
-    ) -> Vec<StoredEntry> {
-        let Some(log) = self.logs.get(&key).filter(|_| after < up_to) else { return Vec::new() };
-        log.entries
-            .range((Bound::Excluded(after), Bound::Included(up_to)))
-            .filter(|(_, entry)| entry.new.control)
-            .take(limit)
-            .map(|(_, entry)| entry.stored(true))
-            .collect()
+    pub(super) fn read_controls(&self, request: &ControlsRequest) -> Controls {
+        let mut page = Controls { entries: Vec::new(), complete: request.entries_max > 0 };
+        let Some(log) = self.logs.get(&request.key).filter(|_| request.after < request.up_to)
+        else {
+            return page;
+        };
+        let range = (Bound::Excluded(request.after), Bound::Included(request.up_to));
+        let mut bytes = 0;
+        for (_, entry) in log.entries.range(range).filter(|(_, entry)| entry.new.control) {
+            bytes += entry.new.body.len() + entry.new.recipients.len() * DeviceKey::LEN;
+            let full = bytes > request.bytes_max && !page.entries.is_empty();
+            if full || page.entries.len() == request.entries_max {
+                page.complete = false;
+                break;
+            }
+            page.entries.push(entry.stored(true));
+        }
+        page.complete &= page.entries.len() < request.entries_max;
+        page
     }
 
     pub(super) fn due_for_expiry(

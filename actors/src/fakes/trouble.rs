@@ -1,14 +1,14 @@
 //! What can be done to a running system that nobody could do from outside: an actor that fails, and
 //! mailboxes that are full.
 
-use sealwire_protocol::{DeviceKey, LogId, LogType};
+use sealwire_protocol::{DeviceKey, LogId};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::limits::{LOG_MAILBOX_MAX, PUSH_MAILBOX_MAX};
 use crate::log::LogMessage;
 use crate::ports::{LogKey, Urgency};
-use crate::push::doorstep::Told;
+use crate::push::doorstep::{Sleeper, Told};
 use crate::system::System;
 
 /// Ends the first committer as a bug would.
@@ -31,8 +31,8 @@ pub fn crowd_a_log(system: &System, key: LogKey) {
 /// Leaves more word for one device at once than the mailbox of the actor of doorbells takes; as above.
 pub fn crowd_doorbells(system: &System, key: LogKey, id: LogId, device: DeviceKey) {
     for _ in 0..=PUSH_MAILBOX_MAX {
-        let devices = vec![(device, 1, Urgency::Normal)];
-        let (log_type, since) = (LogType::Group, Instant::now());
-        system.shared.doorstep.tell(Told { log: key, id, log_type, since, devices });
+        let urgency = Urgency::Normal;
+        let sleepers = vec![Sleeper { device, seq: 1, urgency, age_ms: 0, word: None }];
+        system.shared.doorstep.tell(Told { log: key, id, since: Instant::now(), sleepers });
     }
 }

@@ -91,12 +91,16 @@ impl Vault {
 
 /// The next step of compaction of one vault.
 fn step(key: LogKey, log: &Log, alone_before: u64) -> Option<CompactStep> {
-    let alone = log.member_records().len() == 1;
+    let members = log.member_records();
+    let alone = members.first().filter(|_| members.len() == 1).map(|it| it.member.device);
+    let stands = |snapshot: &&SnapshotRecord| {
+        alone == Some(snapshot.author) && snapshot.seq > log.guard_seq && snapshot.at < alone_before
+    };
     let covered = log
         .vault
         .snapshots
         .values()
-        .filter(|snapshot| snapshot.confirmed || (alone && snapshot.at < alone_before))
+        .filter(|snapshot| snapshot.confirmed || stands(snapshot))
         .map(|snapshot| snapshot.head.seq)
         .max()?;
     let mut gone = VaultCounts::default();

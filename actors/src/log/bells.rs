@@ -1,24 +1,27 @@
 //! What a log says about doorbells: for whom something waits, and who need not be rung any more.
 //!
 //! The log knows both without asking anybody, so it says each once: of a device that it has told of it
-//! is silent until the device has acked, or [`DOORBELL_TOLD`] has passed. Whoever appends waits for none
-//! of it. When the log's memory goes, so does what it has told: the next entry tells again, and the next
-//! ack as well.
+//! is silent while its [`Word`] stands, which is until the device is rung, or need not be. Whoever appends
+//! waits for none of it. When the log's memory goes, so does what it has told: the next entry tells again,
+//! and the next ack as well.
+//!
+//! In a vault nothing is kept of acks, so what is left after one is not known here: the word holds the
+//! newest entry instead, and [`Doorstep::awake`](crate::push::doorstep::Doorstep::awake) is told of acks.
 
-use sealwire_protocol::DeviceKey;
+use sealwire_protocol::{DeviceKey, LogType};
 use tokio::time::{Duration, Instant};
 
 use super::state::{State, reader};
 use super::{LogActor, Memory};
 use crate::entry::{Addressed, Published};
-use crate::limits::{DOORBELL_LOOKBACK, DOORBELL_TOLD};
+use crate::limits::DOORBELL_LOOKBACK;
 use crate::metrics::DOORBELLS_COALESCED;
 use crate::ports::Urgency;
-use crate::push::doorstep::{Acked, Told};
+use crate::push::doorstep::{Acked, Given, Sleeper, Told, Word};
 use crate::retention::before;
 
 /// What was said about a member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub(super) enum Bell {
     /// Nothing is known of it: perhaps an actor before this one has said something.
     Unknown,
@@ -26,14 +29,14 @@ pub(super) enum Bell {
     Silent,
     /// It had no doorbell when devices had said so often where theirs are.
     Deaf { registrations: u64 },
-    /// This entry waits for it; said at this second of the relay's uptime.
-    Told { seq: u64, urgency: Urgency, at_s: u64 },
+    /// This entry waits for it. `heard` tells whether it was said since that it has acked something.
+    Told { seq: u64, urgency: Urgency, given: Given, heard: bool },
 }
 
 /// What is to be said after a commit.
 #[derive(Default)]
 pub(super) struct Bells {
-    devices: Vec<(DeviceKey, u64, Urgency)>,
+    sleepers: Vec<Sleeper>,
     /// Copies of entries of which nothing new is to be said.
     coalesced: u64,
 }
@@ -43,7 +46,6 @@ impl State {
     pub(super) fn bells(
         &mut self,
         published: &[std::sync::Arc<Published>],
-        uptime_s: u64,
         registrations: u64,
         is_deaf: impl Fn(DeviceKey) -> bool,
     ) -> Bells {
@@ -63,22 +65,29 @@ impl State {
                 if !for_it || *device == entry.sender || state.acked.contains(entry.seq) {
                     continue;
                 }
-                if let Bell::Told { urgency: told, at_s, .. } = state.bell
-                    && told >= urgency
-                    && uptime_s < at_s + DOORBELL_TOLD.as_secs()
-                {
-                    bells.coalesced += 1;
-                    continue;
-                }
-                if state.bell == (Bell::Deaf { registrations }) {
-                    continue;
+                match &state.bell {
+                    Bell::Told { urgency: told, given, .. } if *told >= urgency => {
+                        let stands = match self.log_type {
+                            LogType::Group => given.stands(),
+                            LogType::Vault => given.note(entry.seq),
+                        };
+                        if stands {
+                            bells.coalesced += 1;
+                            continue;
+                        }
+                    }
+                    Bell::Deaf { registrations: then } if *then == registrations => continue,
+                    Bell::Told { .. } | Bell::Deaf { .. } | Bell::Unknown | Bell::Silent => {}
                 }
                 if is_deaf(*device) {
                     state.bell = Bell::Deaf { registrations };
                     continue;
                 }
-                state.bell = Bell::Told { seq: entry.seq, urgency, at_s: uptime_s };
-                bells.devices.push((*device, entry.seq, urgency));
+                let (word, given) = Word::new(entry.seq);
+                let word = Some(word);
+                let (device, seq) = (*device, entry.seq);
+                state.bell = Bell::Told { seq, urgency, given, heard: false };
+                bells.sleepers.push(Sleeper { device, seq, urgency, age_ms: 0, word });
             }
         }
         bells
@@ -88,18 +97,21 @@ impl State {
     /// it was ordered.
     pub(super) fn acked_bell(&mut self, device: DeviceKey, now: u64) -> Option<Option<(u64, u64)>> {
         let member = self.members.get_mut(&device)?;
-        let (from, since) = match member.bell {
+        let (from, since) = match &member.bell {
             Bell::Silent | Bell::Deaf { .. } => return None,
             // What is older was rung for long ago, if ever.
             Bell::Unknown => (0, before(now, DOORBELL_LOOKBACK)),
             // What is older waits for reasons of its own: the app cannot open it.
-            Bell::Told { seq, .. } => (seq, 0),
+            Bell::Told { seq, .. } => (*seq, 0),
         };
-        // In a vault nothing waits for an ack.
         let left = self.policy.queue()?.first_ringing(&reader(member), from, since);
         match (left, &mut member.bell) {
-            (Some((left, _)), Bell::Told { seq, .. }) if *seq == left => return None,
-            (Some((left, _)), Bell::Told { seq, .. }) => *seq = left,
+            (Some((left, _)), Bell::Told { seq, heard, .. }) => {
+                if *seq == left && *heard {
+                    return None;
+                }
+                (*seq, *heard) = (left, true);
+            }
             (Some(_), Bell::Unknown | Bell::Silent | Bell::Deaf { .. }) => {}
             (None, bell) => *bell = Bell::Silent,
         }
@@ -117,18 +129,13 @@ impl LogActor {
         let Memory::Ready(state) = &mut self.memory else {
             return;
         };
-        let uptime_s = self.shared.uptime_s();
-        let Bells { devices, coalesced } =
-            state.bells(published, uptime_s, doorstep.registrations(), |device| {
-                doorstep.is_deaf(device)
-            });
+        let Bells { sleepers, coalesced } =
+            state.bells(published, doorstep.registrations(), |device| doorstep.is_deaf(device));
         if coalesced > 0 {
             metrics::counter!(DOORBELLS_COALESCED).increment(coalesced);
         }
-        if !devices.is_empty() {
-            let since = Instant::now();
-            let (id, log_type) = (state.id, state.log_type);
-            doorstep.tell(Told { log: self.key, id, log_type, since, devices });
+        if !sleepers.is_empty() {
+            doorstep.tell(Told { log: self.key, id: state.id, since: Instant::now(), sleepers });
         }
     }
 

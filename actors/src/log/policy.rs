@@ -127,8 +127,9 @@ impl Policy {
 
     /// A member has left.
     pub(super) fn left(&mut self, reader: &Reader<'_>, outcomes: &mut Outcomes) {
-        if let Self::Group(queue) = self {
-            queue.left(reader, outcomes);
+        match self {
+            Self::Group(queue) => queue.left(reader, outcomes),
+            Self::Vault(vault) => vault.removed(reader.device),
         }
     }
 

@@ -1,8 +1,8 @@
 //! What a log decides: plain functions over what it knows, without a wait.
 //!
 //! Everything here changes memory ahead of the database. That is sound because nothing of it is
-//! shown to anybody before its commit, and because the whole of it is dropped and loaded anew when
-//! the store says that it was wrong.
+//! shown to anybody before its commit, not even by a refusal that rests on it, and because the whole of
+//! it is dropped and loaded anew when the store says that it was wrong.
 
 mod checks;
 mod totals;
@@ -14,7 +14,7 @@ use sealwire_protocol::ack::AckWire;
 use sealwire_protocol::digest::chain_next;
 use sealwire_protocol::frame::{Member, MembershipState};
 use sealwire_protocol::{
-    AckSet, Control, DeviceKey, Digest, ErrorCode, Failure, Head, LogId, LogType,
+    AckSet, Control, DeviceKey, Digest, ErrorCode, Failure, Head, Kind, LogId, LogType,
 };
 
 use super::bells::Bell;
@@ -23,6 +23,7 @@ use super::queue::{NewBody, Reader};
 use crate::entry::{CheckedEntry, Content, EntryFrame, EntryParts, Published, rings};
 use crate::limits::VaultLimits;
 use crate::metrics::{Outcome, Outcomes};
+use crate::pace::key_units;
 use crate::ports::{
     DUE_ENTRIES_MAX, LogCommit, LogKey, LogPlace, LogRecord, MemberChange, NewEntry, Position,
     SenderRecord,
@@ -182,8 +183,18 @@ impl State {
             .map_or((0, Digest::ZERO), |record| (record.last_count, record.last_digest))
     }
 
-    /// Decides about a request: all of its entries or none. `pace` is what is said to a control entry
-    /// that is not known yet.
+    /// What the keys among these entries use of their author's pace, where keys stay for as long as
+    /// the log.
+    pub(super) fn key_units(&self, entries: &[CheckedEntry]) -> u32 {
+        if !self.policy.keeps(Kind::Key) {
+            return 0;
+        }
+        let keys = entries.iter().filter(|entry| entry.header.kind == Kind::Key);
+        keys.map(|entry| key_units(entry.body.len())).sum()
+    }
+
+    /// Decides about a request: all of its entries or none. `pace` is what is said to entries that are
+    /// not known yet.
     pub(super) fn append(
         &mut self,
         sender: DeviceKey,

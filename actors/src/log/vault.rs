@@ -1,11 +1,11 @@
 //! How much a vault holds, its snapshots, and what they let go.
 //!
 //! A vault's entries stay until a snapshot covers them that another device has opened; of a vault of
-//! one device, until the snapshot has stood for long enough. Control entries and keys stay for ever.
+//! one device, until one that it has made since it is alone has stood for long enough. Control entries and keys stay for ever.
 //! The two newest confirmed snapshots stay, so that a device that begins with the one while the other
 //! comes is not left without.
 
-use sealwire_protocol::{Digest, ErrorCode, Failure, Kind};
+use sealwire_protocol::{DeviceKey, Digest, ErrorCode, Failure, Kind};
 
 use crate::entry::{CheckedEntry, Content};
 use crate::limits::VaultLimits;
@@ -93,9 +93,25 @@ impl Vault {
         self.confirm(|snapshot| snapshot.digest == digest);
     }
 
-    /// Nobody else is there to open snapshots: those made before `before` have stood for long enough.
-    pub(super) fn stood(&mut self, before: u64) {
-        self.confirm(|snapshot| snapshot.at < before);
+    /// A device has gone: the snapshots that it alone vouches for go with it, so that they do not take the
+    /// others' room.
+    pub(super) fn removed(&mut self, device: DeviceKey) {
+        let goes = |snapshot: &SnapshotRecord| snapshot.author == device && !snapshot.confirmed;
+        let dropped: Vec<Digest> =
+            self.snapshots.iter().filter(|it| goes(it)).map(|it| it.digest).collect();
+        if !dropped.is_empty() {
+            self.snapshots.retain(|snapshot| !goes(snapshot));
+            self.changed().dropped.extend(dropped);
+        }
+    }
+
+    /// Nobody but `device` is there to open snapshots, and so it has been since `since` at the latest:
+    /// those that it has made after that and before `before` have stood for long enough. What somebody
+    /// else has made, or it before the others went, is nobody's word but its author's.
+    pub(super) fn stood(&mut self, device: DeviceKey, since: u64, before: u64) {
+        self.confirm(|snapshot| {
+            snapshot.author == device && snapshot.seq > since && snapshot.at < before
+        });
     }
 
     /// Up to which seq confirmed snapshots cover the vault; 0 without one.
@@ -164,7 +180,7 @@ fn check(holds: bool, code: ErrorCode, limit: impl FnOnce() -> u64) -> Result<()
 
 #[cfg(test)]
 mod tests {
-    use sealwire_protocol::{DeviceKey, Head};
+    use sealwire_protocol::Head;
 
     use super::*;
 
@@ -217,10 +233,28 @@ mod tests {
     }
 
     #[test]
+    fn with_a_device_go_the_snapshots_that_nobody_else_has_opened() {
+        let mut vault = vault(&[(1, 10), (2, 20), (3, 30)]);
+        vault.opened(Digest([2; 32]));
+        vault.take_change();
+        vault.removed(DeviceKey([9; 32]));
+        assert!(vault.take_change().is_none());
+        vault.removed(DeviceKey([1; 32]));
+        assert_eq!((vault.covered(), names(&vault)), (20, vec![2]));
+        let change = vault.take_change().expect("a change");
+        assert_eq!(change.dropped, [Digest([1; 32]), Digest([3; 32])]);
+    }
+
+    #[test]
     fn alone_only_snapshots_that_have_stood_count() {
         let mut vault = vault(&[(1, 10), (2, 20), (3, 30)]);
-        vault.stood(250);
+        vault.stood(DeviceKey([2; 32]), 0, 250);
+        assert_eq!(vault.covered(), 0, "they are somebody else's");
+        vault.stood(DeviceKey([1; 32]), 21, 250);
+        assert_eq!(vault.covered(), 0, "they were made when there were others");
+        vault.stood(DeviceKey([1; 32]), 20, 250);
         assert_eq!(vault.covered(), 20);
-        assert!(!vault.snapshot(Digest([3; 32])).expect("it is there").confirmed);
+        let confirmed = |number| vault.snapshot(Digest([number; 32])).expect("there").confirmed;
+        assert!(!confirmed(1) && !confirmed(3));
     }
 }

@@ -32,14 +32,18 @@ pub struct Ring {
 /// Why a push service did not take a doorbell that it may take later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// It says that there are too many.
+    /// It says that there are too many, for this device or for the moment.
     Limited,
+    /// It says that we, whoever is rung, have rung as often as we may.
+    Quota,
     /// It says that it cannot do it now.
     Unavailable,
     /// It could not be reached, or did not answer in time.
     Unreachable,
     /// It does not know us: our credentials are wrong, or could not be renewed.
     Unauthorised,
+    /// The one behind it, which the device listens to, does not know us.
+    ThirdParty,
 }
 
 impl Trouble {
@@ -48,9 +52,11 @@ impl Trouble {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Limited => "limited",
+            Self::Quota => "quota",
             Self::Unavailable => "unavailable",
             Self::Unreachable => "unreachable",
             Self::Unauthorised => "unauthorised",
+            Self::ThirdParty => "third_party",
         }
     }
 }

@@ -199,8 +199,8 @@ pub trait VaultStore: Send + Sync + 'static {
     async fn snapshots(&self, key: LogKey) -> Result<Vec<SnapshotRecord>, StoreError>;
 
     /// Vaults after `after` (by key) with entries above the floor that a confirmed snapshot covers; of
-    /// a vault of one device every snapshot made before `alone_before` counts as confirmed. At most
-    /// `limit` vaults are looked at. Gives the next step of each that is due, and the last key looked
+    /// a vault of one device every snapshot counts as confirmed that this device has made before
+    /// `alone_before` and above the guard. At most `limit` vaults are looked at. Gives the next step of each that is due, and the last key looked
     /// at; `None` when there are no more.
     ///
     /// # Errors

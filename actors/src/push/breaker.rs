@@ -1,16 +1,24 @@
 //! Whether a push service is asked at all.
 //!
 //! One that fails many times in a row is left alone for a while, longer each time, and is then asked
-//! once. Otherwise an outage of a day would be a day of failing calls.
+//! once. Otherwise an outage of a day would be a day of failing calls. One that says that it is down and
+//! until when, or that our quota is used up, is left alone at once. That there were too many may be said of
+//! one device: it counts against the whole service only where it is said of every third call or more.
 
 use std::time::Duration;
 
-use crate::limits::{PUSH_FAILURES_MAX, PUSH_REST_MAX, PUSH_REST_MIN, PUSH_RETRY_ASKED_MAX};
+use crate::limits::{
+    PUSH_FAILURES_MAX, PUSH_LIMITED_MAX, PUSH_QUOTA_REST, PUSH_REST_MAX, PUSH_REST_MIN,
+    PUSH_RETRY_ASKED_MAX,
+};
+use crate::ports::Trouble;
 
 /// Times are milliseconds on the actor's own clock.
 #[derive(Default)]
 pub(super) struct Breaker {
     failures: u32,
+    /// Raised by two with each call that was one too many, lowered by one with each other.
+    limited: u32,
     rests: u32,
     /// Until when it is left alone.
     until: Option<u64>,
@@ -46,31 +54,52 @@ impl Breaker {
     }
 
     /// The service has answered for itself.
-    pub(super) fn succeeded(&mut self) {
-        *self = Self::default();
+    pub(super) fn succeeded(&mut self, probe: bool) {
+        if self.until.is_some() && !probe {
+            // As below.
+            return;
+        }
+        let limited = self.limited.saturating_sub(1);
+        *self = Self { limited, ..Self::default() };
     }
 
-    /// A call failed. `asked` is what the service asked for, `hopeless` that the next one would fail
-    /// as well, and `share` a random number of thousandths.
+    /// A call failed. `asked` is what the service asked for, and `share` a random number of thousandths.
     pub(super) fn failed(
         &mut self,
         now: u64,
+        trouble: Trouble,
         asked: Option<Duration>,
         probe: bool,
-        hopeless: bool,
         share: u64,
     ) {
         if self.until.is_some() && !probe {
             // It began before the service was left alone, and says nothing new.
             return;
         }
+        let mut asked = asked;
+        let at_once = match trouble {
+            // The next one would fail as well.
+            Trouble::Unauthorised => true,
+            Trouble::Quota => {
+                asked = asked.or(Some(PUSH_QUOTA_REST));
+                true
+            }
+            Trouble::Unavailable => asked.is_some(),
+            Trouble::Limited => {
+                self.limited += 2;
+                self.limited >= PUSH_LIMITED_MAX
+            }
+            Trouble::Unreachable => false,
+            Trouble::ThirdParty => return self.succeeded(probe),
+        };
         self.failures += 1;
-        if !probe && !hopeless && self.failures < PUSH_FAILURES_MAX {
+        if !probe && !at_once && self.failures < PUSH_FAILURES_MAX {
             return;
         }
         let pause = backoff(PUSH_REST_MIN, PUSH_REST_MAX, self.rests, asked, share);
         self.until = Some(now + pause);
         self.rests += 1;
+        self.limited = 0;
         self.probing = false;
     }
 }
@@ -98,35 +127,67 @@ pub(super) fn ms(duration: Duration) -> u64 {
 mod tests {
     use super::*;
 
+    const FAILS: Trouble = Trouble::Unreachable;
+
     #[test]
     fn a_service_that_fails_in_a_row_is_left_alone_and_then_asked_once() {
         let mut breaker = Breaker::default();
         for _ in 1..PUSH_FAILURES_MAX {
             let probe = breaker.begin();
-            breaker.failed(0, None, probe, false, 1000);
+            breaker.failed(0, FAILS, None, probe, 1000);
             assert_eq!(breaker.room(0, 64), 64);
         }
-        breaker.failed(0, None, false, false, 1000);
+        breaker.failed(0, FAILS, None, false, 1000);
         assert_eq!((breaker.room(999, 64), breaker.room(1000, 64)), (0, 1));
         // What had begun before changes nothing.
-        breaker.failed(500, Some(Duration::from_secs(60)), false, false, 1000);
+        breaker.failed(500, FAILS, Some(Duration::from_secs(60)), false, 1000);
         assert_eq!(breaker.room(1000, 64), 1);
         let probe = breaker.begin();
         assert!(probe);
         assert_eq!(breaker.room(1000, 64), 0, "only one is asked");
-        breaker.failed(1000, None, probe, false, 1000);
+        breaker.failed(1000, FAILS, None, probe, 1000);
         assert_eq!((breaker.room(2999, 64), breaker.room(3000, 64)), (0, 1), "twice as long");
-        breaker.begin();
-        breaker.succeeded();
+        // Also that it was taken.
+        breaker.succeeded(false);
+        assert_eq!(breaker.room(3000, 64), 1);
+        let probe = breaker.begin();
+        breaker.succeeded(probe);
         assert_eq!(breaker.room(3000, 64), 64);
     }
 
     #[test]
-    fn what_was_asked_for_is_honoured_and_a_wrong_credential_rests_at_once() {
-        let mut breaker = Breaker::default();
-        breaker.failed(0, Some(Duration::from_secs(30)), false, true, 0);
-        assert_eq!(breaker.rests_until(0), Some(30_000));
-        assert!(breaker.is_open());
+    fn what_is_said_of_the_whole_service_is_honoured_at_once() {
+        let rest = |trouble, asked: Option<u64>| {
+            let mut breaker = Breaker::default();
+            breaker.failed(0, trouble, asked.map(Duration::from_secs), false, 0);
+            breaker.rests_until(0)
+        };
+        assert_eq!(rest(Trouble::Unauthorised, Some(30)), Some(30_000));
+        assert_eq!(rest(Trouble::Unauthorised, None), Some(500));
+        assert_eq!(rest(Trouble::Unavailable, Some(30)), Some(30_000));
+        assert_eq!(rest(Trouble::Quota, Some(30)), Some(30_000));
+        assert_eq!(rest(Trouble::Quota, None), Some(ms(PUSH_QUOTA_REST)));
+        assert_eq!(rest(Trouble::Unavailable, None), None, "it may be this call's");
+        assert_eq!(rest(Trouble::Limited, Some(30)), None, "it may be this device's");
+        assert_eq!(rest(Trouble::ThirdParty, None), None, "others are not concerned");
+    }
+
+    #[test]
+    fn too_many_here_and_there_rests_nobody_and_too_many_of_all_does() {
+        let asked = Some(Duration::from_secs(7));
+        let after = |every: u32, calls: u32| {
+            let mut breaker = Breaker::default();
+            for call in 1..=calls {
+                match call % every {
+                    0 => breaker.failed(0, Trouble::Limited, asked, false, 0),
+                    _ => breaker.succeeded(false),
+                }
+            }
+            breaker.rests_until(0)
+        };
+        assert_eq!(after(20, 10_000), None, "of twenty one");
+        assert_eq!(after(2, 100), Some(7_000), "of two one");
+        assert_eq!(after(1, 20), Some(7_000));
     }
 
     #[test]

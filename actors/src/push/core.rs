@@ -2,7 +2,8 @@
 //!
 //! A device for which something waits is rung once, and not again until it has acked something or its
 //! window is over, whatever comes meanwhile. A device that is here has [`DOORBELL_GRACE`] to ack what it
-//! was offered. What it acks before its turn comes is not rung for.
+//! was offered. What it acks before its turn comes is not rung for. A device answers by acking, or by
+//! asking what there is: in a vault the latter is an ack of what it is given.
 //!
 //! ```text
 //!             something waits            its time                  its turn
@@ -19,7 +20,9 @@
 //! - a device is in one stage, and in at most one queue;
 //! - a device that was rung is not rung again before it acks or its window is over, but once if what
 //!   came since is more urgent;
-//! - there are at most [`Core::devices_max`] devices, with [`DOORBELL_LOGS_MAX`] logs each.
+//! - there are at most so many devices and waits as [`Room`] says, and [`DOORBELL_LOGS_MAX`] waits of one
+//!   device;
+//! - a wait holds a [`Word`] only while its device is still to be rung for what is noted in it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -27,6 +30,7 @@ use std::time::Duration;
 use sealwire_protocol::{DeviceKey, LogId};
 
 use super::breaker::{backoff, ms};
+use super::doorstep::Word;
 use super::fair::{Fair, Ticket};
 use crate::limits::{
     DOORBELL_GRACE, DOORBELL_LOGS_MAX, DOORBELL_PAUSE, DOORBELL_WINDOW, DOORBELL_WINDOW_MAX,
@@ -43,8 +47,6 @@ pub(super) struct News {
     pub(super) urgency: Urgency,
     /// When it became visible.
     pub(super) since: u64,
-    /// Whether the device acks in this log.
-    pub(super) acks: bool,
     /// Whether the device has an outbox now.
     pub(super) here: bool,
     /// Whether this is no news if the device is known to be waited for in this log.
@@ -79,8 +81,10 @@ pub(crate) struct Call {
 pub(super) enum Outcome {
     /// The push service has it.
     Taken,
-    /// The device has no doorbell, or none that can be rung.
+    /// The device has no doorbell.
     NoDoorbell,
+    /// Its doorbell will never be rung.
+    Refused,
     /// It failed, and is tried again after a pause; not before so long, if that was asked for.
     Failed(Option<Duration>),
     /// It was not tried: not before then.
@@ -90,10 +94,28 @@ pub(super) enum Outcome {
 /// Somebody who was to be rung, and need not be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Spared {
-    /// Because the device has acked.
-    pub(super) acked: u64,
-    /// Because it is here, in a log where nothing is acked.
+    /// Because the device was here when it came, and has acked.
     pub(super) here: u64,
+    /// Because it slept when it came, and has been here since.
+    pub(super) fetched: u64,
+}
+
+impl Spared {
+    fn count(&mut self, wait: &Wait) {
+        if wait.here {
+            self.here += 1;
+        } else {
+            self.fetched += 1;
+        }
+    }
+}
+
+/// How much is remembered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    pub(super) devices: usize,
+    /// Logs in which something waits for them, in all.
+    pub(super) waits: usize,
 }
 
 /// In one log, something that a device has not acked.
@@ -105,7 +127,10 @@ struct Wait {
     since: u64,
     /// Not rung for before this.
     due: u64,
-    acks: bool,
+    /// What the log was given.
+    word: Option<Word>,
+    /// Whether the device was here when it came.
+    here: bool,
     /// Whether the device was not rung for it yet.
     fresh: bool,
     /// Whether the device had its time to ack, or was not here.
@@ -127,7 +152,7 @@ struct Device {
     stage: Stage,
     rung_at: Option<u64>,
     rung: Urgency,
-    /// Doorbells since the device last acked anything.
+    /// Doorbells since the device last answered.
     unanswered: u32,
     /// Calls that failed since the last one that did not.
     failures: u32,
@@ -175,6 +200,14 @@ impl Device {
         self.rung_at.map_or(0, |at| at + 2 * self.window())
     }
 
+    /// Lets go what is not wanted any more, and gives how many that were.
+    fn forget(&mut self, wanted: impl FnMut(&mut Wait) -> bool) -> usize {
+        let before = self.waits.len();
+        self.waits.retain_mut(wanted);
+        self.waits.shrink_to_fit();
+        before - self.waits.len()
+    }
+
     fn wait(&mut self, log: LogKey) -> Option<&mut Wait> {
         self.waits.iter_mut().find(|wait| wait.log == log)
     }
@@ -186,30 +219,42 @@ pub(super) struct Core {
     timers: BTreeSet<(u64, DeviceKey)>,
     resting: BTreeSet<(u64, DeviceKey)>,
     ready: Fair,
-    devices_max: usize,
+    /// Waits of all devices.
+    waits: usize,
+    room: Room,
 }
 
 impl Core {
-    pub(super) fn new(devices_max: usize) -> Self {
+    pub(super) fn new(room: Room) -> Self {
         Self {
             devices: HashMap::new(),
             timers: BTreeSet::new(),
             resting: BTreeSet::new(),
             ready: Fair::default(),
-            devices_max,
+            waits: 0,
+            room,
         }
     }
 
-    /// Something waits for a device.
-    pub(super) fn waits(&mut self, device: DeviceKey, news: &News, now: u64) -> Taken {
-        if !self.devices.contains_key(&device) && !self.make_room() {
+    /// Something waits for a device. The log was given the other end of `word`.
+    pub(super) fn waits(
+        &mut self,
+        device: DeviceKey,
+        news: &News,
+        word: Option<Word>,
+        now: u64,
+    ) -> Taken {
+        let has_waits =
+            |core: &Self| core.devices.get(&device).is_some_and(|known| !known.waits.is_empty());
+        if !has_waits(self) && !self.make_room(device) {
             return Taken::Full;
         }
-        let grace = if news.here { ms(DOORBELL_GRACE) } else { 0 };
-        let graced = news.here && news.acks;
+        // What is read again was offered when the device came.
+        let offered = if news.again { now } else { news.since };
+        let due = offered + if news.here { ms(DOORBELL_GRACE) } else { 0 };
         let known = self.devices.entry(device).or_insert_with(Device::new);
         let calling = known.stage == Stage::Calling;
-        let full = known.waits.len() >= DOORBELL_LOGS_MAX;
+        let full = known.waits.len() >= DOORBELL_LOGS_MAX || self.waits >= self.room.waits;
         let taken = match known.wait(news.log) {
             Some(_) if news.again => Taken::Coalesced,
             Some(wait) if wait.fresh => {
@@ -218,31 +263,39 @@ impl Core {
                 if calling {
                     wait.seq = news.seq;
                 }
+                wait.word = word;
                 Taken::Coalesced
             }
             Some(wait) => {
                 wait.seq = news.seq;
                 wait.urgency = news.urgency;
                 wait.since = news.since;
-                wait.due = news.since + grace;
+                wait.due = due;
+                wait.word = word;
+                wait.here = news.here;
                 wait.fresh = true;
-                wait.graced = graced;
+                wait.graced = news.here;
                 Taken::Queued
             }
+            // A device that is rung for one of so many looks at them all.
             None if full => Taken::Coalesced,
             None => {
+                // Most devices wait in one log: they do not pay for more.
+                known.waits.reserve_exact(1);
                 known.waits.push(Wait {
                     log: news.log,
                     id: news.id,
                     seq: news.seq,
                     urgency: news.urgency,
                     since: news.since,
-                    due: news.since + grace,
-                    acks: news.acks,
+                    due,
+                    word,
+                    here: news.here,
                     fresh: true,
-                    graced,
+                    graced: news.here,
                     more: false,
                 });
+                self.waits += 1;
                 Taken::Queued
             }
         };
@@ -250,7 +303,7 @@ impl Core {
         taken
     }
 
-    /// A device has acked in a log; what is left there, as its seq and when it became visible.
+    /// A device has acked in a group; what is left there, as its seq and when it became visible.
     pub(super) fn acked(
         &mut self,
         device: DeviceKey,
@@ -264,11 +317,16 @@ impl Core {
         };
         known.unanswered = 0;
         match left {
-            None => known.waits.retain(|wait| {
-                let goes = wait.log == log;
-                spared.acked += u64::from(goes && wait.fresh && known.stage != Stage::Calling);
-                !goes
-            }),
+            None => {
+                let calling = known.stage == Stage::Calling;
+                self.waits -= known.forget(|wait| {
+                    let goes = wait.log == log;
+                    if goes && wait.fresh && !calling {
+                        spared.count(wait);
+                    }
+                    !goes
+                });
+            }
             Some((seq, since)) => {
                 if let Some(wait) = known.wait(log)
                     && (wait.fresh || seq > wait.seq)
@@ -286,16 +344,48 @@ impl Core {
         spared
     }
 
+    /// A device has asked what there is in a log. `read` is what it has, or is being given, of a vault.
+    pub(super) fn awake(
+        &mut self,
+        device: DeviceKey,
+        log: LogKey,
+        read: Option<u64>,
+        now: u64,
+    ) -> Spared {
+        let mut spared = Spared::default();
+        let Some(known) = self.devices.get_mut(&device) else {
+            return spared;
+        };
+        known.unanswered = 0;
+        let calling = known.stage == Stage::Calling;
+        self.waits -= known.forget(|wait| {
+            let Some(read) = read.filter(|_| wait.log == log) else {
+                return true;
+            };
+            let newest = wait.word.take().map_or(0, Word::end).max(wait.seq);
+            if newest <= read && wait.fresh && !calling {
+                spared.count(wait);
+            }
+            newest > read
+        });
+        // It has its time to read and ack what is left.
+        for wait in known.waits.iter_mut().filter(|wait| wait.fresh) {
+            wait.due = wait.due.max(now + ms(DOORBELL_GRACE));
+            wait.graced = true;
+        }
+        self.place(device, now);
+        spared
+    }
+
     /// Whom to ring now: at most `most`, log by log in turn. `here` tells who has an outbox.
     pub(super) fn take(
         &mut self,
         now: u64,
         most: usize,
         here: impl Fn(DeviceKey) -> bool,
-    ) -> (Vec<Call>, Spared) {
+    ) -> Vec<Call> {
         self.wake(now);
         let mut calls = Vec::new();
-        let mut spared = Spared::default();
         while calls.len() < most {
             let Some((log, device)) = self.ready.pop() else {
                 break;
@@ -310,23 +400,20 @@ impl Core {
                 Some(wait) if may_ring && wait.fresh => {
                     if wait.graced || !here(device) {
                         wait.more = false;
+                        // What comes from now on may be too late for this doorbell.
+                        wait.word = None;
                         let Wait { id, seq, urgency, since, .. } = *wait;
                         calls.push(Call { device, log, id, seq, urgency, since });
                         continue;
                     }
-                    if wait.acks {
-                        wait.graced = true;
-                        wait.due = now + ms(DOORBELL_GRACE);
-                    } else {
-                        spared.here += 1;
-                        known.waits.retain(|wait| wait.log != log);
-                    }
+                    wait.graced = true;
+                    wait.due = now + ms(DOORBELL_GRACE);
                 }
                 Some(_) | None => {}
             }
             self.stay(device, now);
         }
-        (calls, spared)
+        calls
     }
 
     /// What became of a call. `share` is a random number of thousandths.
@@ -353,8 +440,16 @@ impl Core {
                 }
             }
             Outcome::NoDoorbell => {
-                known.waits.clear();
+                self.waits -= known.forget(|_| false);
                 known.rung_at = None;
+            }
+            Outcome::Refused => {
+                // It is as pointless for whatever comes in the window.
+                self.waits -= known.forget(|_| false);
+                known.failures = 0;
+                known.rung_at = Some(now);
+                known.unanswered += 1;
+                known.rung = Urgency::High;
             }
             Outcome::Failed(asked) => {
                 let pause = backoff(PUSH_RETRY_MIN, PUSH_RETRY_MAX, known.failures, asked, share);
@@ -398,7 +493,13 @@ impl Core {
         while let Some((due, device)) = self.resting.first().copied().filter(|(due, _)| *due <= now)
         {
             self.resting.remove(&(due, device));
-            self.devices.remove(&device);
+            self.remove(device);
+        }
+    }
+
+    fn remove(&mut self, device: DeviceKey) {
+        if let Some(known) = self.devices.remove(&device) {
+            self.waits -= known.waits.len();
         }
     }
 
@@ -436,21 +537,22 @@ impl Core {
                 self.resting.insert((until, device));
                 Stage::Resting(until)
             }
-            None => {
-                self.devices.remove(&device);
-                return;
-            }
+            None => return self.remove(device),
         };
     }
 
-    /// Whether there is room for one more device, after forgetting one that only rests.
-    fn make_room(&mut self) -> bool {
-        if self.devices.len() >= self.devices_max
-            && let Some((_, device)) = self.resting.pop_first()
-        {
-            self.devices.remove(&device);
+    /// Whether there is room for a device with one wait, after forgetting some that only rest.
+    fn make_room(&mut self, device: DeviceKey) -> bool {
+        loop {
+            let known = self.devices.contains_key(&device);
+            if (known || self.devices.len() < self.room.devices) && self.waits < self.room.waits {
+                return true;
+            }
+            let Some((_, rests)) = self.resting.pop_first() else {
+                return false;
+            };
+            self.remove(rests);
         }
-        self.devices.len() < self.devices_max
     }
 
     #[cfg(test)]
@@ -458,6 +560,9 @@ impl Core {
         let mut ready = 0;
         for (device, known) in &self.devices {
             assert!(known.waits.len() <= DOORBELL_LOGS_MAX);
+            for wait in known.waits.iter().filter(|wait| wait.word.is_some()) {
+                assert!(wait.fresh, "a word for what nobody will be rung for");
+            }
             match known.stage {
                 Stage::Waiting(due) => assert!(self.timers.contains(&(due, *device))),
                 Stage::Resting(due) => assert!(self.resting.contains(&(due, *device))),
@@ -471,7 +576,9 @@ impl Core {
         assert_eq!(self.timers.len(), count(|stage| matches!(stage, Stage::Waiting(_))));
         assert_eq!(self.resting.len(), count(|stage| matches!(stage, Stage::Resting(_))));
         assert_eq!(self.ready.len(), ready);
-        assert!(self.devices.len() <= self.devices_max);
+        assert!(self.devices.len() <= self.room.devices);
+        assert_eq!(self.waits, self.devices.values().map(|known| known.waits.len()).sum());
+        assert!(self.waits <= self.room.waits);
     }
 }
 

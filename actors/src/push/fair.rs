@@ -1,7 +1,7 @@
 //! Devices whose turn has come, served log by log in turn: the thousand members of one group wait for
 //! each other and delay nobody else.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 
 use sealwire_protocol::DeviceKey;
 
@@ -17,55 +17,82 @@ pub(super) struct Ticket {
 /// See the module's header.
 #[derive(Default)]
 pub(super) struct Fair {
-    turns: VecDeque<LogKey>,
-    /// An empty one stands for a turn that is still to be passed over.
-    queues: HashMap<LogKey, BTreeMap<u64, DeviceKey>>,
+    /// The logs that have a device here, in the order of their turns.
+    turns: BTreeMap<u64, LogKey>,
+    queues: HashMap<LogKey, Queue>,
+    /// The devices, log by log and in the order in which they came.
+    devices: BTreeMap<(LogKey, u64), DeviceKey>,
     next: u64,
+}
+
+/// The devices of a log; there is always one.
+struct Queue {
+    turn: u64,
     len: usize,
 }
 
 impl Fair {
     /// Adds a device to those of a log.
     pub(super) fn push(&mut self, log: LogKey, device: DeviceKey) -> Ticket {
-        let number = self.next;
-        self.next += 1;
+        let number = self.number();
         let turns = &mut self.turns;
         let queue = self.queues.entry(log).or_insert_with(|| {
-            turns.push_back(log);
-            BTreeMap::new()
+            turns.insert(number, log);
+            Queue { turn: number, len: 0 }
         });
-        queue.insert(number, device);
-        self.len += 1;
+        queue.len += 1;
+        self.devices.insert((log, number), device);
         Ticket { log, number }
     }
 
     /// Takes a device out again.
     pub(super) fn remove(&mut self, ticket: Ticket) {
-        let removed = self.queues.get_mut(&ticket.log).and_then(|one| one.remove(&ticket.number));
-        self.len -= usize::from(removed.is_some());
+        let Ticket { log, number } = ticket;
+        let Some(queue) = self.queues.get_mut(&log) else {
+            return;
+        };
+        queue.len -= usize::from(self.devices.remove(&(log, number)).is_some());
+        if queue.len == 0 {
+            self.turns.remove(&queue.turn);
+            self.queues.remove(&log);
+        }
     }
 
     /// The next device of the next log.
     pub(super) fn pop(&mut self) -> Option<(LogKey, DeviceKey)> {
-        while let Some(log) = self.turns.pop_front() {
-            let Some(queue) = self.queues.get_mut(&log) else {
-                continue;
-            };
-            let Some((_, device)) = queue.pop_first() else {
-                self.queues.remove(&log);
-                continue;
-            };
-            self.len -= 1;
-            self.turns.push_back(log);
-            return Some((log, device));
+        let (_, log) = self.turns.pop_first()?;
+        let turn = self.number();
+        let queue = self.queues.get_mut(&log)?;
+        let (place, _) = self.devices.range((log, 0)..).next()?;
+        let place = *place;
+        let device = self.devices.remove(&place)?;
+        queue.len -= 1;
+        queue.turn = turn;
+        if queue.len == 0 {
+            self.queues.remove(&log);
+        } else {
+            self.turns.insert(turn, log);
         }
-        None
+        Some((log, device))
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
     }
 
     /// How many devices there are.
     pub(super) fn len(&self) -> usize {
-        self.len
+        self.devices.len()
     }
+
+    /// Bytes of what is kept of a device that is alone in its log's queue, which is the most: in the two
+    /// trees and in the map.
+    #[cfg(test)]
+    pub(super) const SIZES: ([usize; 2], usize) = (
+        [size_of::<((LogKey, u64), DeviceKey)>(), size_of::<(u64, LogKey)>()],
+        size_of::<(LogKey, Queue)>(),
+    );
 }
 
 #[cfg(test)]
@@ -86,5 +113,16 @@ mod tests {
         assert!(fair.len() == 0 && fair.queues.is_empty() && fair.turns.is_empty());
         fair.push(LogKey(1), device(1));
         assert_eq!(fair.pop(), Some((LogKey(1), device(1))));
+    }
+
+    #[test]
+    fn nothing_is_kept_of_devices_that_were_taken_out() {
+        let mut fair = Fair::default();
+        for log in 0..100 {
+            let ticket = fair.push(LogKey(log), DeviceKey([7; 32]));
+            fair.remove(ticket);
+            fair.remove(ticket);
+        }
+        assert_eq!((fair.len(), fair.queues.len(), fair.turns.len()), (0, 0, 0));
     }
 }

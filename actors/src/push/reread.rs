@@ -11,11 +11,11 @@ use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant, sleep};
 
 use super::Message;
-use super::doorstep::Told;
+use super::doorstep::{Sleeper, Told};
 use crate::entry::rings;
 use crate::limits::{DOORBELL_ENTRIES_PAGE, DOORBELL_LOGS_PAGE, DOORBELL_LOOKBACK};
 use crate::mailbox::Mailbox;
-use crate::ports::{LogKey, MemberRecord, RecentEntry, RecentLog, StoreError, Urgency};
+use crate::ports::{LogKey, MemberRecord, RecentEntry, RecentLog, StoreError};
 use crate::retention::before;
 use crate::system::Shared;
 use crate::turns::Turn;
@@ -34,9 +34,14 @@ pub(super) async fn reread(shared: Weak<Shared>, mailbox: Mailbox<Message>, sett
         let since = before(shared.clock.now_ms(), DOORBELL_LOOKBACK);
         let page = shared.store.recent_logs(after, since, DOORBELL_LOGS_PAGE);
         match shared.turns.ask(Turn::Question, page).await {
-            Err(_) => {
+            Err(StoreError::Unavailable) => {
                 drop(shared);
                 sleep(FAILED_PAUSE).await;
+            }
+            Err(_) => {
+                // It would be the same each time.
+                tracing::error!(after = after.0, "which logs are recent cannot be read");
+                break;
             }
             Ok((logs, last)) => {
                 for log in logs {
@@ -62,16 +67,23 @@ async fn tell(
     log: RecentLog,
     since: u64,
 ) -> bool {
-    let Ok(devices) = unseen(shared, log, since).await else {
-        // It is one log's; the next reading, or the device itself, comes to it.
-        shared.doorstep.missed(1);
-        return true;
+    let sleepers = match unseen(shared, log, since).await {
+        Ok(sleepers) => sleepers,
+        Err(StoreError::Unavailable) => {
+            // It is one log's; the next reading, or the device itself, comes to it.
+            shared.doorstep.missed(1);
+            return true;
+        }
+        Err(_) => {
+            // It would be the same each time.
+            tracing::error!(log = log.key.0, "who is to be rung for a log cannot be read");
+            return true;
+        }
     };
-    if devices.is_empty() {
+    if sleepers.is_empty() {
         return true;
     }
-    let RecentLog { key, id, log_type } = log;
-    let told = Told { log: key, id, log_type, since: Instant::now(), devices };
+    let told = Told { log: log.key, id: log.id, since: Instant::now(), sleepers };
     let (heard, waits) = oneshot::channel();
     mailbox.post(Message::Again(told, heard)).is_ok() && waits.await.is_ok()
 }
@@ -81,8 +93,8 @@ async fn unseen(
     shared: &Arc<Shared>,
     log: RecentLog,
     since: u64,
-) -> Result<Vec<(sealwire_protocol::DeviceKey, u64, Urgency)>, StoreError> {
-    let store = &shared.store;
+) -> Result<Vec<Sleeper>, StoreError> {
+    let (store, now) = (&shared.store, shared.clock.now_ms());
     let members = shared.turns.ask(Turn::Question, store.members_with_doorbells(log.key)).await?;
     let mut left: Vec<MemberRecord> = members;
     let mut unseen = Vec::new();
@@ -100,9 +112,12 @@ async fn unseen(
                 continue;
             };
             left.retain(|member| {
-                let waits = is_unseen(log.log_type, entry, member);
+                let waits = is_unseen(shared, log.log_type, entry, member);
                 if waits {
-                    unseen.push((member.member.device, entry.seq, urgency));
+                    let (device, seq) = (member.member.device, entry.seq);
+                    // Entries are of the last minutes.
+                    let age_ms = u32::try_from(now.saturating_sub(entry.at)).unwrap_or(u32::MAX);
+                    unseen.push(Sleeper { device, seq, urgency, age_ms, word: None });
                 }
                 !waits
             });
@@ -115,13 +130,18 @@ async fn unseen(
     Ok(unseen)
 }
 
-fn is_unseen(log_type: LogType, entry: &RecentEntry, record: &MemberRecord) -> bool {
+fn is_unseen(
+    shared: &Shared,
+    log_type: LogType,
+    entry: &RecentEntry,
+    record: &MemberRecord,
+) -> bool {
     let device = record.member.device;
     let named = entry.recipients.is_empty() || entry.recipients.binary_search(&device).is_ok();
     let for_it = named && entry.seq > record.member.joined_seq;
     device != entry.sender
         && match log_type {
             LogType::Group => for_it && !record.acked.contains(entry.seq),
-            LogType::Vault => true,
+            LogType::Vault => !shared.registry.is_here(device),
         }
 }

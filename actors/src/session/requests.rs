@@ -25,6 +25,7 @@ use crate::ports::{
     FoundResult, LogKey, LogPlace, NewEntry, NewLog, Position, ReserveResult, StoreError,
     SubscriptionRecord,
 };
+use crate::push::doorstep::Awake;
 use crate::reply::{Reply, unavailable};
 use crate::system::Shared;
 use crate::turns::Turn;
@@ -167,14 +168,9 @@ async fn refuse_unknown(core: Arc<Core>, request: u32, log: LogId) {
     core.answer(request, &frame::Error { log: Some(log), ..failure.into() }.into());
 }
 
-/// Why a device is no member of a log. One that was revoked is told so; everybody else is told what is
-/// told of a log that does not exist, after the same one question.
-async fn why_unknown(core: &Core, log: LogId) -> Failure {
-    match core.ask(Turn::Question, core.shared.store.revoked_at(log, core.outbox.device)).await {
-        Ok(Some(seq)) => Failure::revoked(seq),
-        Ok(None) => Failure::new(ErrorCode::NoSuchLog),
-        Err(_) => unavailable(),
-    }
+/// Why a device is no member of a log.
+pub(super) async fn why_unknown(core: &Core, log: LogId) -> Failure {
+    core.shared.why_no_member(Turn::Question, core.outbox.device, log).await
 }
 
 /// The first entry of a new log.
@@ -358,10 +354,15 @@ fn joined_frame(joined: crate::totals::Joined) -> frame::Joined {
 // ---- acks
 
 fn ack(core: &Arc<Core>, request: u32, frame: &frame::Ack) -> Step {
-    let Some(LogPlace { key, .. }) = known(core, frame.log) else {
+    let Some(LogPlace { key, log_type, .. }) = known(core, frame.log) else {
         return later(refuse_unknown(core.clone(), request, frame.log));
     };
     if frame.state.incarnation != core.shared.store.incarnation() {
+        return Step::Done;
+    }
+    if log_type == LogType::Vault {
+        // It frees nothing: whatever it says, it stops this device's own doorbell and no more.
+        is_awake(core, key, Some(frame.state.acked.floor));
         return Step::Done;
     }
     // A number alone does not say which history it means. That of a subscription was compared, chain
@@ -374,6 +375,11 @@ fn ack(core: &Arc<Core>, request: u32, frame: &frame::Ack) -> Step {
     }
     cast_ack(core, key, shown.losses, &frame.state, shown.up_to);
     Step::Done
+}
+
+/// The device need not be rung for what it has, or is being given, of a log.
+fn is_awake(core: &Core, log: LogKey, read: Option<u64>) {
+    core.shared.doorstep.awake(Awake { log, device: core.outbox.device, read });
 }
 
 fn refuse_ack(core: &Core, request: u32, log: LogId, code: ErrorCode) -> Step {
@@ -422,7 +428,7 @@ async fn begin_reading(
     acked: Option<frame::AckState>,
     start: Start,
 ) {
-    let Some(LogPlace { key, .. }) = known(&core, log) else {
+    let Some(LogPlace { key, log_type, .. }) = known(&core, log) else {
         return refuse_unknown(core, request, log).await;
     };
     if core.outbox.subscriptions_beside(key) >= SUBSCRIPTIONS_MAX {
@@ -444,7 +450,8 @@ async fn begin_reading(
         Start::Cursor(cursor) => cursor.map_or(0, |cursor| cursor.seq),
         Start::Snapshot(_) => 0,
     };
-    if let Some(state) = acked
+    is_awake(&core, key, (log_type == LogType::Vault).then_some(record.head.seq));
+    if let Some(state) = acked.filter(|_| log_type == LogType::Group)
         && state.incarnation == core.shared.store.incarnation()
         && !record.acked.clone().merge(&state.acked.up_to(compared)).is_empty()
     {

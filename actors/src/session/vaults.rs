@@ -10,27 +10,26 @@ use sealwire_protocol::frame::{
 use sealwire_protocol::limits::SNAPSHOTS_MAX;
 use sealwire_protocol::{ErrorCode, Failure, LogId, LogType};
 
-use super::requests::{later, refuse};
+use super::requests::{later, why_unknown};
 use super::{Core, Step, known};
-use crate::ports::{LogKey, SnapshotRecord};
+use crate::ports::{LogPlace, SnapshotRecord};
 use crate::reply::Reply;
 use crate::turns::Turn;
 use crate::vaults::{self, NewPiece, Piece};
 
-/// The key of a vault that the device is enrolled in, as far as its session knows.
-fn vault(core: &Core, log: LogId) -> Result<LogKey, Failure> {
-    let place = known(core, log).ok_or(Failure::new(ErrorCode::NoSuchLog))?;
-    if place.log_type == LogType::Vault {
-        Ok(place.key)
-    } else {
-        Err(Failure::new(ErrorCode::Unsupported))
+/// A vault that the device is enrolled in, as far as its session knows.
+async fn vault(core: &Core, log: LogId) -> Result<LogPlace, Failure> {
+    match known(core, log) {
+        Some(place) if place.log_type == LogType::Vault => Ok(place),
+        Some(_) => Err(Failure::new(ErrorCode::Unsupported)),
+        None => Err(why_unknown(core, log).await),
     }
 }
 
 pub(super) async fn get_token(core: Arc<Core>, request: u32, log: LogId) {
     let issued = async {
-        let key = vault(&core, log)?;
-        vaults::enrolled(&core.shared, Turn::Question, core.outbox.device, key).await?;
+        let place = vault(&core, log).await?;
+        vaults::enrolled(&core.shared, Turn::Question, core.outbox.device, place).await?;
         Ok(core.shared.vault_token(core.outbox.device, log))
     };
     match issued.await {
@@ -41,8 +40,8 @@ pub(super) async fn get_token(core: Arc<Core>, request: u32, log: LogId) {
 
 pub(super) async fn list_snapshots(core: Arc<Core>, request: u32, log: LogId) {
     let listed = async {
-        let key = vault(&core, log)?;
-        vaults::snapshots(&core.shared, Turn::Question, core.outbox.device, key).await
+        let place = vault(&core, log).await?;
+        vaults::snapshots(&core.shared, Turn::Question, core.outbox.device, place).await
     };
     match listed.await {
         Ok(mut snapshots) => {
@@ -58,9 +57,9 @@ pub(super) async fn list_snapshots(core: Arc<Core>, request: u32, log: LogId) {
 pub(super) async fn get_chunk(core: Arc<Core>, request: u32, frame: GetSnapshotChunk) {
     let GetSnapshotChunk { log, digest, offset, length } = frame;
     let read = async {
-        let key = vault(&core, log)?;
+        let place = vault(&core, log).await?;
         let piece = Piece { digest, offset, length: length as usize };
-        vaults::read_piece(&core.shared, Turn::Question, core.outbox.device, key, piece).await
+        vaults::read_piece(&core.shared, Turn::Question, core.outbox.device, place, piece).await
     };
     match read.await {
         Ok(bytes) => {
@@ -72,13 +71,9 @@ pub(super) async fn get_chunk(core: Arc<Core>, request: u32, frame: GetSnapshotC
 }
 
 pub(super) fn put_chunk(core: &Arc<Core>, request: u32, frame: PutSnapshotChunk) -> Step {
-    let key = match vault(core, frame.log) {
-        Ok(key) => key,
-        Err(failure) => return refuse(core, request, failure.code),
-    };
     // The credit bounds what all sessions together have brought and not written.
     match Reply::begin(&core.outbox, &core.shared.budget, request, frame.bytes.len()) {
-        Ok(reply) => later(keep_chunk(core.clone(), key, frame, reply)),
+        Ok(reply) => later(keep_chunk(core.clone(), frame, reply)),
         Err(failure) => {
             core.refuse(request, failure);
             Step::Done
@@ -86,10 +81,14 @@ pub(super) fn put_chunk(core: &Arc<Core>, request: u32, frame: PutSnapshotChunk)
     }
 }
 
-async fn keep_chunk(core: Arc<Core>, key: LogKey, frame: PutSnapshotChunk, reply: Reply) {
-    let PutSnapshotChunk { digest, size, offset, bytes, .. } = frame;
-    let piece = NewPiece { digest, size, offset, bytes: bytes.to_vec() };
-    match vaults::keep_piece(&core.shared, core.outbox.device, key, piece).await {
+async fn keep_chunk(core: Arc<Core>, frame: PutSnapshotChunk, reply: Reply) {
+    let PutSnapshotChunk { log, digest, size, offset, bytes } = frame;
+    let kept = async {
+        let place = vault(&core, log).await?;
+        let piece = NewPiece { digest, size, offset, bytes: bytes.to_vec() };
+        vaults::keep_piece(&core.shared, Turn::Question, core.outbox.device, place, piece).await
+    };
+    match kept.await {
         Ok(()) => reply.done(),
         Err(failure) => reply.refuse(failure),
     }

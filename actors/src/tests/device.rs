@@ -30,6 +30,9 @@ use crate::system::{Options, System};
 /// Longest that a test waits for anything.
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// When worlds begin, in milliseconds since the epoch.
+const START: u64 = 1_700_000_000_000;
+
 /// A relay's actors over a store in memory.
 pub(super) struct World {
     pub(super) store: Arc<MemoryStore>,
@@ -47,16 +50,42 @@ impl World {
     }
 
     pub(super) async fn with(store: Arc<MemoryStore>, vaults: VaultLimits) -> Self {
-        Self::start(store, vaults, Vec::new()).await
+        let clock = Arc::new(HandClock::at(START));
+        Self::start(store, clock, vaults, Vec::new(), Duration::ZERO).await
     }
 
     /// A world with a push service, where nobody is given time to come back after a start.
     pub(super) async fn ringing(store: Arc<MemoryStore>, push: Arc<dyn Push>) -> Self {
-        Self::start(store, VaultLimits::default(), vec![push]).await
+        Self::ringing_after(store, push, Duration::ZERO).await
     }
 
-    async fn start(store: Arc<MemoryStore>, vaults: VaultLimits, push: Vec<Arc<dyn Push>>) -> Self {
-        let clock = Arc::new(HandClock::at(1_700_000_000_000));
+    /// The same, so long after every other world.
+    pub(super) async fn ringing_after(
+        store: Arc<MemoryStore>,
+        push: Arc<dyn Push>,
+        later: Duration,
+    ) -> Self {
+        let clock = Arc::new(HandClock::at(START + later.as_millis() as u64));
+        Self::start(store, clock, VaultLimits::default(), vec![push], Duration::ZERO).await
+    }
+
+    /// A world with a push service, where devices have so long to come back after its start.
+    pub(super) async fn settling(
+        store: Arc<MemoryStore>,
+        push: Arc<dyn Push>,
+        settle: Duration,
+    ) -> Self {
+        let clock = Arc::new(HandClock::at(START));
+        Self::start(store, clock, VaultLimits::default(), vec![push], settle).await
+    }
+
+    async fn start(
+        store: Arc<MemoryStore>,
+        clock: Arc<HandClock>,
+        vaults: VaultLimits,
+        push: Vec<Arc<dyn Push>>,
+        settle: Duration,
+    ) -> Self {
         let mut options =
             Options::new(SigningKey::from_bytes(&[99; 32]), vec![TokenKey::derive(b"secret")]);
         // Days pass in a moment where doorbells are rung; nothing expires there.
@@ -64,7 +93,7 @@ impl World {
         options.retention_pause = Duration::from_millis(if ringing { 3_600_000 } else { 20 });
         options.vaults = vaults;
         options.push = push;
-        options.doorbell_settle = Duration::ZERO;
+        options.doorbell_settle = settle;
         let system =
             System::start(store.clone(), clock.clone(), options).await.expect("actors start");
         Self { store, clock, system }

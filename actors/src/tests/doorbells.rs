@@ -7,7 +7,10 @@ use tokio::time::{Instant, sleep};
 
 use super::*;
 use crate::fakes::FakePush;
-use crate::limits::{DOORBELL_GRACE, DOORBELL_WINDOW, PUSH_REST_MAX, PUSH_RETRY_MAX};
+use crate::limits::{
+    DOORBELL_GRACE, DOORBELL_LOOKBACK, DOORBELL_REREAD_PAUSE, DOORBELL_WINDOW, PUSH_REST_MAX,
+    PUSH_RETRY_MAX,
+};
 use crate::ports::{Rang, Trouble, Urgency};
 use crate::totals::Outgoing;
 use crate::totals::payload::PayloadId;
@@ -89,6 +92,41 @@ async fn sleeping_devices_are_told_the_log_and_the_entry_and_a_burst_rings_once(
     for (seed, (at, ring)) in [2, 3].into_iter().zip(heard) {
         assert_eq!((at, ring.log, ring.payload), (token(seed), group, first));
         assert_eq!(ring.urgency, Urgency::High);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_after_a_doorbell_rings_once_when_the_window_ends() {
+    let ringing = Ringing::new().await;
+    let group = ringing.group_of(&[1, 2]).await;
+    let before = Instant::now();
+    ringing.say(1, group, "expense").await;
+    ringing.until_heard(1).await;
+    sleep(Duration::from_secs(8)).await;
+    let second = ringing.say(1, group, "expense").await;
+    ringing.say(1, group, "expense").await;
+    ringing.until_heard(2).await;
+    let took = before.elapsed();
+    assert!(took >= DOORBELL_WINDOW && took < DOORBELL_WINDOW * 2, "{took:?}");
+    assert_eq!(ringing.push.take_heard()[1].1.payload, second);
+    sleep(DOORBELL_WINDOW * 10).await;
+    assert_eq!(ringing.push.heard(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_phone_that_comes_and_cannot_ack_is_rung_for_what_comes_then() {
+    let ringing = Ringing::new().await;
+    let group = ringing.group_of(&[1, 2]).await;
+    for round in 0..6 {
+        let before = Instant::now();
+        ringing.say(1, group, "expense").await;
+        ringing.until_heard(1).await;
+        assert!(before.elapsed() < DOORBELL_GRACE, "round {round}");
+        ringing.push.take_heard();
+        // It looks, and cannot open what there is.
+        let pending = ringing.world.system.pending(key(2), group).await.expect("read");
+        assert_eq!(pending.map(|them| them.len()), Some(round + 1));
+        sleep(DOORBELL_WINDOW).await;
     }
 }
 
@@ -220,11 +258,44 @@ async fn after_a_restart_whoever_has_not_seen_the_last_minutes_is_rung() {
 
     // What is older than that is left to the device.
     let push = Arc::new(FakePush::default());
-    let third = World::ringing(store, push.clone()).await;
-    third.clock.turn(20 * 60 * 1000);
+    let _third = World::ringing_after(store, push.clone(), DOORBELL_LOOKBACK * 2).await;
     sleep(Duration::from_secs(60)).await;
-    let rung = push.take_heard().len();
-    assert!(rung <= 2, "{rung}");
+    assert_eq!(push.heard(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_restart_the_devices_of_a_vault_that_are_not_here_are_rung_once() {
+    let store = Arc::new(MemoryStore::new());
+    let first = Ringing::over(store.clone()).await;
+    first.push.always_say(Some(Rang::Later(Trouble::Unreachable, None)));
+    let (mut alice, bob, carol, vault) = household(&first).await;
+    alice.say(vault, b"changes").await;
+    drop((alice, bob, carol));
+    first.world.system.stop(Instant::now() + Duration::from_secs(1)).await;
+
+    let push = Arc::new(FakePush::default());
+    let settle = Duration::from_secs(5);
+    let world = World::settling(store.clone(), push.clone(), settle).await;
+    let second = Ringing { world, push };
+    let mut bob = Device::connected(2, &second.world).await;
+    bob.subscribe(vault, None).await.expect("subscribed");
+    second.until_heard(1).await;
+    sleep(DOORBELL_WINDOW * 2).await;
+    assert_eq!(second.tokens_heard(), [token(3)], "the author and who is here are not");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_does_not_decode_is_not_read_again_and_again() {
+    let store = Arc::new(MemoryStore::new());
+    let first = Ringing::over(store.clone()).await;
+    first.push.always_say(Some(Rang::Later(Trouble::Unreachable, None)));
+    let group = first.group_of(&[1, 2]).await;
+    first.say(1, group, "expense").await;
+    first.world.system.stop(Instant::now() + Duration::from_secs(1)).await;
+    store.spoil_recent_entries();
+    let second = Ringing::over(store.clone()).await;
+    sleep(DOORBELL_REREAD_PAUSE * 10).await;
+    assert_eq!((store.recent_reads(), second.push.heard()), (1, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -248,12 +319,11 @@ async fn a_push_service_that_is_down_for_a_day_is_hardly_asked_and_then_rings_ev
     assert!(heard.values().all(|count| *count == 1), "{heard:?}");
 }
 
-#[tokio::test(start_paused = true)]
-async fn in_a_vault_the_devices_that_are_not_here_are_rung() {
-    let ringing = Ringing::new().await;
+/// A vault of alice, bob and carol; bob has a session and is subscribed, carol sleeps.
+async fn household(ringing: &Ringing) -> (Device, Device, Device, LogId) {
     let mut alice = Device::connected(1, &ringing.world).await;
     let vault = alice.found_vault().await;
-    let bob = Device::connected(2, &ringing.world).await;
+    let mut bob = Device::connected(2, &ringing.world).await;
     let carol = Device::new(3);
     for other in [&bob, &carol] {
         let enrol = alice.enrol_entry(vault, other);
@@ -262,13 +332,114 @@ async fn in_a_vault_the_devices_that_are_not_here_are_rung() {
     for seed in [1, 2, 3] {
         ringing.register(seed).await;
     }
-    alice.say(vault, b"changes").await;
+    bob.subscribe(vault, None).await.expect("subscribed");
+    bob.drain(&mut Reading::new(vault)).await;
+    (alice, bob, carol, vault)
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_vault_whoever_sleeps_is_rung_at_once_and_whoever_acks_is_not() {
+    let ringing = Ringing::new().await;
+    let (mut alice, mut bob, _, vault) = household(&ringing).await;
+    let said = alice.say(vault, b"changes").await;
+    bob.ack(vault, 1, said.seq).await;
     ringing.until_heard(1).await;
-    sleep(DOORBELL_GRACE * 2).await;
+    sleep(DOORBELL_WINDOW * 3).await;
     let heard = ringing.push.take_heard();
-    assert_eq!(heard.len(), 1);
+    assert_eq!(heard.len(), 1, "nobody is rung twice for one entry");
     assert_eq!((heard[0].0.clone(), heard[0].1.log), (token(3), vault));
     assert_eq!(heard[0].1.urgency, Urgency::Normal);
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_vault_a_device_that_is_here_is_rung_if_it_does_not_ack_in_time() {
+    let ringing = Ringing::new().await;
+    let (mut alice, _bob, _, vault) = household(&ringing).await;
+    let before = Instant::now();
+    alice.say(vault, b"changes").await;
+    ringing.until_heard(2).await;
+    let took = before.elapsed();
+    assert!(took >= DOORBELL_GRACE && took < DOORBELL_GRACE * 2, "{took:?}");
+    assert_eq!(ringing.tokens_heard(), [token(2), token(3)], "and its author never");
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_vault_what_comes_after_a_doorbell_rings_when_the_window_ends() {
+    let ringing = Ringing::new().await;
+    let (mut alice, mut bob, _, vault) = household(&ringing).await;
+    alice.say(vault, b"one").await;
+    ringing.until_heard(1).await;
+    sleep(Duration::from_secs(8)).await;
+    let said = alice.say(vault, b"two").await;
+    bob.ack(vault, 1, said.seq).await;
+    sleep(DOORBELL_WINDOW * 10).await;
+    assert_eq!(ringing.tokens_heard(), [token(3), token(3)], "for each of them");
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_vault_whoever_has_gone_is_rung_for_what_comes_then() {
+    let ringing = Ringing::new().await;
+    let (mut alice, mut bob, _, vault) = household(&ringing).await;
+    // The log's memory stays through all of it.
+    for _ in 0..2 {
+        let said = alice.say(vault, b"changes").await;
+        bob.ack(vault, 1, said.seq).await;
+        sleep(Duration::from_secs(6)).await;
+    }
+    bob.disconnect();
+    ringing.push.take_heard();
+    alice.say(vault, b"more").await;
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(ringing.tokens_heard(), [token(2)], "at once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_vault_a_device_that_comes_and_reads_is_rung_anew_for_what_comes_then() {
+    let ringing = Ringing::new().await;
+    let (mut alice, bob, mut carol, vault) = household(&ringing).await;
+    drop(bob);
+    ringing.world.system.set_push_token(key(2), None).await.expect("taken back");
+    let mut cursor = None;
+    for round in 0..8 {
+        let before = Instant::now();
+        alice.say(vault, b"changes").await;
+        ringing.until_heard(1).await;
+        assert!(before.elapsed() < DOORBELL_GRACE, "round {round}: {:?}", before.elapsed());
+        assert_eq!(ringing.tokens_heard(), [token(3)]);
+        // It reads, and says no more than where it stood.
+        if round % 2 == 0 {
+            carol.connect(&ringing.world).await;
+            carol.subscribe(vault, cursor).await.expect("subscribed");
+            let mut reading = Reading::new(vault);
+            if let Some(Head { seq, chain, .. }) = cursor {
+                (reading.seq, reading.chain) = (seq, chain);
+            }
+            cursor = Some(carol.drain(&mut reading).await);
+            carol.disconnect();
+        } else {
+            let after = cursor.map_or(0, |head| head.seq);
+            let pulled = ringing.world.system.pull_from_vault(carol.id(), vault, after, None).await;
+            assert!(!pulled.expect("a page").0.more());
+        }
+        sleep(Duration::from_secs(60)).await;
+    }
+    assert_eq!(ringing.push.heard(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_vault_a_burst_of_ten_thousand_rings_whoever_sleeps_a_handful_of_times() {
+    let ringing = Ringing::new().await;
+    let (mut alice, _bob, _, vault) = household(&ringing).await;
+    for _ in 0..10_000 {
+        alice.say(vault, b"changes").await;
+        sleep(Duration::from_millis(10)).await;
+    }
+    sleep(DOORBELL_WINDOW * 10).await;
+    let heard = ringing.tokens_heard();
+    for seed in [2, 3] {
+        let rung = heard.iter().filter(|rung| **rung == token(seed)).count();
+        assert!((2..=4).contains(&rung), "{rung} doorbells for one device in 100 seconds");
+    }
 }
 
 #[tokio::test(start_paused = true)]

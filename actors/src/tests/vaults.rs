@@ -10,13 +10,21 @@ use sealwire_protocol::ids::{Scope, Signature};
 use sealwire_protocol::keys::{KeyBody, SealedKey};
 use sealwire_protocol::limits::SNAPSHOT_CHUNK_BYTES_MIN;
 use sealwire_protocol::{
-    Control, Digest, EntryIn, ErrorCode, Failure, Head, Kind, LogId, RelayFrame,
+    ClientFrame, Control, Digest, EntryIn, ErrorCode, Failure, Head, Kind, LogId, RelayFrame,
 };
+use tokio::time::Instant;
 
 use super::device::{Device, Item, Reading, World, code};
-use crate::fakes::MemoryStore;
-use crate::limits::{SNAPSHOT_STANDS, UPLOAD_LIFETIME, VaultLimits};
-use crate::ports::{LogKey, LogRecord, Store, VaultStore};
+use crate::fakes::{MemoryStore, Mishap};
+use crate::limits::{
+    KEYS_BURST, KEYS_UNIT_BYTES, OUTBOX_BYTES_LOW, OUTBOX_BYTES_MAX, PAGE_BYTES_MAX,
+    SNAPSHOT_STANDS, UPLOAD_LIFETIME, VaultLimits,
+};
+use crate::log::LogMessage;
+use crate::ports::{
+    CompactStep, LogKey, LogRecord, Position, Store, StoreError, VaultCounts, VaultStore,
+};
+use crate::vaults::VaultEvent;
 
 const KEY: LogKey = LogKey(1);
 
@@ -136,18 +144,143 @@ async fn what_a_revoked_device_sends_is_refused_whenever_it_was_signed() {
     laptop.say(vault, b"without the phone").await;
     let failure = phone.append(early).await.expect_err("refused");
     assert_eq!((failure.code, failure.seq), (ErrorCode::Revoked, Some(revoked)));
-    let request = phone.send(frame::GetVaultToken { log: vault }).await;
-    assert!(matches!(phone.answer_to(request).await, RelayFrame::Error(_)));
+    let told = (ErrorCode::Revoked, Some(revoked));
+    for frame in vault_frames(vault) {
+        let failure = refused(&mut phone, frame).await;
+        assert_eq!((failure.code, failure.seq), told);
+    }
     // It is told to nobody else, and the device does not come back.
     let mut stranger = Device::connected(5, &world).await;
     let entry = stranger.entry(vault, Kind::Ring, b"?", &[], Head::NONE);
     assert_eq!(code(stranger.append(entry).await), ErrorCode::NoSuchLog);
+    for frame in vault_frames(vault) {
+        let failure = refused(&mut stranger, frame).await;
+        assert_eq!((failure.code, failure.seq), (ErrorCode::NoSuchLog, None));
+    }
     let entry = laptop.enrol_entry(vault, &phone);
     assert_eq!(code(laptop.append(entry).await), ErrorCode::BadControl);
     (laptop.count, laptop.prev) = (laptop.count - 1, Digest::ZERO);
     let (read, _) = read_all(&mut laptop, vault).await;
     let expected = [body(b"stands"), Item::Control("revoke"), body(b"without the phone")];
     assert_eq!(read.items[2..], expected);
+}
+
+/// Whatever a session may ask of a vault, but to append.
+fn vault_frames(log: LogId) -> Vec<ClientFrame> {
+    let digest = Digest([1; 32]);
+    vec![
+        frame::GetVaultToken { log }.into(),
+        frame::ListSnapshots { log }.into(),
+        chunk(log, &sealed(1), 0).into(),
+        frame::GetSnapshotChunk { log, digest, offset: 0, length: 10 }.into(),
+        frame::Subscribe { log, cursor: None, acked: None }.into(),
+        frame::SubscribeFrom { log, snapshot: digest }.into(),
+        frame::ListMembers { log }.into(),
+    ]
+}
+
+async fn refused(device: &mut Device, frame: ClientFrame) -> Failure {
+    let request = device.send(frame).await;
+    match device.answer_to(request).await {
+        RelayFrame::Error(error) => error.failure(),
+        other => panic!("expected a refusal, not {other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revoked_device_hears_no_more_within_a_second() {
+    let world = World::new().await;
+    let (mut laptop, mut phone, vault) = two_in_a_vault(&world).await;
+    phone.subscribe(vault, None).await.expect("subscribed");
+    phone.drain(&mut Reading::new(vault)).await;
+    let listening = world.system.follow_vault(phone.id(), vault, 0, None).await;
+    let mut stream = listening.map_err(|it| it.code).expect("a stream");
+    let silence = Duration::from_secs(20);
+    assert!(matches!(stream.next(silence).await, Some(VaultEvent::Page(_))));
+    let revoke = Control::Revoke { device: phone.id(), join_key: None };
+    let entry = laptop.control(vault, &revoke, Head::NONE);
+    let begun = Instant::now();
+    laptop.append(entry).await.expect("revoked");
+    while !matches!(phone.next().await, RelayFrame::Membership(_)) {}
+    while stream.next(silence).await.is_some() {}
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn nobody_is_told_of_a_revocation_that_came_to_nothing() {
+    let world = World::new().await;
+    let (mut laptop, mut phone, vault) = two_in_a_vault(&world).await;
+    let revoke = Control::Revoke { device: phone.id(), join_key: None };
+    let revoke = laptop.control(vault, &revoke, Head::NONE);
+    let entry = phone.entry(vault, Kind::Ring, b"here", &[], Head::NONE);
+    let both = async |laptop: &mut Device, phone: &mut Device| {
+        world.store.hold_commits();
+        let revoked = laptop.send(frame::Append { entry: revoke.clone() }).await;
+        world.store.commits_held(1).await;
+        // Judged while the revocation is under way.
+        let said = phone.send(frame::Append { entry: entry.clone() }).await;
+        (revoked, said)
+    };
+    let (revoked, said) = both(&mut laptop, &mut phone).await;
+    world.store.next_commits(1, Mishap::Fails(StoreError::Unavailable));
+    world.store.release_commits();
+    assert_eq!(code(laptop.appended(revoked).await), ErrorCode::Unavailable);
+    assert_eq!(code(phone.appended(said).await), ErrorCode::Unavailable);
+    // It is enrolled, and so it stays.
+    assert_eq!(stored(&world).await.head.seq, 2);
+    phone.append(entry.clone()).await.expect("appended");
+
+    let entry = phone.entry(vault, Kind::Ring, b"too late", &[], Head::NONE);
+    world.store.hold_commits();
+    let revoked = laptop.send(frame::Append { entry: revoke.clone() }).await;
+    world.store.commits_held(1).await;
+    let said = phone.send(frame::Append { entry }).await;
+    world.store.release_commits();
+    let revoked = laptop.appended(revoked).await.expect("revoked").seq;
+    let failure = phone.appended(said).await.expect_err("refused");
+    assert_eq!((failure.code, failure.seq), (ErrorCode::Revoked, Some(revoked)));
+}
+
+#[tokio::test]
+async fn no_refusal_names_an_entry_that_came_to_nothing() {
+    // What is under way, who asks then, and what it would hear if that were durable.
+    let cases = [ErrorCode::Stale, ErrorCode::OutOfOrder, ErrorCode::Conflict];
+    for expected in cases {
+        for fails in [true, false] {
+            let world = World::new().await;
+            let (mut laptop, mut phone, vault) = two_in_a_vault(&world).await;
+            let said = laptop.entry(vault, Kind::Ring, b"said", &[], Head::NONE);
+            let (count, prev) = (laptop.count, laptop.prev);
+            let seen = laptop.append(said).await.expect("appended").head;
+            let first = laptop.rotation(vault, seen);
+            let asked = match expected {
+                ErrorCode::Stale => phone.rotation(vault, seen),
+                ErrorCode::OutOfOrder => {
+                    laptop.count += 1;
+                    laptop.entry(vault, Kind::Ring, b"from the future", &[], Head::NONE)
+                }
+                // Another one under a count that the store knows: it hears which is the newest.
+                _ => {
+                    (laptop.count, laptop.prev) = (count - 1, prev);
+                    laptop.entry(vault, Kind::Ring, b"another", &[], Head::NONE)
+                }
+            };
+            world.store.hold_commits();
+            let rotated = laptop.send(frame::Append { entry: first }).await;
+            world.store.commits_held(1).await;
+            let by = if expected == ErrorCode::Stale { &mut phone } else { &mut laptop };
+            let request = by.send(frame::Append { entry: asked }).await;
+            if fails {
+                world.store.next_commits(1, Mishap::Fails(StoreError::Unavailable));
+            }
+            world.store.release_commits();
+            let by = if expected == ErrorCode::Stale { &mut phone } else { &mut laptop };
+            let failure = by.appended(request).await.expect_err("refused");
+            let told = if fails { ErrorCode::Unavailable } else { expected };
+            assert_eq!(failure.code, told, "{expected:?}, {fails}");
+            assert_eq!(laptop.appended(rotated).await.is_err(), fails);
+        }
+    }
 }
 
 #[tokio::test]
@@ -362,6 +495,7 @@ async fn a_snapshot_of_a_head_that_is_not_the_vaults_is_refused() {
     let (count, prev) = (laptop.count, laptop.prev);
     let wrong = [
         made(&whole, Head { seq: 99, ..head }),
+        made(&whole, Head { incarnation: head.incarnation + 1, ..head }),
         made(&whole, Head { chain: Digest([1; 32]), ..head }),
         Control::Snapshot { head, digest: sha256(&whole), size: 1, chunks: 3 },
         Control::Snapshot { head, digest: sha256(&whole), size: whole.len() as u64, chunks: 4 },
@@ -433,6 +567,119 @@ async fn entries_go_only_when_another_device_has_opened_a_snapshot() {
     assert!(list(&mut phone, vault).await[0].confirmed);
 }
 
+/// A vault of 32 devices whose floor stands above many keys, each sealed to all of them.
+async fn with_many_keys(world: &World) -> (Device, LogId, usize) {
+    let (mut laptop, mut phone, vault) = two_in_a_vault(world).await;
+    let mut devices = vec![laptop.id(), phone.id()];
+    for seed in 3..=32 {
+        let other = Device::new(seed);
+        let entry = laptop.enrol_entry(vault, &other);
+        laptop.append(entry).await.expect("enrolled");
+        devices.push(other.id());
+    }
+    let sealed = |recipient| SealedKey {
+        recipient,
+        enc: [0; 32],
+        ciphertext: BoundedBytes::new(vec![1; 160]).expect("short"),
+    };
+    let keys = Bounded::new(devices.iter().copied().map(sealed).collect()).expect("few");
+    let body = KeyBody { scope: Scope([1; 16]), epoch: 1, keys }.encode().expect("small");
+    let mut bytes = 0;
+    for _ in 0..2 {
+        let entries = (0..120)
+            .map(|_| laptop.entry(vault, Kind::Key, &body, &devices, Head::NONE))
+            .collect::<Vec<_>>();
+        bytes += entries.len() * body.len();
+        let batch = frame::AppendBatch { entries: Bounded::new(entries).expect("few") };
+        let request = laptop.send(batch).await;
+        laptop.appended(request).await.expect("appended");
+    }
+    let head = laptop.say(vault, b"old").await.head;
+    let digest = snapshot(&mut laptop, vault, 9, head).await;
+    opened(&mut phone, vault, digest).await.expect("confirmed");
+    world.until_async(|| async { stored(world).await.floor.seq == head.seq }).await;
+    (phone, vault, bytes)
+}
+
+#[tokio::test]
+async fn a_reader_below_the_floor_that_takes_nothing_holds_a_page_and_no_more() {
+    let world = World::new().await;
+    let (mut phone, vault, bytes) = with_many_keys(&world).await;
+    assert!(bytes > 2 * OUTBOX_BYTES_MAX, "{bytes} bytes of keys");
+    phone.connect(&world).await;
+    phone.send(frame::Subscribe { log: vault, cursor: None, acked: None }).await;
+    let outbox = phone.session().outbox().clone();
+    // A page at a time, until there is no room for another.
+    let full = || {
+        phone.session().catch_up();
+        outbox.queued_bytes() > OUTBOX_BYTES_LOW
+    };
+    world.until(full).await;
+    let waiting = outbox.queued_bytes();
+    assert!(waiting <= OUTBOX_BYTES_MAX, "{waiting} bytes wait for whoever takes nothing");
+    // Whoever takes gets all of them: founding, enrolments, keys.
+    let mut kept = 0;
+    let end = loop {
+        match phone.next_content().await {
+            RelayFrame::Entry(entry) if entry.seq > 272 => break entry.seq,
+            RelayFrame::Entry(_) => kept += 1,
+            _ => {}
+        }
+    };
+    assert_eq!((kept, end), (1 + 31 + 240, 274));
+}
+
+#[tokio::test]
+async fn a_page_below_the_floor_without_a_session_is_as_short_as_any_other() {
+    let world = World::new().await;
+    let (phone, vault, _) = with_many_keys(&world).await;
+    let (mut after, mut seqs) = (0, Vec::new());
+    loop {
+        let pulled = world.system.pull_from_vault(phone.id(), vault, after, None).await;
+        let (page, _) = pulled.map_err(|it| it.code).expect("a page");
+        let lengths = page.changesets.iter().map(|it| it.entry.body.as_ref().expect("kept").len());
+        let names = page.changesets.iter().map(|it| it.entry.recipients.len() * 32);
+        assert!(lengths.sum::<usize>() + names.sum::<usize>() <= PAGE_BYTES_MAX);
+        seqs.extend(page.changesets.iter().map(|it| it.entry.seq));
+        after = page.reached;
+        if !page.more() {
+            break;
+        }
+    }
+    let expected: Vec<u64> = (1..=272).chain(274..=275).collect();
+    assert_eq!(seqs, expected, "everything that is kept, in order and once");
+}
+
+#[tokio::test]
+async fn a_device_that_writes_nothing_but_keys_is_told_to_wait() {
+    let world = World::new().await;
+    let (mut laptop, mut phone, vault) = two_in_a_vault(&world).await;
+    let keys = (0..1000_u32).map(|number| {
+        let mut recipient = [0; 32];
+        recipient[..4].copy_from_slice(&number.to_be_bytes());
+        let ciphertext = BoundedBytes::new(vec![1; 160]).expect("short");
+        SealedKey { recipient: sealwire_protocol::DeviceKey(recipient), enc: [0; 32], ciphertext }
+    });
+    let keys = Bounded::new(keys.collect()).expect("few");
+    let body = KeyBody { scope: Scope([1; 16]), epoch: 1, keys }.encode().expect("small");
+    let units = body.len().div_ceil(KEYS_UNIT_BYTES) as u32;
+    let mut head = laptop.say(vault, b"seen").await.head;
+    for _ in 0..KEYS_BURST / units {
+        let rotation = laptop.entry(vault, Kind::Key, &body, &[], head);
+        head = laptop.append(rotation).await.expect("appended").head;
+    }
+    let (count, prev) = (laptop.count, laptop.prev);
+    let rotation = laptop.entry(vault, Kind::Key, &body, &[], head);
+    let failure = laptop.append(rotation).await.expect_err("too many");
+    assert_eq!(failure.code, ErrorCode::RateLimited);
+    assert!(failure.retry_after_ms.is_some());
+    // Everything else goes on, and so does everybody else.
+    (laptop.count, laptop.prev) = (count, prev);
+    laptop.say(vault, b"all the same").await;
+    let rotation = phone.rotation(vault, head);
+    phone.append(rotation).await.expect("appended");
+}
+
 #[tokio::test]
 async fn a_new_device_starts_from_a_snapshot_that_nobody_has_opened() {
     let world = World::new().await;
@@ -475,6 +722,90 @@ async fn alone_a_snapshot_counts_when_it_has_stood_for_long_enough() {
     world.clock.turn(1);
     world.until_async(|| async { stored(&world).await.floor.seq == head.seq }).await;
     assert!(list(&mut laptop, vault).await[0].confirmed);
+}
+
+#[tokio::test]
+async fn what_was_made_before_a_device_was_alone_is_not_confirmed_by_time() {
+    for (by_lost, leaves) in [(true, false), (true, true), (false, false), (false, true)] {
+        let world = World::new().await;
+        let (mut laptop, mut phone, vault) = two_in_a_vault(&world).await;
+        let head = laptop.say(vault, b"history").await.head;
+        let author = if by_lost { &mut phone } else { &mut laptop };
+        let digest = snapshot(author, vault, 5, head).await;
+        if leaves {
+            let entry = phone.control(vault, &Control::Leave, Head::NONE);
+            phone.append(entry).await.expect("left");
+        } else {
+            let revoke = Control::Revoke { device: phone.id(), join_key: None };
+            let entry = laptop.control(vault, &revoke, Head::NONE);
+            laptop.append(entry).await.expect("revoked");
+        }
+        world.clock.turn(SNAPSHOT_STANDS.as_millis() as u64 + 1);
+        // What it makes itself from now on stands alone, and the older one is below it.
+        let head = laptop.say(vault, b"more").await.head;
+        let newer = snapshot(&mut laptop, vault, 6, head).await;
+        let now = crate::ports::Clock::now_ms(world.clock.as_ref());
+        let stands = SNAPSHOT_STANDS.as_millis() as u64;
+        let due = world.store.due_for_compaction(LogKey(0), now - stands, 9).await;
+        assert!(due.expect("a store").0.is_empty(), "{digest:?}: nobody has ever opened it");
+        let step = forged_step(&stored(&world).await, 3);
+        world.system.shared.cast_log(KEY, LogMessage::Compact(step, now - stands));
+        world.flush(KEY).await;
+        assert!(list(&mut laptop, vault).await.iter().all(|snapshot| !snapshot.confirmed));
+        assert_eq!(stored(&world).await.floor.seq, 0);
+        world.clock.turn(stands + 1);
+        world.until_async(|| async { stored(&world).await.floor.seq == head.seq }).await;
+        let confirmed = list(&mut laptop, vault).await;
+        let confirmed: Vec<_> = confirmed.iter().filter(|it| it.confirmed).collect();
+        assert_eq!((confirmed.len(), confirmed[0].digest), (1, newer));
+    }
+}
+
+/// A step of compaction that no store would name.
+fn forged_step(record: &LogRecord, seq: u64) -> CompactStep {
+    let up_to = Position { seq, chain: Digest::ZERO };
+    CompactStep { key: record.key, from: record.floor.seq, up_to, gone: VaultCounts::default() }
+}
+
+#[tokio::test]
+async fn a_device_that_goes_takes_its_snapshots_along_and_gives_their_room_back() {
+    let limits = VaultLimits { snapshots_max: 3, ..VaultLimits::default() };
+    for leaves in [false, true] {
+        let world = World::with(Arc::new(MemoryStore::new()), limits).await;
+        let (mut laptop, mut phone, vault) = two_in_a_vault(&world).await;
+        let head = laptop.say(vault, b"history").await.head;
+        let kept = snapshot(&mut phone, vault, 1, head).await;
+        let gone = [
+            snapshot(&mut phone, vault, 2, head).await,
+            snapshot(&mut phone, vault, 3, head).await,
+        ];
+        let whole = sealed(4);
+        let failure = put(&mut laptop, chunk(vault, &whole, 0)).await.expect_err("full");
+        assert_eq!(failure.code, ErrorCode::SnapshotsLimitReached);
+        opened(&mut laptop, vault, kept).await.expect("confirmed");
+        if leaves {
+            let entry = phone.control(vault, &Control::Leave, Head::NONE);
+            phone.append(entry).await.expect("left");
+        } else {
+            let revoke = Control::Revoke { device: phone.id(), join_key: None };
+            let entry = laptop.control(vault, &revoke, Head::NONE);
+            laptop.append(entry).await.expect("revoked");
+        }
+        let listed = list(&mut laptop, vault).await;
+        let listed: Vec<Digest> = listed.iter().map(|snapshot| snapshot.digest).collect();
+        assert_eq!(listed, [kept], "somebody else has vouched for it");
+        for digest in gone {
+            let failure = opened(&mut laptop, vault, digest).await.expect_err("it is gone");
+            assert_eq!(failure.code, ErrorCode::NoSuchSnapshot);
+        }
+        let head = laptop.say(vault, b"more").await.head;
+        snapshot(&mut laptop, vault, 4, head).await;
+        let stored = stored(&world).await.vault.snapshots;
+        assert_eq!(stored.len(), 2, "in the store as in memory");
+        for digest in gone {
+            assert!(world.store.read_chunk(KEY, digest, 0, 10).await.expect("a store").is_empty());
+        }
+    }
 }
 
 #[tokio::test]

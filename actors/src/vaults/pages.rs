@@ -7,8 +7,10 @@ use sealwire_protocol::{DeviceKey, Digest, ErrorCode, Failure, Head, LogId};
 use crate::catch_up::FloorMark;
 use crate::limits::{PAGE_BYTES_MAX, PAGE_ENTRIES_MAX};
 use crate::ports::{
-    LogKey, PageRequest, SnapshotRecord, StoreError, StoredEntry, SubscriptionRecord,
+    Controls, ControlsRequest, LogKey, LogPlace, PageRequest, SnapshotRecord, StoreError,
+    StoredEntry, SubscriptionRecord,
 };
+use crate::push::doorstep::Awake;
 use crate::reply::unavailable;
 use crate::session::ask;
 use crate::system::{Shared, System};
@@ -60,7 +62,7 @@ impl System {
         chain: Option<Digest>,
     ) -> Result<(Page, bool), Failure> {
         let shared = &self.shared;
-        let key = shared.vault_key(log).await?;
+        let LogPlace { key, .. } = shared.vault_place(log).await?;
         let record = shared.vault_record(device, log, key).await?;
         shared.compare(key, &record, after, chain).await?;
         let read = async {
@@ -70,7 +72,9 @@ impl System {
             let counts = shared.store.vault_counts(key).await?;
             Ok((page, shared.options.vaults.is_full(counts)))
         };
-        ask(read).await.map_err(|_| unavailable())
+        let (page, full) = ask(read).await.map_err(|_| unavailable())?;
+        shared.doorstep.awake(Awake { log: key, device, read: Some(page.reached) });
+        Ok((page, full))
     }
 }
 
@@ -85,7 +89,7 @@ impl Shared {
         let record = self.turns.ask(Turn::Request, self.store.subscription(key, device)).await;
         match record.map_err(|_| unavailable())? {
             Some(record) => Ok(record),
-            None => Err(self.not_enrolled(device, log).await),
+            None => Err(self.why_no_member(Turn::Request, device, log).await),
         }
     }
 
@@ -129,9 +133,15 @@ impl Shared {
             let mark = FloorMark::of(self.store.as_ref(), key, record.floor).await?;
             let floor = Some((self.head(mark.position), mark.snapshot));
             let up_to = record.floor.seq;
-            let entries = self.store.read_controls(key, after, up_to, PAGE_ENTRIES_MAX).await?;
-            let all = entries.len() < PAGE_ENTRIES_MAX;
-            let reached = entries.last().filter(|_| !all).map_or(up_to, |entry| entry.seq);
+            let request = ControlsRequest {
+                key,
+                after,
+                up_to,
+                entries_max: PAGE_ENTRIES_MAX,
+                bytes_max: PAGE_BYTES_MAX,
+            };
+            let Controls { entries, complete } = self.store.read_controls(&request).await?;
+            let reached = entries.last().filter(|_| !complete).map_or(up_to, |entry| entry.seq);
             return Ok(Page { changesets: self.changesets(key, entries), head, reached, floor });
         }
         let request = PageRequest {

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::{NewPiece, Piece, append, enrolled, keep_piece, read_piece, snapshots};
 use crate::entry::{CheckedEntry, Content};
 use crate::limits::STORE_DEADLINE;
-use crate::ports::{LogKey, SnapshotRecord};
+use crate::ports::{LogPlace, SnapshotRecord};
 use crate::reply::{Reply, unavailable};
 use crate::session::requests::found;
 use crate::system::{Shared, System};
@@ -34,14 +34,28 @@ impl PushTurns {
         whose: (DeviceKey, LogId),
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        let turn = self.0.entry(whose).or_default().clone();
-        let done = match timeout(STORE_DEADLINE, turn.lock()).await {
+        let waiting =
+            Queueing { turns: self, whose, turn: self.0.entry(whose).or_default().clone() };
+        let taken = timeout(STORE_DEADLINE, waiting.turn.lock()).await;
+        match taken {
             Ok(_held) => work.await,
             Err(_) => Err(unavailable()),
-        };
+        }
+    }
+}
+
+/// Somebody who waits for a turn or has it. A client that hangs up is dropped in the middle, and leaves
+/// nothing behind either.
+struct Queueing<'a> {
+    turns: &'a PushTurns,
+    whose: (DeviceKey, LogId),
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Drop for Queueing<'_> {
+    fn drop(&mut self) {
         // The map's and this one: nobody else waits.
-        self.0.remove_if(&whose, |_, turn| Arc::strong_count(turn) == 2);
-        done
+        self.turns.0.remove_if(&self.whose, |_, turn| Arc::strong_count(turn) == 2);
     }
 }
 
@@ -58,35 +72,36 @@ impl Shared {
         (self.issue(&claims), expires)
     }
 
-    /// The key of a vault, if there is one of this name.
-    pub(super) async fn vault_key(&self, log: LogId) -> Result<LogKey, Failure> {
+    /// Where a vault is, if there is one of this name.
+    pub(super) async fn vault_place(&self, log: LogId) -> Result<LogPlace, Failure> {
         let brief = self
             .turns
             .ask(Turn::Request, self.store.find_log(log))
             .await
             .map_err(|_| unavailable())?;
         let vault = brief.filter(|brief| brief.log_type == LogType::Vault);
-        Ok(vault.ok_or(Failure::new(ErrorCode::NoSuchLog))?.key)
+        Ok(vault.ok_or(Failure::new(ErrorCode::NoSuchLog))?.place())
     }
 
-    /// What a device is told that is not enrolled: if it was revoked, that it was.
-    pub(super) async fn not_enrolled(&self, device: DeviceKey, log: LogId) -> Failure {
-        match self.turns.ask(Turn::Request, self.store.revoked_at(log, device)).await {
+    /// Why a device is no member of a log. One that was revoked is told so; everybody else is told what is
+    /// told of a log that does not exist, after the same one question.
+    pub(crate) async fn why_no_member(&self, turn: Turn, device: DeviceKey, log: LogId) -> Failure {
+        match self.turns.ask(turn, self.store.revoked_at(log, device)).await {
             Ok(Some(seq)) => Failure::revoked(seq),
             Ok(None) => Failure::new(ErrorCode::NoSuchLog),
             Err(_) => unavailable(),
         }
     }
 
-    /// The key of a vault that the device is enrolled in now.
-    pub(super) async fn own_vault(&self, device: DeviceKey, log: LogId) -> Result<LogKey, Failure> {
-        let key = self.vault_key(log).await?;
-        match enrolled(self, Turn::Request, device, key).await {
-            Err(failure) if failure.code == ErrorCode::NoSuchLog => {
-                Err(self.not_enrolled(device, log).await)
-            }
-            checked => checked.map(|()| key),
-        }
+    /// Where a vault is that the device is enrolled in now.
+    pub(super) async fn own_vault(
+        &self,
+        device: DeviceKey,
+        log: LogId,
+    ) -> Result<LogPlace, Failure> {
+        let place = self.vault_place(log).await?;
+        enrolled(self, Turn::Request, device, place).await?;
+        Ok(place)
     }
 }
 
@@ -149,7 +164,7 @@ impl System {
                 }
                 (_, None) => return Err(Failure::new(ErrorCode::BadControl)),
                 (_, Some(log)) => {
-                    let key = shared.own_vault(device, log).await?;
+                    let LogPlace { key, .. } = shared.own_vault(device, log).await?;
                     append(shared.clone(), device, key, entries, reply).await;
                 }
             }
@@ -168,7 +183,7 @@ impl System {
         device: DeviceKey,
         log: LogId,
     ) -> Result<(Head, Vec<Member>), Failure> {
-        let key = self.shared.own_vault(device, log).await?;
+        let LogPlace { key, .. } = self.shared.own_vault(device, log).await?;
         let members = self
             .shared
             .turns
@@ -188,8 +203,8 @@ impl System {
         device: DeviceKey,
         log: LogId,
     ) -> Result<Vec<SnapshotRecord>, Failure> {
-        let key = self.shared.own_vault(device, log).await?;
-        snapshots(&self.shared, Turn::Request, device, key).await
+        let place = self.shared.vault_place(log).await?;
+        snapshots(&self.shared, Turn::Request, device, place).await
     }
 
     /// Bytes of a snapshot, at most 512 KiB.
@@ -204,8 +219,9 @@ impl System {
         offset: u64,
         length: usize,
     ) -> Result<Vec<u8>, Failure> {
-        let key = self.shared.own_vault(device, log).await?;
-        read_piece(&self.shared, Turn::Request, device, key, Piece { digest, offset, length }).await
+        let place = self.shared.vault_place(log).await?;
+        let piece = Piece { digest, offset, length };
+        read_piece(&self.shared, Turn::Request, device, place, piece).await
     }
 
     /// Keeps a piece of an upload.
@@ -218,7 +234,52 @@ impl System {
         log: LogId,
         piece: NewPiece,
     ) -> Result<(), Failure> {
-        let key = self.shared.own_vault(device, log).await?;
-        keep_piece(&self.shared, device, key, piece).await
+        let place = self.shared.own_vault(device, log).await?;
+        keep_piece(&self.shared, Turn::Request, device, place, piece).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::time::sleep;
+
+    use super::*;
+
+    const WHOSE: (DeviceKey, LogId) = (DeviceKey([1; 32]), LogId([2; 16]));
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_left_of_whoever_hangs_up_in_the_middle() {
+        let turns = PushTurns::default();
+        let never = || pending::<Result<(), Failure>>();
+        let soon = std::time::Duration::from_millis(10);
+        // One that has its turn, and one that waits for it.
+        let both = async {
+            let waits = async {
+                sleep(soon).await;
+                turns.take(WHOSE, never()).await
+            };
+            let _ = tokio::join!(turns.take(WHOSE, never()), waits);
+        };
+        let meanwhile = async {
+            sleep(soon * 2).await;
+            turns.0.len()
+        };
+        let held = tokio::select! {
+            () = both => None,
+            held = meanwhile => Some(held),
+        };
+        assert_eq!(held, Some(1));
+        assert!(turns.0.is_empty());
+        // Who hangs up does not take the turn from whoever waits.
+        let first = Box::pin(turns.take(WHOSE, never()));
+        let second = turns.take(WHOSE, async { Ok(7) });
+        let hangs_up = async {
+            let _ = timeout(soon, first).await;
+        };
+        let ((), done) = tokio::join!(hangs_up, second);
+        assert_eq!(done.map_err(|failure| failure.code), Ok(7));
+        assert!(turns.0.is_empty());
     }
 }

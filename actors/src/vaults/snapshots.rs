@@ -15,7 +15,9 @@ use tokio::task::yield_now;
 
 use super::enrolled;
 use crate::catch_up::FloorMark;
-use crate::ports::{ChunkResult, LogKey, NewChunk, Position, SnapshotRecord, StoreError, Upload};
+use crate::ports::{
+    ChunkResult, LogKey, LogPlace, NewChunk, Position, SnapshotRecord, StoreError, Upload,
+};
 use crate::reply::unavailable;
 use crate::session::ask;
 use crate::system::Shared;
@@ -44,7 +46,8 @@ pub(super) async fn check_snapshot(
         .ask(Turn::Question, shared.store.chain_at(key, head.seq))
         .await
         .map_err(|_| unavailable())?;
-    let fits = upload.size == *size && upload.chunks == *chunks && chain == Some(head.chain);
+    let of_this_store = chain == Some(head.chain) && head.incarnation == shared.store.incarnation();
+    let fits = upload.size == *size && upload.chunks == *chunks && of_this_store;
     if fits { Ok(()) } else { Err(Failure::new(ErrorCode::BadSnapshot)) }
 }
 
@@ -74,10 +77,10 @@ pub(crate) async fn snapshots(
     shared: &Shared,
     turn: Turn,
     device: DeviceKey,
-    key: LogKey,
+    place: LogPlace,
 ) -> Result<Vec<SnapshotRecord>, Failure> {
-    enrolled(shared, turn, device, key).await?;
-    shared.turns.ask(turn, shared.store.snapshots(key)).await.map_err(|_| unavailable())
+    enrolled(shared, turn, device, place).await?;
+    shared.turns.ask(turn, shared.store.snapshots(place.key)).await.map_err(|_| unavailable())
 }
 
 /// Which bytes of a snapshot are wanted.
@@ -95,10 +98,10 @@ pub(crate) async fn read_piece(
     shared: &Shared,
     turn: Turn,
     device: DeviceKey,
-    key: LogKey,
+    place: LogPlace,
     Piece { digest, offset, length }: Piece,
 ) -> Result<Vec<u8>, Failure> {
-    let snapshots = snapshots(shared, turn, device, key).await?;
+    let snapshots = snapshots(shared, turn, device, place).await?;
     let known = snapshots.iter().find(|snapshot| snapshot.digest == digest);
     let size = known.ok_or(Failure::new(ErrorCode::NoSuchSnapshot))?.size;
     if offset > size {
@@ -109,7 +112,7 @@ pub(crate) async fn read_piece(
     let read = async {
         // The semaphore is never closed; if it were, reading without a turn is still correct.
         let _turn = pages.acquire().await;
-        shared.store.read_chunk(key, digest, offset, length).await
+        shared.store.read_chunk(place.key, digest, offset, length).await
     };
     ask(read).await.map_err(|_| unavailable())
 }
@@ -129,10 +132,12 @@ pub struct NewPiece {
 /// Keeps a piece of an upload; when it was the last, says whether the whole is what its digest says.
 pub(crate) async fn keep_piece(
     shared: &Shared,
+    turn: Turn,
     device: DeviceKey,
-    key: LogKey,
+    place: LogPlace,
     piece: NewPiece,
 ) -> Result<(), Failure> {
+    let key = place.key;
     let NewPiece { digest, size, offset, bytes } = piece;
     if size > SNAPSHOT_BYTES_MAX {
         return Err(Failure::limit(ErrorCode::TooLarge, SNAPSHOT_BYTES_MAX));
@@ -176,7 +181,7 @@ pub(crate) async fn keep_piece(
             let limit = limits.snapshots_max as u64;
             Err(Failure::limit(ErrorCode::SnapshotsLimitReached, limit))
         }
-        ChunkResult::NotEnrolled => Err(Failure::new(ErrorCode::NoSuchLog)),
+        ChunkResult::NotEnrolled => Err(shared.why_no_member(turn, device, place.id).await),
     }
 }
 

@@ -14,7 +14,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::Page;
 use crate::limits::STORE_DEADLINE;
 use crate::listener::{Listening, Scope};
-use crate::ports::LogKey;
+use crate::ports::{LogKey, LogPlace};
+use crate::push::doorstep::Awake;
 use crate::reply::{jitter, unavailable};
 use crate::system::System;
 
@@ -56,7 +57,7 @@ impl System {
         chain: Option<Digest>,
     ) -> Result<VaultStream, Failure> {
         let shared = &self.shared;
-        let key = shared.vault_key(log).await?;
+        let LogPlace { key, .. } = shared.vault_place(log).await?;
         shared.vault_record(device, log, key).await?;
         // First a listener, then the question where the vault stands: what is written in between is
         // in both.
@@ -66,6 +67,8 @@ impl System {
         shared.compare(key, &record, after, chain).await?;
         presence.raise_head(record.head);
         listening.listener.begin_vault(key, log, presence);
+        // Later pages say nothing of who takes them: whoever streams acks by pulling.
+        shared.doorstep.awake(Awake { log: key, device, read: Some(record.head.seq) });
         Ok(VaultStream { listening, log, key, after, first: true })
     }
 }

@@ -168,6 +168,7 @@ impl Turn {
 
     /// Subscribes as `frame` says, and takes in what comes until the end.
     pub(super) async fn read(&mut self, frame: ClientFrame) -> Result<(), SyncError> {
+        let before = self.vault.head();
         let mut reading = self.vault.begin(&mut self.wire, &frame);
         loop {
             let read = self.vault.read_some(&mut self.wire, &mut reading, BATCH_BYTES).await;
@@ -184,6 +185,10 @@ impl Turn {
         let read = self.vault.take_read();
         self.report.rejected += read.rejected.len();
         self.report.forked |= read.forked.is_some();
+        if self.vault.head() != before {
+            // If it is not heard, this device is woken once too often.
+            let _ = self.vault.acknowledge(&mut self.wire).await;
+        }
         Ok(())
     }
 

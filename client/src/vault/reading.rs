@@ -6,8 +6,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use sealwire_protocol::ack::AckWire;
+use sealwire_protocol::bounded::Bounded;
 use sealwire_protocol::codec::Envelope;
-use sealwire_protocol::frame::{Entry, Floor, SnapshotSummary, Subscribe, Unsubscribe};
+use sealwire_protocol::frame::{
+    Ack, AckState, Entry, Floor, SnapshotSummary, Subscribe, Unsubscribe,
+};
 use sealwire_protocol::ids::Scope;
 use sealwire_protocol::keys::KeyBody;
 use sealwire_protocol::{
@@ -91,6 +95,21 @@ impl Vault {
     pub async fn pull(&mut self, wire: &mut Wire) -> Result<Pulled, VaultError> {
         self.read_on(wire).await?;
         Ok(self.take_read())
+    }
+
+    /// Tells the relay that everything that was given so far is kept here, so that this device is not
+    /// woken for it. It deletes nothing.
+    ///
+    /// # Errors
+    /// A [`VaultError`] of the connection.
+    pub async fn acknowledge(&self, wire: &mut Wire) -> Result<(), VaultError> {
+        let Some(Head { incarnation, seq, .. }) = self.head() else {
+            return Ok(());
+        };
+        let acked = AckWire { floor: seq, ranges: Bounded::default() };
+        let state = AckState { incarnation, acked };
+        wire.send(&Ack { log: self.log, state }.into()).await?;
+        Ok(())
     }
 
     /// Reads everything that is new, for whoever pulls next.

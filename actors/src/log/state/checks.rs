@@ -38,7 +38,7 @@ impl State {
         Ok(())
     }
 
-    /// Checks what the entries ask. `pace` says whether their sender may write a control entry now.
+    /// Checks what the entries ask. `pace` says whether their sender may write what stays, now.
     pub(super) fn check_contents(
         &self,
         sender: DeviceKey,
@@ -54,7 +54,6 @@ impl State {
                         return refused(ErrorCode::BadControl);
                     }
                     self.check_control(sender, entry, control)?;
-                    pace?;
                 }
                 Content::Rotation => {
                     if !single {
@@ -71,6 +70,7 @@ impl State {
                 }
             }
         }
+        pace?;
         self.policy.check_room(entries, self.head.seq - self.floor.seq)?;
         Ok(())
     }

@@ -78,16 +78,17 @@ impl State {
     }
 
     /// Retention: lets entries go that a confirmed snapshot covers. In a vault of one device,
-    /// snapshots made before `alone_before` count as confirmed.
+    /// snapshots made before `alone_before` count as confirmed, if that device has made them and nobody
+    /// has left or been revoked since.
     pub(in crate::log) fn compact(
         &mut self,
         step: &CompactStep,
         alone_before: u64,
     ) -> Option<Decided> {
-        let alone = self.members.len() == 1;
         let vault = self.policy.vault_mut()?;
-        if alone {
-            vault.stood(alone_before);
+        if let (1, Some(alone)) = (self.members.len(), self.members.keys().next()) {
+            // The guard is at or above the newest leave or revoke.
+            vault.stood(*alone, self.guard_seq, alone_before);
         }
         let fits = step.from == self.floor.seq && step.up_to.seq > self.floor.seq;
         if !fits || step.up_to.seq > vault.covered() {

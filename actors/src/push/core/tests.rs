@@ -22,10 +22,13 @@ fn news(log: i64, seq: u64, since: u64) -> News {
         seq,
         urgency: Urgency::High,
         since,
-        acks: true,
         here: false,
         again: false,
     }
+}
+
+fn room(devices: usize) -> Room {
+    Room { devices, waits: 2 * devices }
 }
 
 struct Desk {
@@ -36,17 +39,17 @@ struct Desk {
 
 impl Desk {
     fn new() -> Self {
-        Self { core: Core::new(1000), now: 1_000_000, here: false }
+        Self { core: Core::new(room(1000)), now: 1_000_000, here: false }
     }
 
     fn tell(&mut self, who: u8, log: i64, seq: u64) -> Taken {
         let news = News { here: self.here, ..news(log, seq, self.now) };
-        self.core.waits(device(who), &news, self.now)
+        self.core.waits(device(who), &news, None, self.now)
     }
 
     fn take(&mut self) -> Vec<Call> {
         let here = self.here;
-        let (calls, _) = self.core.take(self.now, 64, |_| here);
+        let calls = self.core.take(self.now, 64, |_| here);
         self.core.check_invariants();
         calls
     }
@@ -122,7 +125,7 @@ fn a_device_that_acks_before_its_turn_is_not_rung() {
     desk.tell(1, 1, 1);
     desk.tell(1, 2, 1);
     desk.tell(2, 1, 1);
-    assert_eq!(desk.ack(1, 1), Spared { acked: 1, here: 0 });
+    assert_eq!(desk.ack(1, 1), Spared { here: 0, fetched: 1 });
     assert_eq!(desk.ring(), [(2, 1, 1), (1, 2, 1)]);
     assert_eq!(desk.ack(1, 2), Spared::default(), "it was rung for that");
 }
@@ -165,26 +168,99 @@ fn a_device_that_comes_while_its_doorbell_waits_has_its_time_to_ack() {
 }
 
 #[test]
-fn in_a_log_without_acks_being_here_is_enough() {
+fn a_device_that_asks_what_there_is_has_answered() {
     let mut desk = Desk::new();
-    let quiet = News { acks: false, here: true, ..news(1, 1, desk.now) };
-    desk.core.waits(device(1), &quiet, desk.now);
+    // In a group it has its time to ack, and the window is over.
+    for round in 0..5 {
+        desk.tell(1, 1, round);
+        assert_eq!(desk.ring().len(), 1, "round {round}");
+        desk.now += PAUSE;
+        assert_eq!(desk.core.awake(device(1), LogKey(1), None, desk.now), Spared::default());
+        desk.tell(1, 1, 100 + round);
+        assert_eq!(desk.ring(), [(1, 1, 100 + round)], "round {round}");
+        assert_eq!(desk.tell(1, 1, 200 + round), Taken::Queued);
+        desk.core.awake(device(1), LogKey(1), None, desk.now);
+        desk.now += GRACE - 1;
+        assert_eq!(desk.ring(), []);
+        assert_eq!(desk.ack(1, 1), Spared { here: 0, fetched: 1 });
+    }
+}
+
+#[test]
+fn in_a_vault_a_device_that_has_read_it_is_not_rung_for_it() {
+    let mut desk = Desk::new();
+    desk.here = true;
+    let tell = |desk: &mut Desk, seq| {
+        let (word, given) = Word::new(seq);
+        let news = News { here: true, ..news(1, seq, desk.now) };
+        desk.core.waits(device(1), &news, Some(word), desk.now);
+        given
+    };
+    let given = tell(&mut desk, 5);
+    let read = |desk: &mut Desk, seq| desk.core.awake(device(1), LogKey(1), Some(seq), desk.now);
+    assert_eq!(read(&mut desk, 4), Spared::default(), "that is not all");
+    assert!(!given.stands(), "the log says anew what comes");
+    let given = tell(&mut desk, 6);
+    assert!(given.note(7));
+    assert_eq!(read(&mut desk, 7), Spared { here: 1, fetched: 0 });
+    assert!(!given.stands() && desk.core.devices.is_empty());
+    // What it does not say that it has read, it is rung for.
+    let given = tell(&mut desk, 8);
+    assert!(given.note(9));
+    assert_eq!(read(&mut desk, 8), Spared::default());
     desk.now += GRACE;
-    let (calls, spared) = desk.core.take(desk.now, 64, |_| true);
-    assert_eq!((calls.len(), spared), (0, Spared { acked: 0, here: 1 }));
-    desk.core.waits(device(1), &quiet, desk.now);
-    desk.now += GRACE;
-    assert_eq!(desk.ring(), [(1, 1, 1)], "it has gone meanwhile");
+    assert_eq!(desk.ring(), [(1, 1, 8)]);
+}
+
+#[test]
+fn a_log_is_silent_about_a_device_until_it_is_rung() {
+    let mut desk = Desk::new();
+    let mut given = None;
+    let mut tell = |desk: &mut Desk, seq| {
+        let (word, now_given) = Word::new(seq);
+        desk.core.waits(device(1), &news(1, seq, desk.now), Some(word), desk.now);
+        given.replace(now_given);
+        given.clone().unwrap()
+    };
+    let given = tell(&mut desk, 1);
+    assert!(given.stands());
+    let calls = desk.take();
+    assert!(!given.stands(), "what comes now may be too late for this one");
+    let given = tell(&mut desk, 2);
+    desk.core.rang(device(1), calls[0].log, Outcome::Taken, desk.now, 0);
+    desk.core.check_invariants();
+    assert!(given.stands(), "it is rung when the window ends");
+    desk.now += WINDOW;
+    assert_eq!(desk.ring(), [(1, 1, 2)]);
+    assert!(!given.stands());
+    let given = tell(&mut desk, 3);
+    desk.core.rang(device(1), LogKey(1), Outcome::NoDoorbell, desk.now, 0);
+    assert!(!given.stands(), "nobody rings it");
+}
+
+#[test]
+fn a_doorbell_that_is_refused_is_not_tried_with_everything_that_comes() {
+    let mut desk = Desk::new();
+    desk.tell(1, 1, 1);
+    let calls = desk.take();
+    desk.core.rang(device(1), calls[0].log, Outcome::Refused, desk.now, 0);
+    for seq in 2..10 {
+        desk.now += PAUSE;
+        desk.tell(1, 1, seq);
+        assert_eq!(desk.take(), []);
+    }
+    desk.now += WINDOW;
+    assert_eq!(desk.take().len(), 1);
 }
 
 #[test]
 fn what_is_more_urgent_does_not_wait_for_the_window_of_what_was_less() {
     let mut desk = Desk::new();
     let less = News { urgency: Urgency::Normal, ..news(1, 1, desk.now) };
-    desk.core.waits(device(1), &less, desk.now);
+    desk.core.waits(device(1), &less, None, desk.now);
     assert_eq!(desk.ring().len(), 1);
     desk.now += PAUSE;
-    desk.core.waits(device(1), &News { seq: 2, ..less }, desk.now);
+    desk.core.waits(device(1), &News { seq: 2, ..less }, None, desk.now);
     assert_eq!(desk.ring(), []);
     desk.tell(1, 1, 3);
     assert_eq!(desk.ring().len(), 1);
@@ -236,21 +312,21 @@ fn a_device_without_a_doorbell_is_forgotten() {
 #[test]
 fn one_huge_group_delays_nobody() {
     let mut desk = Desk::new();
-    desk.core = Core::new(10_000);
+    desk.core = Core::new(room(10_000));
     for n in 0..5_000_u32 {
         let mut key = [0; 32];
         key[..4].copy_from_slice(&n.to_be_bytes());
-        desk.core.waits(DeviceKey(key), &news(1, 1, desk.now), desk.now);
+        desk.core.waits(DeviceKey(key), &news(1, 1, desk.now), None, desk.now);
     }
     desk.tell(9, 2, 1);
-    let (calls, _) = desk.core.take(desk.now, 2, |_| false);
+    let calls = desk.core.take(desk.now, 2, |_| false);
     assert!(calls.iter().any(|call| call.log == LogKey(2)));
 }
 
 #[test]
 fn there_is_an_end_to_what_is_remembered_and_those_who_wait_are_kept_longest() {
     let mut desk = Desk::new();
-    desk.core = Core::new(3);
+    desk.core = Core::new(room(3));
     desk.tell(1, 1, 1);
     desk.ring();
     desk.tell(2, 1, 1);
@@ -262,6 +338,43 @@ fn there_is_an_end_to_what_is_remembered_and_those_who_wait_are_kept_longest() {
         desk.tell(2, log, 1);
     }
     desk.core.check_invariants();
+    // Waits have an end of their own, and those that were rung for make room for others.
+    desk.core = Core::new(Room { devices: 100, waits: 3 });
+    for log in 0..3 {
+        desk.tell(1, log, 1);
+    }
+    assert_eq!(desk.tell(1, 3, 1), Taken::Coalesced, "it is rung for the others");
+    assert_eq!(desk.tell(2, 3, 1), Taken::Full);
+    desk.core.check_invariants();
+    while desk.core.next_due().is_some() || desk.core.ready() > 0 {
+        if desk.ring().is_empty() {
+            break;
+        }
+        desk.now += WINDOW * 4;
+    }
+    assert_eq!(desk.tell(2, 3, 1), Taken::Queued);
+}
+
+#[test]
+fn what_is_remembered_takes_what_the_limits_say() {
+    use std::mem::size_of;
+    const MIB: usize = 1024 * 1024;
+    // A hash map has a byte beside each place and is between 7/16 and 7/8 full; a tree's leaf of 11
+    // places is at least half full; a small allocation takes 16 bytes beside what is asked for.
+    let hashed = |bytes: usize| (bytes + 1) * 16 / 7;
+    let in_tree = |bytes: usize| bytes * 2 + 4;
+    let allocated = |bytes: usize| bytes + 16;
+    // A device has a timer, or rests, or has a place in a queue.
+    let timer = in_tree(size_of::<(u64, DeviceKey)>());
+    let (trees, map) = Fair::SIZES;
+    let place = trees.map(in_tree).iter().sum::<usize>() + hashed(map);
+    let device = hashed(size_of::<(DeviceKey, Device)>()) + timer.max(place);
+    let word = allocated(3 * size_of::<u64>());
+    // The first wait of a device is an allocation of its own.
+    let wait = allocated(size_of::<Wait>()) + word;
+    let devices = device * crate::limits::DOORBELL_DEVICES_MAX;
+    let waits = wait * crate::limits::DOORBELL_WAITS_MAX;
+    assert_eq!((devices.div_ceil(MIB), waits.div_ceil(MIB)), (59, 30));
 }
 
 #[derive(Clone, Debug)]
@@ -286,7 +399,7 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #[test]
     fn whoever_sleeps_is_rung_in_the_end_and_never_too_often(steps in vec(step(), 1..120)) {
-        let mut core = Core::new(100);
+        let mut core = Core::new(room(100));
         let mut now = 1_000_000;
         let mut seq = 0;
         // What waits, and when each device was last rung without an answer.
@@ -298,7 +411,7 @@ proptest! {
                     seq += 1;
                     let urgency = if high { Urgency::High } else { Urgency::Normal };
                     let news = News { urgency, here, ..news(log, seq, now) };
-                    core.waits(device(who), &news, now);
+                    core.waits(device(who), &news, None, now);
                     waiting.insert((who, log), true);
                 }
                 Step::Ack { who, log, left } => {
@@ -310,7 +423,7 @@ proptest! {
                     }
                 }
                 Step::Ring { how } => {
-                    let (calls, _) = core.take(now, 2, |_| false);
+                    let calls = core.take(now, 2, |_| false);
                     for call in calls {
                         let who = call.device.0[0];
                         prop_assert!(waiting.contains_key(&(who, call.log.0)), "for nothing");
@@ -336,7 +449,7 @@ proptest! {
         }
         for _ in 0..200 {
             now += WINDOW;
-            let (calls, _) = core.take(now, 64, |_| false);
+            let calls = core.take(now, 64, |_| false);
             for call in calls {
                 core.rang(call.device, call.log, Outcome::Taken, now, 0);
                 waiting.insert((call.device.0[0], call.log.0), false);
