@@ -325,6 +325,9 @@ impl Advice for VaultError {
                 "stop here, compare `vault status` on all devices, and ask the relay's operator: it may \
                  have been set back, or lies"
             }
+            Self::Withheld => {
+                "ask the relay's operator, and sync again while another device of the vault is there"
+            }
             Self::NoKey => "sync while another device of the vault is there, which gives it",
             Self::TooLong => "write smaller rows, or fewer in one transaction",
             Self::Contended => AGAIN,

@@ -45,7 +45,7 @@ impl Device {
         // Once in a process is enough while the groups wait: this is called again and again then.
         if !waits || !self.shared.handed_over.load(Ordering::Relaxed) {
             for relay in self.relays(relay).await?.values() {
-                self.hand_over_vaults(relay, &old).await?;
+                Box::pin(self.hand_over_vaults(relay, &old)).await?;
             }
             self.shared.handed_over.store(true, Ordering::Relaxed);
         }

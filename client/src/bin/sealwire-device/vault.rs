@@ -361,6 +361,7 @@ fn print_report(out: Output, report: &Report) -> Result<()> {
     for (is, what) in [
         (report.waits_for_key, "enrolled, but no device has given the key yet"),
         (report.history_changed, "the relay had lost history; nothing was deleted here"),
+        (report.forked, "the relay shows its readers two histories; ask whoever runs it"),
         (
             report.confirmed,
             "compared a snapshot of another device with what is here, and confirmed it",
@@ -391,6 +392,7 @@ fn print_report(out: Output, report: &Report) -> Result<()> {
         "rejected": report.rejected,
         "waits_for_key": report.waits_for_key,
         "history_changed": report.history_changed,
+        "forked": report.forked,
         "confirmed_snapshot": report.confirmed,
         "refused_snapshot": report.refused_snapshot,
     });
