@@ -26,6 +26,41 @@ use crate::ports::{StoredEntry, Urgency};
 use crate::totals::kinds::{DEFAULT_KIND, rule_of};
 use crate::totals::payload::Payload;
 
+/// What entries cost while they are under way, in bytes: a body is not all that a request carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Weight {
+    /// Of their bodies.
+    pub(crate) bodies: usize,
+    /// Of everything: also headers, signatures, and the keys that they name.
+    pub(crate) whole: usize,
+}
+
+impl Weight {
+    /// Of entries as they came.
+    pub(crate) fn of(entries: &[EntryIn]) -> Self {
+        let bodies = entries.iter().map(|entry| entry.body.len()).sum();
+        let beside = |entry: &EntryIn| {
+            let kind = entry.totals_kind.as_deref().map_or(0, str::len);
+            Self::beside_body(entry.recipients.len(), kind)
+        };
+        Self { bodies, whole: bodies + entries.iter().map(beside).sum::<usize>() }
+    }
+
+    /// Of a payload that the relay makes an entry of.
+    pub(crate) fn of_payload(body: usize, named: usize, kind: usize) -> Self {
+        Self { bodies: body, whole: body + Self::beside_body(named, kind) }
+    }
+
+    /// Of bytes that are no entry.
+    pub(crate) fn of_bytes(bytes: usize) -> Self {
+        Self { bodies: bytes, whole: bytes }
+    }
+
+    fn beside_body(named: usize, kind: usize) -> usize {
+        HEADER_BYTES + Signature::LEN + named * DeviceKey::LEN + kind
+    }
+}
+
 /// What an entry asks of the relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Content {

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use sealwire_protocol::limits::{
-    BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, BODY_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX, NATIVE_MEMBERS_MAX,
-    SNAPSHOT_BYTES_MAX, SNAPSHOTS_MAX,
+    BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, BODY_BYTES_MAX, FRAME_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX,
+    NATIVE_MEMBERS_MAX, SNAPSHOT_BYTES_MAX, SNAPSHOTS_MAX,
 };
 
 use crate::ports::VaultCounts;
@@ -100,7 +100,11 @@ pub const LOG_MAILBOX_MAX: usize = 8192;
 /// Most messages that wait for one committer: beyond it, senders are told to come back.
 pub const COMMITTER_MAILBOX_MAX: usize = 65_536;
 
-/// Most bytes of bodies that all sessions together may have unanswered.
+/// Most bytes of entries of one session that may be unanswered, with everything that is beside their
+/// bodies: a frame of the largest fits.
+pub const IN_FLIGHT_WHOLE_MAX: usize = FRAME_BYTES_MAX;
+
+/// Most bytes of entries that all sessions together may have unanswered, counted in the same way.
 pub const IN_FLIGHT_BYTES_GLOBAL_MAX: usize = 256 * 1024 * 1024;
 
 /// Shortest time that a device is asked to wait after `unavailable`, in milliseconds.
@@ -337,6 +341,10 @@ pub const WAITING_ACKS_MAX: usize = 1024;
 /// that asks and does not listen fills its own socket, not our memory.
 pub const ANSWER_BYTES_MAX: usize = 128 * 1024;
 
+/// What is added to each answer's length when it is counted, in bytes: its place in the queue and its
+/// allocation. Most answers are shorter than that.
+pub const FRAME_OVERHEAD_BYTES: usize = 64;
+
 /// How long a socket may take nothing of what is being written to it. Far longer than a minute in a
 /// tunnel; shorter than for ever.
 pub const STALLED_MAX: Duration = Duration::from_secs(300);
@@ -468,6 +476,7 @@ const _: () = {
     assert!(OUTBOX_BYTES_LOW + PAGE_BYTES_MAX + BODY_BYTES_MAX < OUTBOX_BYTES_MAX);
     assert!(BATCH_BYTES_MAX <= COMMIT_BYTES_MAX);
     assert!(IN_FLIGHT_REQUESTS_MAX < LOG_MAILBOX_MAX);
+    assert!(IN_FLIGHT_WHOLE_MAX < IN_FLIGHT_BYTES_GLOBAL_MAX);
     assert!(GROUP_RESERVE_BYTES < GROUP_UNDELIVERED_BYTES_MAX);
     // A rotation for all devices of a full vault fits the reserve.
     assert!((BODY_BYTES_MAX as u64) < VAULT_BYTES_RESERVE);

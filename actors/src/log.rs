@@ -41,7 +41,7 @@ use metrics::counter;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use sealwire_protocol::ack::AckWire;
 use sealwire_protocol::frame::{self, Appended, MembershipState};
-use sealwire_protocol::{DeviceKey, ErrorCode, Failure, Head, Kind};
+use sealwire_protocol::{Control, DeviceKey, ErrorCode, Failure, Head, Kind};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
@@ -54,7 +54,7 @@ use crate::mailbox::{Mailbox, Posted, Waiting};
 use crate::metrics::{ActorKind, Alive, ENTRIES, GROUPS_ENDED, LOGS_PASSIVATED, Outcome, Outcomes};
 use crate::ports::{CompactStep, LogKey, LogRecord, Position, StoreError};
 use crate::registry::Presence;
-use crate::reply::Reply;
+use crate::reply::{Reply, unavailable};
 use crate::system::Shared;
 use state::{Change, Decided, NotAppended, Sent, State};
 pub(crate) use state::{NewPayload, relay_header};
@@ -66,6 +66,8 @@ pub(crate) type LogRef = Mailbox<LogMessage>;
 pub(crate) struct AppendRequest {
     pub(crate) sender: DeviceKey,
     pub(crate) entries: Vec<CheckedEntry>,
+    /// Whether a membership was reserved for the sender just now: nobody becomes a member without.
+    pub(crate) reserved: bool,
     pub(crate) reply: Reply,
 }
 
@@ -81,8 +83,8 @@ pub(crate) struct AckRequest {
 
 /// What a device asks of a `totals` group with a single request.
 pub(crate) enum TotalsWish {
-    /// To be a member: the same as being one.
-    Join,
+    /// To be a member: the same as being one. Whoever is none needs a membership that was `reserved`.
+    Join { reserved: bool },
     /// To be none.
     Leave,
     /// To send a payload.
@@ -327,7 +329,7 @@ impl LogActor {
             return;
         };
         self.last_work = Instant::now();
-        let AppendRequest { sender, entries, reply } = request;
+        let AppendRequest { sender, entries, reserved, reply } = request;
         let Some(last) = entries.last().map(|entry| (entry.header.count, entry.digest)) else {
             return reply.refuse(Failure::new(ErrorCode::Malformed));
         };
@@ -335,6 +337,13 @@ impl LogActor {
         let kinds = entries.iter().map(|entry| entry.header.kind).collect();
         let paces = &self.shared.paces;
         let (control, pace) = match entries.first().map(|entry| &entry.content) {
+            // It is no member any more, and the store does not know that yet: what it reserves only
+            // counts once its leave is durable.
+            Some(Content::Control(Control::Join { .. }))
+                if !reserved && state.member(sender).is_none() =>
+            {
+                (true, Err(unavailable()))
+            }
             Some(Content::Control(control)) => (true, paces.may_control(self.key, sender, control)),
             Some(Content::Rotation | Content::Plain) | None => (false, Ok(())),
         };
@@ -443,10 +452,15 @@ impl LogActor {
         let nothing = TotalsDone { seq: 0, at: 0, head };
         let mut kind = Kind::Control;
         let decided = match wish {
-            TotalsWish::Join => {
+            TotalsWish::Join { reserved } => {
                 if let Some(member) = state.member(device) {
                     let (seq, at) = (member.joined_seq, member.joined_at);
                     return self.answer_after_all(reply, TotalsDone { seq, at, head });
+                }
+                if !reserved {
+                    // As with a join of a session; at once, because it says nothing of the leave.
+                    let _ = reply.send(Err(unavailable()));
+                    return;
                 }
                 state.join_totals(device, now)
             }

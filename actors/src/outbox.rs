@@ -34,7 +34,7 @@ use tokio::sync::Notify;
 
 use crate::catch_up::FloorMark;
 use crate::entry::{Published, Read};
-use crate::limits::{ANSWER_BYTES_MAX, OUTBOX_BYTES_LOW};
+use crate::limits::{ANSWER_BYTES_MAX, FRAME_OVERHEAD_BYTES, OUTBOX_BYTES_LOW};
 use crate::meters;
 use crate::metrics::ERRORS_SENT;
 use crate::ports::{LogKey, LogPlace, Position};
@@ -64,7 +64,7 @@ pub struct Outbox {
 struct Inner {
     queue: VecDeque<Queued>,
     queued_bytes: usize,
-    /// Of those, bytes of answers.
+    /// What the answers among them count for: see [`answer_cost`].
     answer_bytes: usize,
     /// Raised when a membership begins or ends: what was begun before it is begun on old ground.
     membership_changes: u64,
@@ -91,8 +91,14 @@ pub(crate) struct Shown {
 /// A frame that waits.
 struct Queued {
     frame: Bytes,
-    /// Whether it answers the device, rather than carrying what others have sent.
+    /// Whether it counts as an answer: whatever a device's own requests can make the relay queue,
+    /// rather than what is read for it from a log when there is room.
     answer: bool,
+}
+
+/// What an answer counts for while it waits: its bytes, and what every frame costs beside them.
+fn answer_cost(frame: &Bytes) -> usize {
+    frame.len() + FRAME_OVERHEAD_BYTES
 }
 
 impl Outbox {
@@ -156,7 +162,7 @@ impl Outbox {
             };
             bytes += frame.len();
             if answer {
-                inner.answer_bytes -= frame.len();
+                inner.answer_bytes -= answer_cost(&frame);
             }
             into.push(frame);
             if bytes >= bytes_max {
@@ -254,7 +260,7 @@ impl Outbox {
             let position = subscription.presence.head();
             let id = inner.logs[index].id;
             heads.push(LogSummary { log: id, head: self.head(position) });
-            inner.flush_stubs(index);
+            inner.flush_stubs_as_answer(index);
         }
         debug_assert!(heads.len() <= SUBSCRIPTIONS_MAX);
         let frame = Heartbeat { now: now_ms, heads: Bounded::new(heads).unwrap_or_default() };
@@ -317,9 +323,9 @@ impl Outbox {
         }
         let log = inner.logs[index].id;
         let subscribed = frame::Subscribed { log, head: self.head(head) };
-        inner.push(Bytes::from(encode_relay(request, &subscribed.into())));
+        inner.push_answer(Bytes::from(encode_relay(request, &subscribed.into())));
         if let Some(floor) = floor {
-            inner.push(floor.frame(log, self.incarnation));
+            inner.push_answer(floor.frame(log, self.incarnation));
         }
         inner.logs[index].subscription = Some(Box::new(subscription));
         inner.fall_behind(index);
@@ -375,7 +381,7 @@ impl Outbox {
         inner.membership_changes += 1;
         let log = inner.logs.remove(index).id;
         let frame = Membership { log, state, seq };
-        inner.push(Bytes::from(encode_relay(0, &frame.into())));
+        inner.push_answer(Bytes::from(encode_relay(0, &frame.into())));
         drop(inner);
         self.wake.notify_one();
     }
@@ -392,7 +398,7 @@ impl Outbox {
         }
         let failure = Failure::at_head(ErrorCode::HistoryChanged, self.head(position));
         let frame = frame::Error { log: Some(inner.logs[index].id), ..failure.into() };
-        inner.push(Bytes::from(encode_relay(0, &frame.into())));
+        inner.push_answer(Bytes::from(encode_relay(0, &frame.into())));
         drop(inner);
         self.wake.notify_one();
     }

@@ -12,15 +12,24 @@ use sealwire_protocol::frame::{Appended, Done, Error};
 use sealwire_protocol::limits::{IN_FLIGHT_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX};
 use sealwire_protocol::{ErrorCode, Failure, RelayFrame};
 
+use crate::entry::Weight;
 use crate::limits::{
-    IN_FLIGHT_BYTES_GLOBAL_MAX, RETRY_AFTER_MS_MAX, RETRY_AFTER_MS_MIN, TOO_MANY_RETRY_MS,
+    IN_FLIGHT_BYTES_GLOBAL_MAX, IN_FLIGHT_WHOLE_MAX, RETRY_AFTER_MS_MAX, RETRY_AFTER_MS_MIN,
+    TOO_MANY_RETRY_MS,
 };
 use crate::outbox::Outbox;
 use tokio::sync::oneshot;
 
-/// Bytes of bodies that all sessions together have unanswered.
+/// Bytes of entries that all sessions together have unanswered.
 #[derive(Default)]
 pub(crate) struct Budget(AtomicUsize);
+
+#[cfg(test)]
+impl Budget {
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 /// The share of that which a request without a session takes, for as long as it is under way.
 pub(crate) struct Credit {
@@ -29,11 +38,12 @@ pub(crate) struct Credit {
 }
 
 impl Credit {
-    /// Takes credit for `bytes` of bodies.
+    /// Takes credit for what a request carries.
     ///
     /// # Errors
     /// `unavailable` if all together have too much unanswered.
-    pub(crate) fn take(budget: &Arc<Budget>, bytes: usize) -> Result<Self, Failure> {
+    pub(crate) fn take(budget: &Arc<Budget>, weight: Weight) -> Result<Self, Failure> {
+        let bytes = weight.whole;
         let all = budget.0.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let credit = Self { budget: budget.clone(), bytes };
         if all > IN_FLIGHT_BYTES_GLOBAL_MAX { Err(unavailable()) } else { Ok(credit) }
@@ -50,7 +60,8 @@ impl Drop for Credit {
 #[derive(Default)]
 pub(crate) struct InFlight {
     requests: AtomicUsize,
-    bytes: AtomicUsize,
+    bodies: AtomicUsize,
+    whole: AtomicUsize,
 }
 
 impl InFlight {
@@ -74,7 +85,7 @@ pub(crate) struct Reply {
 /// To whom.
 enum To {
     /// A session, which may have so many of them.
-    Session { outbox: Arc<Outbox>, budget: Arc<Budget>, request: u32, bytes: usize },
+    Session { outbox: Arc<Outbox>, budget: Arc<Budget>, request: u32, weight: Weight },
     /// Whoever waits for one request without a session.
     Caller { caller: Option<Caller>, _credit: Credit },
 }
@@ -82,7 +93,7 @@ enum To {
 type Caller = oneshot::Sender<Result<Appended, Failure>>;
 
 impl Reply {
-    /// Takes the credit for a request with `bytes` of bodies.
+    /// Takes the credit for what a request carries.
     ///
     /// # Errors
     /// `too_many_in_flight` if the session has too much unanswered, `unavailable` if all sessions
@@ -91,17 +102,22 @@ impl Reply {
         outbox: &Arc<Outbox>,
         budget: &Arc<Budget>,
         request: u32,
-        bytes: usize,
+        weight: Weight,
     ) -> Result<Self, Failure> {
         let in_flight = outbox.in_flight();
         let requests = in_flight.requests.fetch_add(1, Ordering::Relaxed) + 1;
-        let session_bytes = in_flight.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let global_bytes = budget.0.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let Weight { bodies, whole } = weight;
+        let session_bodies = in_flight.bodies.fetch_add(bodies, Ordering::Relaxed) + bodies;
+        let session_whole = in_flight.whole.fetch_add(whole, Ordering::Relaxed) + whole;
+        let global_bytes = budget.0.fetch_add(whole, Ordering::Relaxed) + whole;
         // From here on the guard gives everything back.
         let (outbox, budget) = (outbox.clone(), budget.clone());
-        let to = To::Session { outbox, budget, request, bytes };
+        let to = To::Session { outbox, budget, request, weight };
         let mut reply = Self { to, answered: true };
-        if requests > IN_FLIGHT_REQUESTS_MAX || session_bytes > IN_FLIGHT_BYTES_MAX {
+        if requests > IN_FLIGHT_REQUESTS_MAX
+            || session_bodies > IN_FLIGHT_BYTES_MAX
+            || session_whole > IN_FLIGHT_WHOLE_MAX
+        {
             return Err(Failure::after_ms(ErrorCode::TooManyInFlight, TOO_MANY_RETRY_MS));
         }
         if global_bytes > IN_FLIGHT_BYTES_GLOBAL_MAX {
@@ -111,15 +127,15 @@ impl Reply {
         Ok(reply)
     }
 
-    /// Takes the credit for a single request with `bytes` of bodies. Gives where its answer comes.
+    /// Takes the credit for what a single request carries. Gives where its answer comes.
     ///
     /// # Errors
     /// `unavailable` if all together have too much unanswered.
     pub(crate) fn to_caller(
         budget: &Arc<Budget>,
-        bytes: usize,
+        weight: Weight,
     ) -> Result<(Self, oneshot::Receiver<Result<Appended, Failure>>), Failure> {
-        let credit = Credit::take(budget, bytes)?;
+        let credit = Credit::take(budget, weight)?;
         let (caller, answer) = oneshot::channel();
         let to = To::Caller { caller: Some(caller), _credit: credit };
         Ok((Self { to, answered: false }, answer))
@@ -165,11 +181,12 @@ impl Reply {
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        if let To::Session { outbox, budget, bytes, .. } = &self.to {
+        if let To::Session { outbox, budget, weight, .. } = &self.to {
             let in_flight = outbox.in_flight();
             in_flight.requests.fetch_sub(1, Ordering::Relaxed);
-            in_flight.bytes.fetch_sub(*bytes, Ordering::Relaxed);
-            budget.0.fetch_sub(*bytes, Ordering::Relaxed);
+            in_flight.bodies.fetch_sub(weight.bodies, Ordering::Relaxed);
+            in_flight.whole.fetch_sub(weight.whole, Ordering::Relaxed);
+            budget.0.fetch_sub(weight.whole, Ordering::Relaxed);
         }
         if !self.answered {
             self.answer(Err(unavailable()));

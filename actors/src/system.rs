@@ -178,7 +178,20 @@ impl Shared {
         entries: Vec<CheckedEntry>,
         reply: Reply,
     ) {
-        let request = AppendRequest { sender, entries, reply };
+        let request = AppendRequest { sender, entries, reserved: false, reply };
+        self.cast_log(key, LogMessage::Append(Box::new(request)));
+    }
+
+    /// Hands the first entry of a new member to its log. See [`AppendRequest::reserved`].
+    pub(crate) fn cast_join(
+        &self,
+        sender: DeviceKey,
+        key: LogKey,
+        entries: Vec<CheckedEntry>,
+        reserved: bool,
+        reply: Reply,
+    ) {
+        let request = AppendRequest { sender, entries, reserved, reply };
         self.cast_log(key, LogMessage::Append(Box::new(request)));
     }
 

@@ -513,6 +513,33 @@ async fn a_cursor_on_another_chain_or_past_the_head_is_told_that_history_changed
 }
 
 #[tokio::test]
+async fn a_subscription_stands_when_it_cannot_be_begun_anew() {
+    let world = World::new().await;
+    let (mut alice, mut bob, group) = two_in_a_group(&world).await;
+    let head = bob.subscribe(group.id, None).await.expect("subscribed");
+    let mut reading = Reading::new(group.id);
+    bob.drain(&mut reading).await;
+    world.store.fail_reads(true);
+    assert_eq!(code(bob.subscribe(group.id, Some(head)).await), ErrorCode::Unavailable);
+    world.store.fail_reads(false);
+    let snapshot = frame::SubscribeFrom { log: group.id, snapshot: Digest([4; 32]) };
+    let request = bob.send(snapshot).await;
+    assert!(matches!(
+        bob.answer_to(request).await,
+        RelayFrame::Error(error) if error.code == ErrorCode::NoSuchSnapshot
+    ));
+    alice.say(group.id, b"still heard").await;
+    reading.take(&bob.next_content().await);
+    assert_eq!(reading.items.last(), Some(&Item::Body(b"still heard".to_vec())));
+
+    // A cursor that is not of this history ends it.
+    let past = Head { seq: 99, ..head };
+    assert_eq!(code(bob.subscribe(group.id, Some(past)).await), ErrorCode::HistoryChanged);
+    alice.say(group.id, b"not heard").await;
+    assert!(bob.nothing_waits());
+}
+
+#[tokio::test]
 async fn a_device_joins_only_so_many_groups() {
     let world = World::new().await;
     let mut alice = Device::connected(1, &world).await;
@@ -530,6 +557,58 @@ async fn a_device_joins_only_so_many_groups() {
     let failure = alice.append(entry).await.expect_err("refused");
     assert_eq!((failure.code, failure.limit), (ErrorCode::GroupLimitReached, Some(6)));
     (alice.count, alice.prev) = (2, Digest::ZERO);
+}
+
+#[tokio::test]
+async fn a_device_that_leaves_and_joins_again_at_once_is_in_no_more_groups() {
+    let world = World::new().await;
+    let mut bob = Device::connected(2, &world).await;
+    let mut groups = Vec::new();
+    for seed in 10..17 {
+        let mut founder = Device::connected(seed, &world).await;
+        groups.push(founder.found().await);
+    }
+    for group in &groups[1..7] {
+        (bob.count, bob.prev) = (1, Digest::ZERO);
+        bob.join(group).await;
+    }
+    let own = &groups[6];
+    // Its leave is on its way to the disk when it joins again.
+    world.store.hold_commits();
+    let leave = bob.control(own.id, &Control::Leave, Head::NONE);
+    let left = bob.send(frame::Append { entry: leave }).await;
+    world.store.commits_held(1).await;
+    let rejoin = bob.join_entry(own);
+    let rejoined = bob.send(frame::Append { entry: rejoin.clone() }).await;
+    world.store.release_commits();
+    bob.appended(left).await.expect("left");
+    assert_eq!(code(bob.appended(rejoined).await), ErrorCode::Unavailable);
+    // There is one place, and another group has it.
+    (bob.count, bob.prev) = (1, Digest::ZERO);
+    bob.join(&groups[0]).await;
+    // Sent again it is asked like any other join.
+    assert_eq!(code(bob.append(rejoin).await), ErrorCode::GroupLimitReached);
+    let logs = world.store.memberships(bob.id()).await.expect("a store");
+    assert_eq!(logs.len(), 6);
+}
+
+#[tokio::test]
+async fn a_device_that_leaves_a_group_and_joins_it_again_is_a_member_after_a_resend() {
+    let world = World::new().await;
+    let (_alice, mut bob, group) = two_in_a_group(&world).await;
+    world.store.hold_commits();
+    let leave = bob.control(group.id, &Control::Leave, Head::NONE);
+    let left = bob.send(frame::Append { entry: leave }).await;
+    let rejoin = bob.join_entry(&group);
+    let rejoined = bob.send(frame::Append { entry: rejoin.clone() }).await;
+    world.store.release_commits();
+    bob.appended(left).await.expect("left");
+    let failure = bob.appended(rejoined).await.expect_err("refused");
+    assert_eq!(failure.code, ErrorCode::Unavailable);
+    assert!(failure.retry_after_ms.is_some());
+    assert_eq!(bob.append(rejoin.clone()).await.expect("joined").seq, 4);
+    assert!(bob.append(rejoin).await.expect("known").duplicate);
+    bob.subscribe(group.id, None).await.expect("subscribed");
 }
 
 #[tokio::test]

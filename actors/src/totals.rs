@@ -25,6 +25,7 @@ use sealwire_protocol::{Body, Control, DeviceKey, ErrorCode, Failure, Head, LogI
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
+use crate::entry::Weight;
 use crate::limits::{
     FAREWELL, ORPHAN_PAUSE, ORPHAN_TRIES, PENDING_BYTES_MAX, PENDING_ENTRIES_MAX,
     RESERVATION_LIFETIME,
@@ -148,7 +149,9 @@ impl System {
         if outgoing.body.len() > BODY_BYTES_MAX {
             return Err(Failure::new(ErrorCode::TooLarge));
         }
-        let _credit = Credit::take(&shared.budget, outgoing.body.len())?;
+        let named = outgoing.named.as_ref().map_or(0, Vec::len);
+        let weight = Weight::of_payload(outgoing.body.len(), named, outgoing.kind.len());
+        let _credit = Credit::take(&shared.budget, weight)?;
         let brief = shared.totals_brief(group).await.map_err(|_| unavailable())?;
         let key = brief.ok_or(Failure::new(ErrorCode::NoSuchLog))?.key;
         let hash = sha256(&outgoing.body);
@@ -392,19 +395,19 @@ impl Shared {
         let no_such_log = Failure::new(ErrorCode::NoSuchLog);
         let brief = self.totals_brief(group).await.map_err(|_| unavailable())?;
         let key = brief.ok_or(no_such_log)?.key;
-        self.reserve_totals(key, device).await?;
-        let done = self.ask_log(key, device, TotalsWish::Join).await?;
+        let reserved = self.reserve_totals(key, device).await?;
+        let done = self.ask_log(key, device, TotalsWish::Join { reserved }).await?;
         Ok(Joined { group, at: done.at, head: done.head })
     }
 
-    /// Reserves a membership, if the device has none.
-    async fn reserve_totals(&self, key: LogKey, device: DeviceKey) -> Result<(), Failure> {
+    /// Reserves a membership, if the device has none as far as the store knows. Gives whether it did.
+    async fn reserve_totals(&self, key: LogKey, device: DeviceKey) -> Result<bool, Failure> {
         // Before anything is reserved: a place that is kept for a minute counts among the device's.
         let members = self.turns.ask(Turn::Request, self.store.members(key)).await;
         let members = members.map_err(|_| unavailable())?;
         let (_, members) = members.ok_or(Failure::new(ErrorCode::NoSuchLog))?;
         if members.iter().any(|member| member.device == device) {
-            return Ok(());
+            return Ok(false);
         }
         if members.len() >= TOTALS_MEMBERS_MAX {
             return Err(Failure::limit(ErrorCode::GroupFull, TOTALS_MEMBERS_MAX as u64));
@@ -417,7 +420,8 @@ impl Shared {
             Box::pin(async move { ask(store.reserve(key, device, groups_max, now, since)).await })
         });
         match reserved.await {
-            Ok(ReserveResult::Reserved | ReserveResult::AlreadyMember) => Ok(()),
+            Ok(ReserveResult::Reserved) => Ok(true),
+            Ok(ReserveResult::AlreadyMember) => Ok(false),
             Ok(ReserveResult::LimitReached) => {
                 Err(Failure::limit(ErrorCode::GroupLimitReached, u64::from(groups_max)))
             }

@@ -7,7 +7,7 @@ use sealwire_protocol::codec::encode_relay;
 use sealwire_protocol::frame;
 
 use super::subscription::State;
-use super::{Inner, Queued};
+use super::{Inner, Queued, answer_cost};
 use crate::limits::{OUTBOX_BYTES_MAX, OUTBOX_FRAMES_MAX};
 use crate::meters;
 use crate::metrics::BEHIND;
@@ -31,7 +31,7 @@ impl Inner {
     }
 
     pub(super) fn push_answer(&mut self, frame: Bytes) {
-        self.answer_bytes += frame.len();
+        self.answer_bytes += answer_cost(&frame);
         self.enqueue(Queued { frame, answer: true });
     }
 
@@ -82,6 +82,16 @@ impl Inner {
             && let Some(frame) = subscription.take_stubs(id)
         {
             self.push(frame);
+        }
+    }
+
+    /// As [`Self::flush_stubs`], for a heartbeat: a device can ask for those as often as it likes.
+    pub(super) fn flush_stubs_as_answer(&mut self, index: usize) {
+        let id = self.logs[index].id;
+        if let Some(subscription) = self.logs[index].subscription.as_deref_mut()
+            && let Some(frame) = subscription.take_stubs(id)
+        {
+            self.push_answer(frame);
         }
     }
 

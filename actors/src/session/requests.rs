@@ -16,7 +16,7 @@ use sealwire_protocol::{
 
 use super::{Core, Step, briefs, known, summaries, vaults};
 use crate::catch_up::FloorMark;
-use crate::entry::{CheckedEntry, Content};
+use crate::entry::{CheckedEntry, Content, Weight};
 use crate::limits::RESERVATION_LIFETIME;
 use crate::log::{AckRequest, LogMessage};
 use crate::metrics::ENTRIES;
@@ -89,15 +89,15 @@ fn head(core: &Core, position: Position) -> Head {
 // ---- appending
 
 fn append(core: &Arc<Core>, request: u32, entries: Vec<EntryIn>) -> Step {
-    let bytes: usize = entries.iter().map(|entry| entry.body.len()).sum();
-    if bytes > BATCH_BYTES_MAX {
+    let weight = Weight::of(&entries);
+    if weight.bodies > BATCH_BYTES_MAX {
         return refuse(core, request, ErrorCode::TooLarge);
     }
     // Before anything is verified: these are refused in any case, and each would cost a signature.
     if entries.len() > 1 && entries.iter().any(stands_alone) {
         return refuse(core, request, ErrorCode::BadControl);
     }
-    let reply = match Reply::begin(&core.outbox, &core.shared.budget, request, bytes) {
+    let reply = match Reply::begin(&core.outbox, &core.shared.budget, request, weight) {
         Ok(reply) => reply,
         Err(failure) => {
             core.refuse(request, failure);
@@ -288,8 +288,9 @@ async fn join(core: Arc<Core>, entries: Vec<CheckedEntry>, reply: Reply) {
         return reply.refuse(Failure::new(ErrorCode::InviteInvalid));
     };
     if known(&core, log).is_some() {
-        // Perhaps the same entry again, after a lost answer: the log knows.
-        return cast_append(&core, brief.key, entries, reply);
+        // Perhaps the same entry again, after a lost answer: the log knows. Or the device has left,
+        // and that is not durable yet: then it must come back, and reserve.
+        return core.shared.cast_join(device, brief.key, entries, false, reply);
     }
     if !invited {
         return reply.refuse(Failure::new(ErrorCode::InviteInvalid));
@@ -302,8 +303,9 @@ async fn join(core: Arc<Core>, entries: Vec<CheckedEntry>, reply: Reply) {
         Box::pin(async move { store.reserve(key, device, groups_max, now, since).await })
     });
     match reserved.await {
-        Ok(ReserveResult::Reserved | ReserveResult::AlreadyMember) => {
-            cast_append(&core, key, entries, reply);
+        Ok(result @ (ReserveResult::Reserved | ReserveResult::AlreadyMember)) => {
+            let reserved = result == ReserveResult::Reserved;
+            core.shared.cast_join(device, key, entries, reserved, reply);
         }
         Ok(ReserveResult::LimitReached) => {
             let limit = u64::from(groups_max);
@@ -442,7 +444,13 @@ async fn begin_reading(
     let losses = presence.losses();
     let (record, from, phase, floor) = match begin(&core, log, key, start).await {
         Ok(start) => start,
-        Err(failure) => return core.refuse(request, failure),
+        Err(failure) => {
+            if failure.code == ErrorCode::HistoryChanged {
+                // What it was shown is not this history: it has no subscription, old or new.
+                core.outbox.unsubscribe(key);
+            }
+            return core.refuse(request, failure);
+        }
     };
     presence.raise_head(record.head);
     // The cursor's chain stands for everything before it, and for nothing behind it.
@@ -467,7 +475,7 @@ async fn begin_reading(
 }
 
 /// A subscriber that has no subscription yet. Dropping it takes the subscriber back, also when the
-/// session ends while the store is being asked.
+/// session ends while the store is being asked; one that was to begin anew keeps what it had.
 struct Unfinished<'a> {
     core: &'a Core,
     key: LogKey,
@@ -475,7 +483,9 @@ struct Unfinished<'a> {
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
-        self.core.shared.registry.unsubscribe(self.key, &self.core.outbox);
+        if self.core.outbox.shown(self.key).is_none() {
+            self.core.shared.registry.unsubscribe(self.key, &self.core.outbox);
+        }
     }
 }
 

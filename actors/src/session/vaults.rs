@@ -12,6 +12,7 @@ use sealwire_protocol::{ErrorCode, Failure, LogId, LogType};
 
 use super::requests::{later, why_unknown};
 use super::{Core, Step, known};
+use crate::entry::Weight;
 use crate::ports::{LogPlace, SnapshotRecord};
 use crate::reply::Reply;
 use crate::turns::Turn;
@@ -72,7 +73,8 @@ pub(super) async fn get_chunk(core: Arc<Core>, request: u32, frame: GetSnapshotC
 
 pub(super) fn put_chunk(core: &Arc<Core>, request: u32, frame: PutSnapshotChunk) -> Step {
     // The credit bounds what all sessions together have brought and not written.
-    match Reply::begin(&core.outbox, &core.shared.budget, request, frame.bytes.len()) {
+    let weight = Weight::of_bytes(frame.bytes.len());
+    match Reply::begin(&core.outbox, &core.shared.budget, request, weight) {
         Ok(reply) => later(keep_chunk(core.clone(), frame, reply)),
         Err(failure) => {
             core.refuse(request, failure);

@@ -54,6 +54,26 @@ async fn heard(stream: &mut PayloadStream) -> Vec<Vec<u8>> {
     }
 }
 
+#[tokio::test]
+async fn a_phone_that_leaves_a_group_and_joins_it_at_once_is_told_to_come_back() {
+    let world = World::new().await;
+    let group = group_of(&world, &[key(1), key(2)]).await;
+    world.store.hold_commits();
+    let leaving = world.system.leave_totals(key(2), group);
+    let joining = async {
+        world.store.commits_held(1).await;
+        // It is a member still, as far as the store knows: no place is reserved for it.
+        let joining = world.system.join_totals(key(2), group);
+        let refused = tokio::time::timeout(Duration::from_secs(5), joining).await;
+        world.store.release_commits();
+        refused.expect("told at once")
+    };
+    let (left, refused) = tokio::join!(leaving, joining);
+    left.expect("left");
+    assert_eq!(refused.expect_err("refused").code, ErrorCode::Unavailable);
+    world.system.join_totals(key(2), group).await.expect("joined");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_group_that_nobody_was_told_of_goes_again() {
     let world = World::new().await;

@@ -2,8 +2,13 @@
 //! should.
 
 use super::*;
+use crate::entry::Weight;
+use crate::limits::{ANSWER_BYTES_MAX, IN_FLIGHT_WHOLE_MAX, OUTBOX_BYTES_MAX};
 use bytes::Bytes;
+use sealwire_protocol::ClientFrame;
+use sealwire_protocol::bounded::{BoundedBytes, BoundedText};
 use sealwire_protocol::codec::{decode_relay, encode_client};
+use sealwire_protocol::limits::{BATCH_ENTRIES_MAX, IN_FLIGHT_REQUESTS_MAX};
 
 fn queued(device: &Device) -> Vec<RelayFrame> {
     let mut frames: Vec<Bytes> = Vec::new();
@@ -149,9 +154,141 @@ async fn a_device_that_reads_no_answers_is_soon_heard_no_further() {
         assert!(heard < 100_000, "answers wait without bound");
     }
     let waiting = alice.session().outbox().queued_bytes();
-    assert!(waiting < crate::limits::ANSWER_BYTES_MAX + 1024, "{waiting} bytes wait");
+    assert!(waiting < ANSWER_BYTES_MAX + 1024, "{waiting} bytes wait");
     queued(&alice);
     assert!(!alice.session().outbox().answers_are_full());
+}
+
+#[tokio::test]
+async fn what_is_beside_the_bodies_counts_while_it_is_unanswered() {
+    let world = World::new().await;
+    let mut alice = Device::connected(1, &world).await;
+    let log = alice.found().await.id;
+    world.store.hold_commits();
+    let mut batches = Vec::new();
+    for _ in 0..IN_FLIGHT_REQUESTS_MAX {
+        let entries = (0..BATCH_ENTRIES_MAX)
+            .map(|_| alice.entry(log, Kind::Quiet, b"", &[], Head::NONE))
+            .collect();
+        let batch = frame::AppendBatch { entries: Bounded::new(entries).expect("few") };
+        batches.push(alice.send(batch).await);
+    }
+    // Headers and signatures alone are four megabytes: half of them are too much at once.
+    let taken = IN_FLIGHT_WHOLE_MAX / (BATCH_ENTRIES_MAX * (203 + 64));
+    let failure = alice.appended(batches[taken]).await.expect_err("refused");
+    assert_eq!(failure.code, ErrorCode::TooManyInFlight);
+    world.store.release_commits();
+    for batch in &batches[..taken] {
+        alice.appended(*batch).await.expect("appended");
+    }
+    world.until(|| world.system.shared.budget.bytes() == 0).await;
+}
+
+#[tokio::test]
+async fn an_entry_weighs_what_it_carries() {
+    let mut alice = Device::new(1);
+    let named = [DeviceKey([7; 32]), DeviceKey([8; 32])];
+    let entry = alice.entry(LogId::ZERO, Kind::Ring, b"body", &named, Head::NONE);
+    let beside = 203 + 64;
+    let weight = Weight { bodies: 4, whole: beside + 2 * 32 + 4 };
+    assert_eq!(Weight::of(std::slice::from_ref(&entry)), weight);
+    assert_eq!(Weight::of(&[entry.clone(), entry]).whole, 2 * weight.whole);
+    assert_eq!(Weight::of_payload(4, 2, 5).whole, weight.whole + 5);
+}
+
+#[tokio::test]
+async fn what_comes_without_a_session_takes_its_share_with_everything_it_carries() {
+    let world = World::new().await;
+    let mut alice = Device::connected(1, &world).await;
+    let (alice_id, bob_id) = (alice.id(), Device::new(2).id());
+    let system = &world.system;
+    let group = system.create_totals(alice_id).await.expect("created").group;
+    system.join_totals(bob_id, group).await.expect("joined");
+    let vault = alice.found_vault().await;
+    let pushed = alice.entry(vault, Kind::Quiet, b"", &[], Head::NONE);
+    world.store.hold_commits();
+    let outgoing = crate::totals::Outgoing {
+        body: Vec::new(),
+        kind: "expense".to_owned(),
+        named: Some(vec![bob_id]),
+    };
+    let budget = &system.shared.budget;
+    let requests = async {
+        let sent = system.send_totals(alice_id, group, outgoing);
+        let pushed = system.push_to_vault(alice_id, Some(vault), vec![pushed]);
+        let (sent, pushed) = tokio::join!(sent, pushed);
+        (sent.expect("sent").is_some(), pushed.expect("pushed").seq)
+    };
+    let looking = async {
+        world.until(|| budget.bytes() == (203 + 64 + 32 + 7) + (203 + 64)).await;
+        world.store.release_commits();
+    };
+    assert_eq!(tokio::join!(requests, looking).0, (true, 2));
+    assert_eq!(budget.bytes(), 0);
+}
+
+/// Asks the same again and again and takes nothing, until the device would be heard no further.
+async fn is_heard_no_further(world: &World, device: &mut Device, request: ClientFrame) {
+    let name = request.name();
+    device.connect(world).await;
+    let mut heard = 0;
+    while !device.session().outbox().answers_are_full() {
+        device.send(request.clone()).await;
+        device.session().catch_up();
+        tokio::task::yield_now().await;
+        heard += 1;
+        assert!(heard < 8192, "answers to {name} wait without bound");
+    }
+    let waiting = device.session().outbox().queued_bytes();
+    assert!(waiting < ANSWER_BYTES_MAX + OUTBOX_BYTES_MAX, "{waiting} bytes wait after {name}");
+}
+
+#[tokio::test]
+async fn whatever_a_device_asks_it_is_soon_heard_no_further_if_it_takes_no_answer() {
+    let world = World::new().await;
+    let (_alice, mut bob, Group { id: log, .. }) = two_in_a_group(&world).await;
+    let head = bob.say(log, b"something").await.head;
+    let said = bob.entry(log, Kind::Ring, b"again and again", &[], Head::NONE);
+    let entries = Bounded::new(vec![said.clone()]).expect("few");
+    let nowhere = LogId::totals([1; 16]);
+    let past = Head { seq: 999, ..head };
+    let acked = AckWire { floor: 999, ranges: Bounded::default() };
+    let state = frame::AckState { incarnation: head.incarnation, acked };
+    let requests: [ClientFrame; 15] = [
+        frame::Subscribe { log, cursor: None, acked: None }.into(),
+        frame::Subscribe { log, cursor: Some(head), acked: None }.into(),
+        frame::Subscribe { log, cursor: Some(past), acked: None }.into(),
+        frame::Unsubscribe { log }.into(),
+        frame::ListMembers { log }.into(),
+        frame::ListLogs { after: None }.into(),
+        frame::Ping {}.into(),
+        frame::Append { entry: said }.into(),
+        frame::AppendBatch { entries }.into(),
+        frame::Ack { log, state: state.clone() }.into(),
+        frame::Ack { log: nowhere, state }.into(),
+        frame::CreateTotals {}.into(),
+        frame::JoinTotals { log: nowhere }.into(),
+        frame::LeaveTotals { log: nowhere }.into(),
+        frame::SetPushToken { platform: BoundedText::default(), token: None }.into(),
+    ];
+    for request in requests {
+        is_heard_no_further(&world, &mut bob, request).await;
+    }
+
+    let mut carol = Device::connected(3, &world).await;
+    let log = carol.found_vault().await;
+    let digest = Digest::ZERO;
+    let bytes = BoundedBytes::default();
+    let requests: [ClientFrame; 5] = [
+        frame::GetVaultToken { log }.into(),
+        frame::ListSnapshots { log }.into(),
+        frame::SubscribeFrom { log, snapshot: digest }.into(),
+        frame::PutSnapshotChunk { log, digest, size: 1, offset: 1, bytes }.into(),
+        frame::GetSnapshotChunk { log, digest, offset: 0, length: 9 }.into(),
+    ];
+    for request in requests {
+        is_heard_no_further(&world, &mut carol, request).await;
+    }
 }
 
 #[tokio::test]

@@ -16,10 +16,10 @@ use sealwire_protocol::{
 use tokio::time::timeout;
 
 use super::{NewPiece, Piece, append, enrolled, keep_piece, read_piece, snapshots};
-use crate::entry::{CheckedEntry, Content};
+use crate::entry::{CheckedEntry, Content, Weight};
 use crate::limits::STORE_DEADLINE;
 use crate::ports::{LogPlace, SnapshotRecord};
-use crate::reply::{Reply, unavailable};
+use crate::reply::{Credit, Reply, unavailable};
 use crate::session::requests::found;
 use crate::system::{Shared, System};
 use crate::turns::Turn;
@@ -144,11 +144,11 @@ impl System {
         entries: Vec<EntryIn>,
     ) -> Result<Appended, Failure> {
         let shared = &self.shared;
-        let bytes: usize = entries.iter().map(|entry| entry.body.len()).sum();
-        if entries.len() > BATCH_ENTRIES_MAX || bytes > BATCH_BYTES_MAX {
+        let weight = Weight::of(&entries);
+        if entries.len() > BATCH_ENTRIES_MAX || weight.bodies > BATCH_BYTES_MAX {
             return Err(Failure::new(ErrorCode::TooLarge));
         }
-        let (reply, answer) = Reply::to_caller(&shared.budget, bytes)?;
+        let (reply, answer) = Reply::to_caller(&shared.budget, weight)?;
         let named = log.unwrap_or(LogId::ZERO);
         let work = async {
             let checked: Result<Vec<CheckedEntry>, Failure> =
@@ -234,6 +234,7 @@ impl System {
         log: LogId,
         piece: NewPiece,
     ) -> Result<(), Failure> {
+        let _credit = Credit::take(&self.shared.budget, Weight::of_bytes(piece.bytes.len()))?;
         let place = self.shared.own_vault(device, log).await?;
         keep_piece(&self.shared, Turn::Request, device, place, piece).await
     }
