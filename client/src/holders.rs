@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 /// The epochs of a group's scope.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Holders {
-    /// The newest epoch that is known of; 0 for none.
+    /// The epoch in force; 0 for none.
     epoch: u32,
     /// Whether it is known from a rotation, which the log orders, and no rotation can have been
     /// passed over since.
@@ -22,10 +22,21 @@ pub struct Holders {
     /// what they were given. Of the others it is believed that they hold the current one: somebody
     /// else has seen to that.
     held: BTreeMap<DeviceKey, u32>,
+    /// Whether every rotation since the group's first was seen: what another number would be is known
+    /// at first hand then. Everybody else has some member's word for where the counting was.
+    #[serde(default)]
+    counted: bool,
+    /// The newest epoch that was counted so; no later rotation has one that is not above it.
+    #[serde(default)]
+    sure: u32,
+    /// Somebody is gone, and it may be the one on whose word the number rests: the next rotation says
+    /// where the others are.
+    #[serde(default)]
+    unsettled: bool,
 }
 
 impl Holders {
-    /// The newest epoch that is known of; 0 for none.
+    /// The epoch in force, as far as this device knows; 0 for none.
     #[must_use]
     pub fn epoch(&self) -> u32 {
         self.epoch
@@ -37,21 +48,43 @@ impl Holders {
         self.epoch.checked_add(1)
     }
 
-    /// Whether a rotation to `epoch` may stand: the next one, or any if none is known yet.
+    /// Whether an entry at `seq` can speak of `epoch`: rotations count up one by one from what is known
+    /// at first hand, and each has stood in the log before `seq` or there.
     #[must_use]
-    pub fn accepts(&self, epoch: u32) -> bool {
-        epoch > 0 && (!self.rotated && epoch > self.epoch || Some(epoch) == self.next_epoch())
+    pub fn is_plausible(&self, epoch: u32, seq: u64) -> bool {
+        epoch > 0 && u64::from(epoch) < u64::from(self.sure).saturating_add(seq)
     }
 
-    /// A rotation that [`Holders::accepts`] was sealed to `recipients`, when these were the members.
+    /// Whether a rotation to `epoch` at `seq` may stand: the next one, or any that is plausible if the
+    /// number rests on nothing better than a delivery.
+    #[must_use]
+    pub fn accepts(&self, epoch: u32, seq: u64) -> bool {
+        let firm = self.counted || (self.rotated && !self.unsettled);
+        if firm {
+            Some(epoch) == self.next_epoch()
+        } else {
+            epoch > self.sure && self.is_plausible(epoch, seq)
+        }
+    }
+
+    /// A rotation that [`Holders::accepts`], or an own one, was sealed to `recipients`, when these were
+    /// the members.
     pub fn rotation(
         &mut self,
         epoch: u32,
         recipients: &[DeviceKey],
         members: impl IntoIterator<Item = DeviceKey>,
     ) {
+        // Whoever was given a key of a generation that is none after all holds no newer one.
+        for held in self.held.values_mut() {
+            *held = (*held).min(epoch.saturating_sub(1));
+        }
         self.epoch = epoch;
         self.rotated = true;
+        self.unsettled = false;
+        if self.counted {
+            self.sure = epoch;
+        }
         for device in members {
             let held = self.held.entry(device).or_insert(0);
             if recipients.contains(&device) {
@@ -60,8 +93,8 @@ impl Holders {
         }
     }
 
-    /// This device was given the key of `epoch` by a delivery. It is believed to be the current one
-    /// only while no rotation was seen, or one may have been passed over.
+    /// This device has opened a key of `epoch` that came by a delivery. It is believed to be the current
+    /// one only while no rotation was seen, or one may have been passed over.
     pub fn delivery(&mut self, epoch: u32) {
         if !self.rotated {
             self.epoch = self.epoch.max(epoch);
@@ -71,6 +104,7 @@ impl Holders {
     /// Entries were passed over whose bodies are gone: a rotation may have been among them.
     pub fn doubt(&mut self) {
         self.rotated = false;
+        self.counted = false;
     }
 
     /// `device` was given, or has shown that it holds, the key of `epoch`. Says whether that is
@@ -89,6 +123,11 @@ impl Holders {
         *self = Self::default();
     }
 
+    /// This device has founded the group: there was nothing before.
+    pub fn founded(&mut self) {
+        *self = Self { counted: true, ..Self::default() };
+    }
+
     /// Another device has become a member: it holds nothing.
     pub fn joined(&mut self, device: DeviceKey) {
         self.held.insert(device, 0);
@@ -97,6 +136,7 @@ impl Holders {
     /// `device` is no member any more.
     pub fn removed(&mut self, device: DeviceKey) {
         self.held.remove(&device);
+        self.unsettled = !self.counted;
     }
 
     /// Whether `device` is known not to hold the current key.
@@ -158,20 +198,50 @@ mod tests {
     }
 
     #[test]
-    fn rotations_count_up_one_by_one() {
+    fn whoever_has_seen_all_rotations_counts_them_one_by_one() {
         let mut holders = Holders::default();
-        assert!(!holders.accepts(0));
-        assert!(holders.accepts(7), "a newcomer takes what it sees first");
-        holders.rotation(7, &[A], [A]);
-        assert!(holders.accepts(8));
+        holders.founded();
+        for epoch in [0, 2, u32::MAX] {
+            assert!(!holders.accepts(epoch, 1000), "{epoch}");
+        }
+        for epoch in 1..=7 {
+            assert!(holders.accepts(epoch, 1000));
+            holders.rotation(epoch, &[A], [A]);
+            holders.removed(B);
+        }
         for epoch in [0, 7, 9, u32::MAX] {
-            assert!(!holders.accepts(epoch), "{epoch}");
+            assert!(!holders.accepts(epoch, 1000), "{epoch}");
         }
         holders.doubt();
-        assert!(holders.accepts(9), "one may have been passed over");
+        assert!(holders.accepts(9, 1000), "one may have been passed over");
+        assert!(!holders.accepts(7, 1000), "but none was taken back");
+        assert!(holders.accepts(8, 2), "in a history that was set back");
+        assert!(!holders.accepts(9, 2), "which has no room for more");
+    }
+
+    #[test]
+    fn a_newcomer_counts_from_the_first_rotation_that_it_sees_and_again_after_a_removal() {
+        let mut holders = Holders::default();
+        holders.entered();
+        assert!(!holders.accepts(0, 20) && !holders.accepts(20, 20));
+        assert!(holders.accepts(7, 20), "it takes what it sees first");
+        holders.rotation(7, &[A], [A, B]);
+        assert!(holders.accepts(8, 21));
+        for epoch in [0, 6, 7, 9, u32::MAX] {
+            assert!(!holders.accepts(epoch, 21), "{epoch}");
+        }
+        holders.removed(B);
+        assert!(holders.accepts(3, 22), "the number may have been the word of who is gone");
+        holders.rotation(3, &[A], [A]);
+        assert!(holders.accepts(4, 23) && !holders.accepts(8, 23));
+    }
+
+    #[test]
+    fn after_the_last_number_there_is_none() {
+        let mut holders = Holders::default();
         holders.rotation(u32::MAX, &[A], [A]);
         assert_eq!(holders.next_epoch(), None);
-        assert!(!holders.accepts(u32::MAX));
+        assert!(!holders.accepts(u32::MAX, u64::MAX));
     }
 
     #[test]
@@ -179,7 +249,7 @@ mod tests {
         let mut holders = Holders::default();
         holders.delivery(4);
         assert_eq!(holders.epoch(), 4);
-        assert!(holders.accepts(5));
+        assert!(holders.accepts(5, 20));
         holders.rotation(5, &[A], [A]);
         holders.delivery(900);
         assert_eq!(holders.epoch(), 5);

@@ -9,9 +9,11 @@ pub mod file;
 mod keychain;
 
 use ed25519_dalek::SigningKey;
+use hkdf::Hkdf;
 use sealwire_protocol::digest::sha256;
 use sealwire_protocol::ids::Signature;
 use sealwire_protocol::{DeviceKey, Digest, LogId, handshake, signing};
+use sha2::Sha256;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -114,6 +116,16 @@ impl Identity {
     /// first half of SHA-512(seed). Whoever uses it clamps it.
     pub(crate) fn agreement_secret(&self) -> Zeroizing<[u8; 32]> {
         Zeroizing::new(self.signing.to_scalar_bytes())
+    }
+
+    /// A key that nobody has who has not this one: for what stands in the device's own files.
+    pub(crate) fn file_key(&self, label: &[u8]) -> Zeroizing<[u8; 32]> {
+        let mut key = Zeroizing::new([0; 32]);
+        let label = [&b"sealwire device file v1\0"[..], label].concat();
+        Hkdf::<Sha256>::new(None, &*self.seed())
+            .expand(&label, &mut *key)
+            .expect("32 bytes are fewer than 255 blocks of SHA-256");
+        key
     }
 
     pub(crate) fn seed(&self) -> Zeroizing<[u8; 32]> {

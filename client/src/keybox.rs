@@ -20,7 +20,7 @@ use sealwire_protocol::keys::SealedKey;
 use sealwire_protocol::{DeviceKey, Digest, Head};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::identity::{Identity, JoinSeed, NoRandomness, random};
 use crate::seal::{EpochKey, KeyName, Place};
@@ -28,6 +28,9 @@ use crate::seal::{EpochKey, KeyName, Place};
 type PublicKey = <X25519HkdfSha256 as Kem>::PublicKey;
 type PrivateKey = <X25519HkdfSha256 as Kem>::PrivateKey;
 type EncappedKey = <X25519HkdfSha256 as Kem>::EncappedKey;
+
+/// Room for a grant as it is encoded, in bytes; it takes about 130.
+const GRANT_BYTES_MAX: usize = 256;
 
 /// Why a key was not sealed or not opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -64,19 +67,27 @@ impl Grant {
     /// # Errors
     /// [`KeyBoxError::Malformed`].
     pub fn decode(bytes: &[u8]) -> Result<Self, KeyBoxError> {
-        let Wire(key, join_seed, head) =
-            rmp_serde::from_slice(bytes).map_err(|_| KeyBoxError::Malformed)?;
+        let wire: Wire = rmp_serde::from_slice(bytes).map_err(|_| KeyBoxError::Malformed)?;
         Ok(Self {
-            key: EpochKey::from_bytes(key),
-            join_seed: join_seed.map(|seed| JoinSeed::from_bytes(seed.0)),
-            head,
+            key: EpochKey::from_bytes(wire.0),
+            join_seed: wire.1.map(|seed| JoinSeed::from_bytes(seed.0)),
+            head: wire.2,
         })
     }
 }
 
-/// The grant as it is encoded. Wiped by hand: MessagePack copies it.
+/// The grant as it is encoded. It is wiped.
 #[derive(Serialize, Deserialize)]
 struct Wire(#[serde(with = "serde_bytes")] [u8; 32], Option<Digest>, Option<Head>);
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.0.zeroize();
+        if let Some(seed) = &mut self.1 {
+            seed.0.zeroize();
+        }
+    }
+}
 
 /// Seals a grant to a recipient.
 ///
@@ -106,7 +117,9 @@ fn seal_with(
         grant.join_seed.as_ref().map(|seed| Digest(*seed.bytes())),
         grant.head,
     );
-    let plaintext = Zeroizing::new(rmp_serde::to_vec(&wire).map_err(|_| KeyBoxError::Malformed)?);
+    // Room for all, so that no copy is left behind by growing.
+    let mut plaintext = Zeroizing::new(Vec::with_capacity(GRANT_BYTES_MAX));
+    rmp_serde::encode::write(&mut *plaintext, &wire).map_err(|_| KeyBoxError::Malformed)?;
     let (enc, ciphertext) =
         hpke::single_shot_seal_with_rng::<ChaCha20Poly1305, HkdfSha256, X25519HkdfSha256>(
             &OpModeS::Base,

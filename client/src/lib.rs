@@ -58,6 +58,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`device`], [`event`], [`error`], [`session`] | the paved path: all that an app needs |
+//! | [`advice`] | what a person does next after an error |
 //! | [`identity`], [`address`], [`invite`] | who and where |
 //! | [`wire`], [`backoff`] | one connection, and when to try another |
 //! | [`entry`], [`chain`], [`membership`], [`holders`], [`numbering`] | the rules, as plain values without a socket or a file |
@@ -83,6 +84,7 @@
 //! [`device::Device::restore`] makes a device out of code and PIN ([`recovery`]).
 
 pub mod address;
+pub mod advice;
 pub mod backoff;
 pub mod chain;
 pub mod content;

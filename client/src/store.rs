@@ -6,7 +6,8 @@
 //! relay is decided elsewhere ([`crate::session`]).
 //!
 //! The file holds content keys and opened entries, and is readable by its owner alone. It never
-//! holds the device's own key.
+//! holds the device's own key, and nothing that leads to it: what is kept of the recovery vault, in
+//! which that key is, is sealed to it.
 
 pub(crate) mod history;
 pub(crate) mod inbox;

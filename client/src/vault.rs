@@ -27,6 +27,7 @@
 //! # }
 //! ```
 
+mod chains;
 mod devices;
 mod keys;
 mod reading;
@@ -35,6 +36,9 @@ mod scopes;
 mod snapshot;
 mod waiting;
 mod writing;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -57,6 +61,7 @@ use crate::entry::Outline;
 use crate::identity::{Identity, NoRandomness, random};
 use crate::numbering::Mark;
 use crate::wire::{Wire, WireError};
+use chains::Chains;
 use keys::Keys;
 use saved::Saved;
 use scopes::Scopes;
@@ -76,6 +81,10 @@ pub enum VaultError {
     /// not one history. Tell a person.
     #[error("the relay shows another history than the one that was read")]
     Forked,
+    /// The relay has let go of entries that this device has not read, and names no snapshot that holds
+    /// them. Nothing was passed over: the next attempt asks again from the same place. Tell a person.
+    #[error("the relay withholds entries and names no snapshot that holds them")]
+    Withheld,
     /// This device does not hold the content key that it needs.
     #[error("this device does not hold the content key")]
     NoKey,
@@ -125,6 +134,15 @@ pub struct Vault {
     own: Mark,
     keys: Keys,
     scopes: Scopes,
+    /// The newest epoch of each scope that a rotation has made.
+    epochs: BTreeMap<Scope, u32>,
+    /// Who has enrolled this device; none if it has founded the vault, or is not enrolled.
+    enroller: Option<DeviceKey>,
+    /// The newest chains that were read.
+    chains: Chains,
+    /// Of which snapshot the relay has said that it holds what is gone: its head must turn out to lie on
+    /// the chain.
+    expected: Option<Head>,
     /// Changesets as they came, for whoever opens them itself; none if this vault does.
     arrived: Option<Vec<Arrived>>,
     /// Told of entries before they are sent, so that they can be sent again.
@@ -175,6 +193,10 @@ impl Vault {
             own: Mark::NONE,
             keys: Keys::default(),
             scopes: Scopes::default(),
+            epochs: BTreeMap::new(),
+            enroller: None,
+            chains: Chains::default(),
+            expected: None,
             arrived: None,
             journal: None,
             noted: None,

@@ -134,6 +134,7 @@ pub struct Wire {
     /// Frames that came while a caller waited for one particular answer.
     set_aside: VecDeque<Envelope<RelayFrame>>,
     last_request: u32,
+    come_back: Option<Duration>,
 }
 
 impl Wire {
@@ -144,7 +145,14 @@ impl Wire {
             unflushed: false,
             set_aside: VecDeque::new(),
             last_request: 0,
+            come_back: None,
         }
+    }
+
+    /// How long the relay has asked this device to stay away, if it has said that it shuts down.
+    #[must_use]
+    pub fn come_back(&self) -> Option<Duration> {
+        self.come_back
     }
 
     /// Queues a frame under a request id of its own and gives that id. Nothing is written before
@@ -218,7 +226,11 @@ impl Wire {
 
     async fn receive_fresh(&mut self) -> Result<Envelope<RelayFrame>, WireError> {
         let bytes = self.receive_bytes().await?;
-        codec::decode_relay(&bytes).map_err(WireError::Frame)
+        let envelope = codec::decode_relay(&bytes).map_err(WireError::Frame)?;
+        if let Ok(RelayFrame::Draining(draining)) = &envelope.frame {
+            self.come_back = Some(Duration::from_millis(draining.reconnect_after_ms));
+        }
+        Ok(envelope)
     }
 
     /// The bytes of the next frame as they came. Cancel-safe.

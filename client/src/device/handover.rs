@@ -45,7 +45,7 @@ impl Device {
         // Once in a process is enough while the groups wait: this is called again and again then.
         if !waits || !self.shared.handed_over.load(Ordering::Relaxed) {
             for relay in self.relays(relay).await?.values() {
-                self.hand_over_vaults(relay, &old).await?;
+                Box::pin(self.hand_over_vaults(relay, &old)).await?;
             }
             self.shared.handed_over.store(true, Ordering::Relaxed);
         }
@@ -64,7 +64,8 @@ impl Device {
             self.shared.write(move |db| logs::set_replaces(db, id, None)).await?;
         }
         calls::delete(relay, &old).await?;
-        self.shared.write(store::recovery::forget_old).await?;
+        let me = self.shared.identity.clone();
+        self.shared.write(move |db| store::recovery::forget_old(db, &me)).await?;
         Ok(true)
     }
 

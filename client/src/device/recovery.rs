@@ -53,7 +53,7 @@ impl Device {
     ) -> Result<RecoveryCode, Error> {
         let code = RecoveryCode::generate(format)?;
         let secret = Secret::of(&code, pin).await?;
-        let before = self.shared.read(store::recovery::find).await?;
+        let before = self.kept().await?;
         let old_seed = before.and_then(|before| before.old_seed);
         self.store_vault(secret.keep(relay.clone(), old_seed)).await?;
         Ok(code)
@@ -66,7 +66,7 @@ impl Device {
     /// [`RecoveryError::Missing`] if there is no recovery vault, or the relay was not reached; the
     /// PIN is the old one then.
     pub async fn change_pin(&self, current: &str, new: &str) -> Result<(), Error> {
-        let kept = self.shared.read(store::recovery::find).await?;
+        let kept = self.kept().await?;
         let mut kept = kept.ok_or(RecoveryError::Missing)?;
         let given = stretched(&kept, current, &kept.salt.clone()).await?;
         if !bool::from(subtle::ConstantTimeEq::ct_eq(&given[..], &kept.key[..])) {
@@ -83,7 +83,7 @@ impl Device {
     /// # Errors
     /// [`Error::Store`].
     pub async fn recovery(&self) -> Result<Option<(Format, RelayUrl)>, Error> {
-        let kept = self.shared.read(store::recovery::find).await?;
+        let kept = self.kept().await?;
         Ok(kept.map(|kept| (kept.format, kept.relay)))
     }
 
@@ -92,7 +92,7 @@ impl Device {
     /// # Errors
     /// [`Error::Store`].
     pub async fn is_restoring(&self) -> Result<bool, Error> {
-        let kept = self.shared.read(store::recovery::find).await?;
+        let kept = self.kept().await?;
         Ok(kept.is_some_and(|kept| kept.old_seed.is_some()))
     }
 
@@ -102,7 +102,7 @@ impl Device {
     /// # Errors
     /// [`Error::Recovery`], if the relay was not reached; it can be called again at any time.
     pub async fn keep_recovery(&self) -> Result<bool, Error> {
-        let Some(kept) = self.shared.read(store::recovery::find).await? else { return Ok(false) };
+        let Some(kept) = self.kept().await? else { return Ok(false) };
         let mut kept = kept;
         if let Some(seed) = &kept.old_seed {
             if !self.end_old(&kept.relay, Identity::from_seed(seed)).await? {
@@ -123,7 +123,7 @@ impl Device {
     /// # Errors
     /// [`Error::Recovery`], if the relay was not reached; nothing has changed then.
     pub async fn delete_recovery(&self) -> Result<(), Error> {
-        let Some(kept) = self.shared.read(store::recovery::find).await? else { return Ok(()) };
+        let Some(kept) = self.kept().await? else { return Ok(()) };
         calls::delete(&kept.relay, &self.shared.identity).await.map_err(Error::from)?;
         self.shared.write(store::recovery::remove).await
     }
@@ -216,12 +216,19 @@ impl Device {
         };
         calls::put(&kept.relay, &self.shared.identity, &kept.code, &vault).await?;
         let row = kept.again(Some(digest));
-        self.shared.write(move |db| store::recovery::save(db, &row)).await
+        let me = self.shared.identity.clone();
+        self.shared.write(move |db| store::recovery::save(db, &me, &row)).await
+    }
+
+    /// What is kept of the recovery vault.
+    async fn kept(&self) -> Result<Option<Kept>, Error> {
+        let me = self.shared.identity.clone();
+        self.shared.read(move |db| store::recovery::find(db, &me)).await
     }
 
     /// What belongs into the recovery vault now, and its digest.
     async fn contents(&self, format: Format) -> Result<(Contents, Digest), Error> {
-        let seed = *self.shared.identity.seed();
+        let me = self.shared.identity.clone();
         self.shared
             .read(move |db| {
                 let mut groups = Vec::new();
@@ -232,7 +239,7 @@ impl Device {
                         groups.push(saved(db, row)?);
                     }
                 }
-                let contents = Contents { seed, name: store::name(db)?.0, groups };
+                let contents = Contents { seed: *me.seed(), name: store::name(db)?.0, groups };
                 let digest = sha256(&contents.encode().map_err(RecoveryError::from)?);
                 Ok::<_, Error>((contents, digest))
             })
@@ -362,7 +369,7 @@ fn write_restored(
     contents: &Contents,
     kept: &Kept,
 ) -> Result<(), Error> {
-    store::recovery::save(db, kept)?;
+    store::recovery::save(db, identity, kept)?;
     if let Some(name) = &contents.name {
         store::set_name(db, name, crate::engine::Now::read().ms)?;
     }

@@ -65,10 +65,8 @@ impl Log {
             self.on_question(call, header.sender, body.epoch)?;
             return Ok(Ok(()));
         }
-        self.holders.delivery(body.epoch);
-        self.members_changed = true;
-        for sealed in body.keys.iter() {
-            self.holders.holds(sealed.recipient, body.epoch);
+        if !self.holders.is_plausible(body.epoch, entry.seq) {
+            return Ok(Err(Rejection::Keys));
         }
         let place = Place { log: self.log, sender: header.sender, aad: entry.header.aad() };
         self.take_grant(call, &body, name, &place, None)
@@ -86,18 +84,18 @@ impl Log {
             return Ok(Err(Rejection::Stale));
         }
         let again = entry.seq <= self.read_before && name.epoch <= self.holders.epoch();
-        if !again && !self.holders.accepts(name.epoch) {
+        if !again && !self.holders.accepts(name.epoch, entry.seq) {
             return Ok(Err(Rejection::Keys));
         }
-        self.note_rotation(entry.seq, name.epoch, body);
+        self.note_rotation(entry.seq, name.epoch, body, !again);
         let place = Place { log: self.log, sender: header.sender, aad: entry.header.aad() };
         self.take_grant(call, body, name, &place, Some(entry.seq))
     }
 
-    /// A rotation stands.
-    fn note_rotation(&mut self, seq: u64, epoch: u32, body: &KeyBody) {
+    /// A rotation stands; `news` if it was not read before.
+    fn note_rotation(&mut self, seq: u64, epoch: u32, body: &KeyBody, news: bool) {
         self.membership.rotated(seq);
-        if epoch > self.holders.epoch() {
+        if news {
             let recipients: Vec<DeviceKey> =
                 body.keys.iter().map(|sealed| sealed.recipient).collect();
             let members = self.membership.members().map(|(device, _)| device);
@@ -113,7 +111,8 @@ impl Log {
         }
         let Ok(body) = KeyBody::decode(body) else { return };
         if header.audience == sealwire_protocol::Audience::All {
-            self.note_rotation(seq, body.epoch, &body);
+            let news = body.epoch > self.holders.epoch();
+            self.note_rotation(seq, body.epoch, &body, news);
             return;
         }
         for sealed in body.keys.iter() {
@@ -141,6 +140,14 @@ impl Log {
             self.expect_key(call);
             return Ok(Err(Rejection::Keys));
         };
+        if rotation.is_none() {
+            // Only what has opened is believed.
+            self.holders.delivery(name.epoch);
+            for other in body.keys.iter().filter(|sealed| sealed.recipient != me) {
+                self.holders.holds(other.recipient, name.epoch);
+            }
+            self.members_changed = true;
+        }
         self.use_grant(call, name, &grant, rotation, place.sender)?;
         Ok(Ok(()))
     }
@@ -335,3 +342,6 @@ fn shuffle(devices: &mut [DeviceKey]) {
         sealwire_protocol::digest::sha256(&[&salt[..], &device.0].concat())
     });
 }
+
+#[cfg(test)]
+mod tests;

@@ -265,6 +265,11 @@ impl Log {
         // A receipt tells such a one nothing.
         let makes_first = epoch == 0 && self.founded_here(call);
         let removed = epoch > 0 && !content.is_receipt() && self.membership.wants_rotation();
+        if removed && self.holders.next_epoch().is_none() {
+            // No rotation can come before it, ever.
+            self.refuse(call, id, ErrorCode::Internal)?;
+            return Ok(Next::Again);
+        }
         if makes_first || removed {
             outbox::insert(call.db, self.id, &Draft::Rotate { asked: false })?;
             return Ok(Next::Again);

@@ -212,7 +212,11 @@ impl Log {
         match change {
             Change::Founded(device) | Change::Joined(device) => {
                 if device == me && news {
-                    self.holders.entered();
+                    if matches!(change, Change::Founded(_)) {
+                        self.holders.founded();
+                    } else {
+                        self.holders.entered();
+                    }
                     self.use_restored_key(call)?;
                 } else if news {
                     self.holders.joined(device);

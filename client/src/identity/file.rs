@@ -134,11 +134,20 @@ impl Identity {
     /// # Errors
     /// See [`KeyFileError`].
     pub fn save(&self, path: &Path, passphrase: Option<&str>) -> Result<(), KeyFileError> {
-        let line = match passphrase {
-            None => Zeroizing::new(format!("clear {}", hex::encode(*self.seed()))),
-            Some(passphrase) => Zeroizing::new(seal(&self.seed(), passphrase)?),
-        };
-        let text = Zeroizing::new(format!("{FIRST_LINE}\n{}\n", *line));
+        // Room for all, so that no copy is left behind by growing.
+        let mut text = Zeroizing::new(String::with_capacity(FILE_BYTES_MAX as usize));
+        text.push_str(FIRST_LINE);
+        match passphrase {
+            None => {
+                text.push_str("\nclear ");
+                text.push_str(&Zeroizing::new(hex::encode(&self.seed()[..])));
+            }
+            Some(passphrase) => {
+                text.push('\n');
+                text.push_str(&seal(&self.seed(), passphrase)?);
+            }
+        }
+        text.push('\n');
         write_new(path, text.as_bytes()).map_err(|error| from_io(&error))
     }
 }

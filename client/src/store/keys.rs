@@ -41,12 +41,12 @@ pub(crate) fn insert(
     Ok(inserted == 1)
 }
 
-/// The keys of an epoch, the most trustworthy first: one that has opened something, then one that
-/// came in a rotation.
+/// The keys of an epoch, the most trustworthy first: one that came in a rotation, which the members
+/// have agreed to, the newest first; then one that has opened something.
 pub(crate) fn find(db: &Connection, log: i64, name: KeyName) -> Result<Vec<EpochKey>, StoreError> {
     let mut statement = db.prepare_cached(
         "select key from keys where log = ?1 and scope = ?2 and epoch = ?3
-         order by proven desc, rotation_seq is null, key",
+         order by rotation_seq is null, rotation_seq desc, proven desc, key",
     )?;
     let mut rows = statement.query((log, &name.scope.0[..], name.epoch))?;
     let mut keys = Vec::new();

@@ -218,20 +218,16 @@ create table recovery (
     relay text not null,
     -- 0 as the Totals app makes it, 1 native.
     format integer not null,
-    -- What the relay is given in the place of a code.
-    code text not null,
-    -- Native: the half of the key that comes from the code.
-    code_key blob,
-    -- What the PIN gives.
-    key blob not null,
+    -- Sealed to this device's own key: what the relay is given in the place of a code, the half of the
+    -- key that comes from a native code, what the PIN gives, and the seed of the device whose place this
+    -- one has taken, until that one's vault is gone.
+    secrets blob not null,
     salt blob not null,
     memory_kib integer not null,
     passes integer not null,
     lanes integer not null,
     -- The digest of what the relay was given last; none if it must be given something.
-    uploaded blob,
-    -- The seed of the device whose place this one has taken, until that one's vault is gone.
-    old_seed blob
+    uploaded blob
 );
 
 -- Vaults in which this device has taken the place of a lost one.

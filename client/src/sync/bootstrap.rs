@@ -15,6 +15,7 @@ use super::schema::KeyScope;
 use super::state::{self, Frame, StateBox, StateRows, StateSealed, Visit};
 use super::turn::{Turn, ended};
 use super::writer::{Writer, meta, set_meta};
+use crate::error::StoreError;
 use crate::vault::{Packer, SnapshotError, VaultError};
 
 /// The snapshot that is still to be opened, as [`Pending`].
@@ -88,14 +89,17 @@ impl Turn {
         let known = self.vault.snapshots(&mut self.wire).await.map_err(ended)?;
         for snapshot in wanted.as_good_as(known) {
             match self.merge(&snapshot).await {
-                // Whoever has made it has made it badly: another one may do.
-                Err(SyncError::Vault(VaultError::Snapshot(error))) => {
+                // Whoever has made it has made it badly, or with a newer version: another one may do.
+                Err(
+                    error @ (SyncError::Vault(VaultError::Snapshot(_))
+                    | SyncError::Store(StoreError::Newer)),
+                ) => {
                     first.get_or_insert(error);
                 }
                 other => return other,
             }
         }
-        Err(first.unwrap_or(SnapshotError::Damaged).into())
+        Err(first.unwrap_or(SnapshotError::Damaged.into()))
     }
 
     /// Opens a snapshot and merges it: all of it, or nothing.
@@ -103,12 +107,13 @@ impl Turn {
         let packed = self.open_snapshot(snapshot).await?;
         let private = self.private.map(|(scope, _)| scope);
         let shared = self.shared.clone();
+        let seq = snapshot.head.seq;
         let replayed = self.write(move |writer, vault| {
             let keys = Keyring { vault, private };
             writer.drain()?;
             let done = writer.silently(|writer| {
                 let done = Replayed::default();
-                let mut merge = Merge { keys, done, told: 0, shared: &shared };
+                let mut merge = Merge { keys, seq, done, told: 0, shared: &shared };
                 state::read(writer, keys, KeyScope::Group, &packed, &mut merge)?;
                 Ok(merge.done)
             })?;
@@ -135,11 +140,15 @@ impl Turn {
             return Ok(());
         }
         let whole = match self.compare(snapshot).await {
+            Ok(whole) => whole,
             // It says nothing of what is here, and never will.
             Err(SyncError::Vault(VaultError::Snapshot(_))) => false,
-            // It can be compared when somebody has given the key.
-            Err(SyncError::Vault(VaultError::NoKey)) => return Ok(()),
-            other => other?,
+            Err(error) => {
+                self.shared.write(|writer| forget_refused(writer)).await?;
+                // It can be compared when somebody has given the key.
+                let later = matches!(error, SyncError::Vault(VaultError::NoKey));
+                return if later { Ok(()) } else { Err(error) };
+            }
         };
         if whole {
             self.vault.confirm(&mut self.wire, snapshot.digest).await.map_err(ended)?;
@@ -156,6 +165,9 @@ impl Turn {
     async fn compare(&mut self, snapshot: SnapshotSummary) -> Result<bool, SyncError> {
         let packed = self.open_snapshot(&snapshot).await?;
         let private = self.private.map(|(scope, _)| scope);
+        let digest = snapshot.digest;
+        // Should it be the end of this process, it is not opened again by the next one.
+        self.shared.write(move |writer| set_meta(writer.db, REFUSED, &digest.0[..])).await?;
         self.write(move |writer, vault| {
             let keys = Keyring { vault, private };
             let mut coverage = Coverage::of(keys);
@@ -163,6 +175,7 @@ impl Turn {
             let whole = writer.is_covered(&coverage, snapshot.head.seq)?;
             if whole {
                 writer.take_carried(keys, snapshot, &packed)?;
+                forget_refused(writer)?;
             }
             Ok(whole)
         })
@@ -225,9 +238,17 @@ pub(super) fn forget_pending(writer: &Writer<'_>) -> Result<(), SyncError> {
     Ok(())
 }
 
+/// Forgets the snapshot that was found to lack something, for it does not.
+fn forget_refused(writer: &Writer<'_>) -> Result<(), SyncError> {
+    writer.db.execute("delete from sealwire_meta where name = ?1", [REFUSED])?;
+    Ok(())
+}
+
 /// A state that is being merged.
 struct Merge<'a> {
     keys: Keyring<'a>,
+    /// Its head's seq: it cannot hold what is behind.
+    seq: u64,
     done: Replayed,
     told: u64,
     shared: &'a Shared,
@@ -248,11 +269,17 @@ impl Visit for Merge<'_> {
     }
 
     fn state(&mut self, writer: &mut Writer<'_>, state: StateBox) -> Result<(), SyncError> {
+        if state.head.seq > self.seq {
+            return Err(SnapshotError::Damaged.into());
+        }
         writer.carry(&state)
     }
 
     fn sealed(&mut self, writer: &mut Writer<'_>, sealed: StateSealed) -> Result<(), SyncError> {
         let StateSealed { seq, place, author, aad, scope, epoch, sealed } = sealed;
+        if seq > self.seq {
+            return Err(SnapshotError::Damaged.into());
+        }
         let at = At { seq, place: place as usize, author, aad: &aad };
         if let Err(kept) = writer.take_box(self.keys, &at, &sealed, &mut self.done)? {
             writer.keep_box(&at, scope, epoch, kept, &sealed)?;

@@ -28,18 +28,42 @@ const COUNTER_BITS: u32 = 16;
 /// is room for everything that has to be stamped later.
 const WALL_MAX_MS: u64 = 1 << 47;
 
+/// How far in the future a reading may be that a write is stamped just after, in milliseconds: a
+/// century, more than any clock is wrong by. Who writes over one from further away cannot exceed it, and
+/// could not be exceeded by others if it did: that write stays on its device.
+pub const REACH_MS: u64 = 100 * 366 * 24 * 60 * 60 * 1000;
+
 /// A reading of the hybrid clock: milliseconds since the epoch, and a counter in the lowest 16 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Reading(pub u64);
 
 impl Reading {
-    /// Before everything that is ever written: what was in a database before it was attached.
+    /// Before everything that is ever written: what was in a database before it was attached. The first
+    /// of as many as there are numbers of 32 bits, for each changeset has one of its own.
     pub const ADOPTED: Self = Self(1);
+
+    /// The reading of the changeset with this number among those of rows that were there before.
+    #[must_use]
+    pub fn adopted(number: u32) -> Self {
+        Self(u64::from(number).max(Self::ADOPTED.0))
+    }
+
+    /// Whether it is of rows that were there before.
+    #[must_use]
+    pub fn is_adopted(self) -> bool {
+        self.0 <= u64::from(u32::MAX)
+    }
+
+    /// The last reading that a write at `now` is stamped after.
+    #[must_use]
+    pub fn reach(now: u64) -> Self {
+        Self::at(now.saturating_add(REACH_MS))
+    }
 
     /// The first reading of a millisecond.
     #[must_use]
     pub fn at(ms: u64) -> Self {
-        Self(ms.min(WALL_MAX_MS) << COUNTER_BITS)
+        Self(ms.min(WALL_MAX_MS - 1) << COUNTER_BITS)
     }
 
     /// Its milliseconds since the epoch.
@@ -88,7 +112,7 @@ impl Clock {
     }
 
     /// A reading for a write that happened `at` (milliseconds since the epoch, never later than `now`)
-    /// and takes the place of what has `over` as its newest reading.
+    /// and takes the place of what has `over` as its newest reading, which is within reach.
     pub fn stamp(&mut self, at: u64, now: u64, over: Option<Reading>) -> Reading {
         let reading = Reading::at(at.min(now)).max(self.last.next());
         self.last = reading;

@@ -64,10 +64,13 @@ impl<'a> Coverage<'a> {
             let columns = writer.column_numbers(&table.columns)?;
             for row in &table.rows {
                 let key = key_bytes(&row.key);
+                let Some(here) = writer.record(number, &key)? else { continue };
                 if row.what != What::Cells {
                     self.note((number, &key, None, scope), stamp);
                 }
-                for cell in row.cells.iter().filter(|cell| cell.after.is_some()) {
+                let known = |at: usize| here.cells.contains_key(&(columns[at], scope));
+                let written = row.cells.iter().filter(|cell| cell.after.is_some());
+                for cell in written.filter(|cell| known(cell.column)) {
                     self.note((number, &key, Some(columns[cell.column]), scope), stamp);
                 }
             }
@@ -88,6 +91,8 @@ impl Visit for Coverage<'_> {
         let columns = writer.column_numbers(&rows.columns)?;
         for state::StateRow(key, life, cells) in rows.rows {
             let key = key_bytes(&key);
+            // Only what is here is asked for: what a snapshot has besides takes no memory.
+            let Some(here) = writer.record(table, &key)? else { continue };
             if let Some((reading, device, _)) = life {
                 let stamp = state::stamp(devices, reading, device)?;
                 self.note((table, &key, None, scope), stamp);
@@ -96,7 +101,9 @@ impl Visit for Coverage<'_> {
                 let stamp = state::stamp(devices, reading, device)?;
                 let column = columns.get(usize::from(column)).copied();
                 let column = column.ok_or(SnapshotError::Damaged)?;
-                self.note((table, &key, Some(column), scope), stamp);
+                if here.cells.contains_key(&(column, scope)) {
+                    self.note((table, &key, Some(column), scope), stamp);
+                }
             }
         }
         Ok(())
@@ -176,7 +183,8 @@ impl Writer<'_> {
             let lives = [KeyScope::Group, KeyScope::UserPrivate].into_iter().filter_map(|scope| {
                 record.life(scope).map(|life| ((table, key.as_slice(), None, scope), life.stamp))
             });
-            let cells = record.cells.iter().map(|((column, scope), register)| {
+            let sent = record.cells.iter().filter(|(_, register)| !register.alone);
+            let cells = sent.map(|((column, scope), register)| {
                 ((table, key.as_slice(), Some(*column), *scope), register.stamp)
             });
             for (of, stamp) in lives.chain(cells) {

@@ -14,7 +14,11 @@ use super::pack::{CELL_BYTES_MAX, KEY_BYTES_MAX, Packer, Part, written};
 use super::record::{NameId, Record};
 use super::schema::{KeyScope, Shape};
 use super::value::Value;
-use super::writer::{Registered, Writer};
+use super::writer::{Registered, Writer, meta, set_meta};
+
+/// How many changesets of rows were made that were there before anything was captured. Each has a reading
+/// of its own, so that what a snapshot lacks can be told apart from what came after it.
+const ADOPTIONS: &str = "adoptions";
 
 /// What was found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,9 +65,15 @@ impl Writer<'_> {
             changes.push(Change { table, key, record, net });
         }
         let reading = match at {
-            None => Reading::ADOPTED,
+            None => {
+                let before: Option<u32> = meta(self.db, ADOPTIONS)?;
+                let number = before.unwrap_or(0).saturating_add(1);
+                set_meta(self.db, ADOPTIONS, number)?;
+                Reading::adopted(number)
+            }
             Some(at) => {
-                let over = changes.iter().filter_map(|change| change.record.newest()).max();
+                let reach = Reading::reach(self.now);
+                let over = changes.iter().filter_map(|change| change.record.newest(reach)).max();
                 let mut clock = self.clock()?;
                 let reading = clock.stamp(at, self.now, over);
                 self.keep_clock(clock)?;
@@ -116,8 +126,11 @@ impl Writer<'_> {
             Some(after) => {
                 let mut row = Written { table, key: &key, record: &mut record, stamp };
                 let rows = row.take(before.as_deref(), &after);
-                for column in rows.oversized {
-                    self.oversized(table.number, &key, table.columns[column])?;
+                for column in &rows.alone {
+                    self.oversized(table.number, &key, table.columns[*column])?;
+                }
+                if rows.sent.is_empty() && !rows.alone.is_empty() {
+                    self.keep_record(table.number, &key, &record)?;
                 }
                 rows.sent
             }
@@ -138,7 +151,7 @@ impl Writer<'_> {
         Ok(true)
     }
 
-    /// Notes a cell (or with 0 a whole row) that is too long to be sent.
+    /// Notes a cell (or with 0 a whole row) that stays on this device.
     fn oversized(&self, table: NameId, key: &[u8], column: NameId) -> Result<(), SyncError> {
         self.db
             .prepare_cached("insert or ignore into sealwire_oversized values (?1, ?2, ?3)")?
@@ -158,8 +171,8 @@ struct Written<'a> {
 #[derive(Default)]
 struct Sent {
     sent: Vec<(KeyScope, RowChange)>,
-    /// Places of columns.
-    oversized: Vec<usize>,
+    /// Places of columns whose values stay on this device.
+    alone: Vec<usize>,
 }
 
 impl Written<'_> {
@@ -168,8 +181,9 @@ impl Written<'_> {
         let keys = shape.key.len();
         let mut found = Sent::default();
         let (mut group, mut private) = (Vec::new(), Vec::new());
-        let adopted = self.stamp.reading == Reading::ADOPTED;
+        let adopted = self.stamp.reading.is_adopted();
         let known = !self.record.cells.is_empty();
+        let mut own_alone = false;
         for (at, column) in shape.columns.iter().enumerate() {
             let number = self.table.columns[at];
             let (old, new) = (before.map(|it| &it[keys + at]), &after[keys + at]);
@@ -181,8 +195,13 @@ impl Written<'_> {
             if (old == Some(new) && !missing) || (unknown && silent) {
                 continue;
             }
-            if new.bytes() > CELL_BYTES_MAX {
-                found.oversized.push(at);
+            // One from beyond reach, which no clock has, cannot be exceeded.
+            let register = self.record.cells.get(&(number, column.scope));
+            let beyond = register.is_some_and(|register| register.stamp >= self.stamp);
+            if new.bytes() > CELL_BYTES_MAX || beyond {
+                self.record.wrote_alone(number, column.scope, self.stamp);
+                own_alone |= column.scope == shape.rows;
+                found.alone.push(at);
                 continue;
             }
             let cell = written(at, new.clone(), old.filter(|_| !unknown).cloned());
@@ -196,7 +215,7 @@ impl Written<'_> {
             KeyScope::Group => &group,
             KeyScope::UserPrivate => &private,
         };
-        let lives = !own.is_empty() || !self.record.is_alive(shape.rows);
+        let lives = !own.is_empty() || own_alone || !self.record.is_alive(shape.rows);
         if lives {
             self.record.live(shape.rows, self.stamp, true);
         }

@@ -229,7 +229,7 @@ impl Engine {
                 set_meta(writer.db, "unfinished", false)
             })?;
         }
-        Ok(())
+        self.write(try_withheld)
     }
 }
 
@@ -279,6 +279,27 @@ fn check_owner(db: &Connection, me: DeviceKey) -> Result<(), SyncError> {
         Some(owner) if owner == me.0 => Ok(()),
         Some(_) => Err(SyncError::OtherDevice),
     }
+}
+
+/// Tries again what could not be shown: another version of the app may have other constraints.
+fn try_withheld(writer: &mut Writer<'_>) -> Result<(), SyncError> {
+    let mut statement = writer.db.prepare("select tbl, key from sealwire_withheld")?;
+    let withheld: Vec<(NameId, Vec<u8>)> = statement
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    writer.silently(|writer| {
+        for (number, key) in withheld {
+            let Some(mut record) = writer.record(number, &key)? else { continue };
+            let before = record.clone();
+            let values: Vec<Value> =
+                rmp_serde::from_slice(&key).map_err(|_| StoreError::Damaged)?;
+            writer.show(number, &values, &key, &mut record, &mut Replayed::default())?;
+            if record != before {
+                writer.keep_record(number, &key, &record)?;
+            }
+        }
+        Ok(())
+    })
 }
 
 impl Writer<'_> {

@@ -14,8 +14,8 @@ use crate::wire::WireError;
 #[non_exhaustive]
 pub enum SyncError {
     /// The database cannot be read or written.
-    #[error(transparent)]
-    Store(#[from] StoreError),
+    #[error("the app's database {}", of_database(*.0))]
+    Store(StoreError),
     /// A table cannot be shared.
     #[error(transparent)]
     Schema(#[from] SchemaError),
@@ -59,6 +59,24 @@ pub enum SyncError {
     /// The work was stopped.
     #[error("the work was stopped")]
     Stopped,
+}
+
+/// What has happened to the app's database: the error's own text speaks of the device's file.
+fn of_database(error: StoreError) -> &'static str {
+    match error {
+        StoreError::Busy => "is in use for too long",
+        StoreError::Full => "cannot grow: the disk is full",
+        StoreError::Damaged => "is damaged, or holds what it must not",
+        StoreError::Newer => "was attached by a newer version",
+        StoreError::OtherDevice => "belongs to another device",
+        StoreError::Io => "is not there, or cannot be read or written",
+    }
+}
+
+impl From<StoreError> for SyncError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
 }
 
 impl From<rusqlite::Error> for SyncError {

@@ -13,10 +13,13 @@ use super::error::SyncError;
 use super::outbox;
 use super::replay::Replayed;
 use super::schema::KeyScope;
-use super::writer::{Writer, set_meta};
+use super::writer::{Writer, meta, set_meta};
 use crate::error::StoreError;
 use crate::seal;
 use crate::vault::{Arrived, Vault};
+
+/// How many keys were held when damaged boxes were tried last.
+const KEYS_TRIED: &str = "keys_tried";
 
 /// Why a box is kept sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,6 +208,12 @@ impl Writer<'_> {
     /// Tries again what is kept, where the key is held now.
     fn open_again(&mut self, keys: Keyring<'_>, taken: &mut Taken) -> Result<(), SyncError> {
         let db = self.db;
+        // What no key of its epoch has opened may be opened by one that came since.
+        let held = i64::try_from(keys.vault.keys_held()).unwrap_or(i64::MAX);
+        if meta(db, KEYS_TRIED)? != Some(held) {
+            db.execute("update sealwire_sealed set reason = 0 where reason = 2 and epoch > 0", [])?;
+            set_meta(db, KEYS_TRIED, held)?;
+        }
         let mut statement = db
             .prepare_cached("select distinct scope, epoch from sealwire_sealed where reason = 0")?;
         let names: Vec<(Vec<u8>, u32)> = statement

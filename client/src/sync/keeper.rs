@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sealwire_protocol::RelayFrame;
+use sealwire_protocol::close::CloseReason;
 use sealwire_protocol::frame::{Subscribe, Unsubscribe};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -29,6 +30,9 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// How long the relay may take to end the doorbell's subscription.
 const QUIET_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Longest time that a relay may keep a device away with one word.
+const ASKED_MAX: Duration = Duration::from_secs(3600);
 
 /// How the keeping goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +58,7 @@ impl Keeper {
     pub(crate) fn start(shared: Arc<Shared>) -> Self {
         let (stop, stopped) = watch::channel(false);
         let (report, keeping) = watch::channel(Keeping::Starting);
-        let work = Work { shared, report, stopped, turns: 0 };
+        let work = Work { shared, report, stopped, turns: 0, come_back: None };
         Self { stop, keeping, task: tokio::spawn(work.run()) }
     }
 
@@ -90,6 +94,8 @@ struct Work {
     report: watch::Sender<Keeping>,
     stopped: watch::Receiver<bool>,
     turns: u64,
+    /// How long the relay has asked this device to stay away, when it shut down.
+    come_back: Option<Duration>,
 }
 
 impl Work {
@@ -104,13 +110,14 @@ impl Work {
                 self.report.send_replace(Keeping::Over(error));
                 return;
             }
-            self.report.send_replace(Keeping::Waiting(error));
             if self.turns > 0 {
                 self.turns = 0;
                 backoff.reset();
             }
+            let pause = pause(&error, self.come_back.take(), &mut backoff);
+            self.report.send_replace(Keeping::Waiting(error));
             tokio::select! {
-                () = sleep(backoff.next(Duration::ZERO)) => {}
+                () = sleep(pause) => {}
                 () = told(&mut self.stopped) => return,
             }
         }
@@ -119,6 +126,14 @@ impl Work {
     /// Turns over one connection, until it is told to stop.
     async fn connected(&mut self) -> Result<(), SyncError> {
         let mut turn = Turn::begin(&self.shared).await?;
+        let ended = self.turns(&mut turn).await;
+        self.come_back = turn.wire.come_back();
+        ended?;
+        turn.end().await;
+        Ok(())
+    }
+
+    async fn turns(&mut self, turn: &mut Turn) -> Result<(), SyncError> {
         let mut written = self.shared.written.subscribe();
         loop {
             written.mark_unchanged();
@@ -130,8 +145,10 @@ impl Work {
             self.turns += 1;
             let report = std::mem::take(&mut turn.report);
             self.report.send_replace(Keeping::Synced(self.turns, Box::new(report)));
-            if self.wait(&mut turn, &mut written, seen).await? {
-                turn.end().await;
+            if turn.wire.come_back().is_some() {
+                return Err(gone());
+            }
+            if self.wait(turn, &mut written, seen).await? {
                 return Ok(());
             }
         }
@@ -154,6 +171,9 @@ impl Work {
                     let frame = received?.frame.map_err(WireError::Frame)?;
                     if matches!(&frame, RelayFrame::Entry(entry) if entry.log == log) {
                         break false;
+                    }
+                    if matches!(frame, RelayFrame::Draining(_)) {
+                        return Err(gone());
                     }
                     if let RelayFrame::Error(error) = frame {
                         return Err(WireError::Refused(Box::new(error.failure())).into());
@@ -191,6 +211,22 @@ async fn told(stopped: &mut watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
+/// The relay shuts down.
+fn gone() -> SyncError {
+    WireError::Closed(Some(CloseReason::GoingAway)).into()
+}
+
+/// How long to wait after an error. A relay that shuts down has spread its devices itself; one that
+/// refuses may say how long it wants to be left alone.
+fn pause(error: &SyncError, come_back: Option<Duration>, backoff: &mut Backoff) -> Duration {
+    if let Some(come_back) = come_back {
+        return come_back.min(ASKED_MAX);
+    }
+    let refusal = if let SyncError::Vault(error) = error { error.refusal() } else { None };
+    let asked = refusal.and_then(|failure| failure.retry_after_ms);
+    backoff.next(asked.map_or(Duration::ZERO, Duration::from_millis).min(ASKED_MAX))
+}
+
 /// Whether trying again would not help.
 fn is_final(error: &SyncError) -> bool {
     match error {
@@ -210,5 +246,32 @@ fn is_final(error: &SyncError) -> bool {
         | SyncError::Running
         | SyncError::RolledBack
         | SyncError::Stopped => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sealwire_protocol::{ErrorCode, Failure};
+
+    use super::*;
+
+    const FIRST: Duration = Duration::from_millis(500);
+
+    fn backoff() -> Backoff {
+        Backoff::new(Bounds { first: FIRST, max: FIRST })
+    }
+
+    #[test]
+    fn the_keeper_stays_away_for_as_long_as_the_relay_has_asked() {
+        let minute = Duration::from_secs(60);
+        assert_eq!(pause(&gone(), Some(minute), &mut backoff()), minute, "to the moment");
+        let mut failure = Failure::new(ErrorCode::Unavailable);
+        failure.retry_after_ms = Some(60_000);
+        let refused: SyncError = WireError::from(failure).into();
+        let wait = pause(&refused, None, &mut backoff());
+        assert!((minute..=minute + FIRST).contains(&wait), "{wait:?}");
+        assert!(pause(&gone(), None, &mut backoff()) <= FIRST);
+        let for_ever = Some(Duration::from_millis(u64::MAX));
+        assert_eq!(pause(&gone(), for_ever, &mut backoff()), ASKED_MAX);
     }
 }

@@ -39,6 +39,9 @@ pub(crate) struct Register {
     pub(crate) stamp: Stamp,
     /// Its value, if the app's table does not hold it.
     pub(crate) kept: Option<Value>,
+    /// Whether the app has written what stays on this device: it is too long to be sent, or cannot be
+    /// stamped later than what it takes the place of.
+    pub(crate) alone: bool,
 }
 
 /// One row.
@@ -87,21 +90,32 @@ impl Record {
     ) -> bool {
         let newer = self.cells.get(&(column, scope)).is_none_or(|cell| stamp > cell.stamp);
         if newer {
-            self.cells.insert((column, scope), Register { stamp, kept: Some(value) });
+            self.cells.insert((column, scope), Register { stamp, kept: Some(value), alone: false });
         }
         newer
     }
 
     /// A cell was written by the app itself and stands in its table.
     pub(crate) fn wrote(&mut self, column: NameId, scope: KeyScope, stamp: Stamp) {
-        self.cells.insert((column, scope), Register { stamp, kept: None });
+        self.cells.insert((column, scope), Register { stamp, kept: None, alone: false });
     }
 
-    /// The newest reading of anything in it: what a write of the whole row must exceed.
-    pub(crate) fn newest(&self) -> Option<Reading> {
+    /// As before, but it stays on this device. Nothing older takes its place all the same.
+    pub(crate) fn wrote_alone(&mut self, column: NameId, scope: KeyScope, stamp: Stamp) {
+        let cell = self.cells.entry((column, scope)).or_insert(Register {
+            stamp,
+            kept: None,
+            alone: true,
+        });
+        *cell = Register { stamp: stamp.max(cell.stamp), kept: None, alone: true };
+    }
+
+    /// The newest reading of anything in it that is not beyond `reach`: what a write of the whole row
+    /// must exceed.
+    pub(crate) fn newest(&self, reach: Reading) -> Option<Reading> {
         let cells = self.cells.values().map(|cell| cell.stamp.reading);
         let lives = [self.group, self.private].into_iter().flatten().map(|life| life.stamp.reading);
-        cells.chain(lives).max()
+        cells.chain(lives).filter(|reading| *reading <= reach).max()
     }
 }
 
@@ -113,7 +127,14 @@ type RunWire = (u64, NameId, KeyScope, Vec<NameId>);
 type KeptWire = (NameId, KeyScope, Value);
 
 #[derive(Serialize, Deserialize)]
-struct Wire(bool, LifeWire, LifeWire, Vec<RunWire>, Vec<KeptWire>);
+struct Wire(
+    bool,
+    LifeWire,
+    LifeWire,
+    Vec<RunWire>,
+    Vec<KeptWire>,
+    #[serde(default)] Vec<(NameId, KeyScope)>,
+);
 
 impl Record {
     /// As it is stored. `device` gives the number of a device's key.
@@ -135,7 +156,8 @@ impl Record {
             }
         }
         let runs = runs.into_iter().map(|((stamp, scope), it)| (stamp.0, stamp.1, scope, it));
-        let wire = Wire(self.shown, group, private, runs.collect(), kept);
+        let alone = self.cells.iter().filter(|(_, cell)| cell.alone).map(|(of, _)| *of).collect();
+        let wire = Wire(self.shown, group, private, runs.collect(), kept, alone);
         Ok(rmp_serde::to_vec(&wire).expect("numbers and bytes can be written to memory"))
     }
 
@@ -144,7 +166,8 @@ impl Record {
         bytes: &[u8],
         mut device: impl FnMut(NameId) -> Result<sealwire_protocol::DeviceKey, E>,
     ) -> Result<Option<Self>, E> {
-        let Ok(Wire(shown, group, private, runs, kept)) = rmp_serde::from_slice(bytes) else {
+        let Ok(Wire(shown, group, private, runs, kept, alone)) = rmp_serde::from_slice(bytes)
+        else {
             return Ok(None);
         };
         let mut stamp = |reading: u64, number: NameId| -> Result<Stamp, E> {
@@ -159,12 +182,19 @@ impl Record {
         for (reading, number, scope, columns) in runs {
             let stamp = stamp(reading, number)?;
             cells.extend(
-                columns.into_iter().map(|it| ((it, scope), Register { stamp, kept: None })),
+                columns
+                    .into_iter()
+                    .map(|it| ((it, scope), Register { stamp, kept: None, alone: false })),
             );
         }
         for (column, scope, value) in kept {
             if let Some(cell) = cells.get_mut(&(column, scope)) {
                 cell.kept = Some(value);
+            }
+        }
+        for of in alone {
+            if let Some(cell) = cells.get_mut(&of) {
+                cell.alone = true;
             }
         }
         Ok(Some(Self { shown, group, private, cells }))

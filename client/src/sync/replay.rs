@@ -51,6 +51,16 @@ impl Replayed {
     }
 }
 
+/// What became of a row that was written into the app's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fits {
+    Yes,
+    /// A constraint forbids it as it is, here and on every device.
+    Never,
+    /// The table cannot take it here: a trigger or an index needs what only the app's connections have.
+    NotHere,
+}
+
 /// A row as it is to be shown.
 struct Row<'a> {
     table: &'a Registered,
@@ -150,7 +160,7 @@ impl Writer<'_> {
         } else {
             self.insert(&row, record, &pending)?
         };
-        if fits {
+        if fits == Fits::Yes {
             record.shown = true;
             for at in pending {
                 let column = (table.columns[at], table.shape.columns[at].scope);
@@ -161,7 +171,7 @@ impl Writer<'_> {
             return self.unwithhold(number, bytes);
         }
         done.withheld += 1;
-        if record.shown {
+        if record.shown && fits == Fits::Never {
             self.take_out(&row, record)?;
         }
         self.db
@@ -179,7 +189,7 @@ impl Writer<'_> {
     }
 
     /// Writes the pending cells into a row of the table. Says whether its constraints allow it.
-    fn update(&self, row: &Row<'_>, record: &Record, pending: &[usize]) -> Result<bool, SyncError> {
+    fn update(&self, row: &Row<'_>, record: &Record, pending: &[usize]) -> Result<Fits, SyncError> {
         let shape = &row.table.shape;
         let sets: Vec<String> =
             pending.iter().map(|at| format!("{} = ?", quote(&shape.columns[*at].name))).collect();
@@ -190,11 +200,11 @@ impl Writer<'_> {
             row.is_it()
         );
         let values = pending.iter().map(|at| kept(row.table, record, *at)).chain(row.key.iter());
-        self.allowed(self.db.prepare_cached(&sql)?.execute(params_from_iter(values)))
+        self.run(&sql, values)
     }
 
     /// Inserts a row of what is known of it; the rest is as the table has it by itself.
-    fn insert(&self, row: &Row<'_>, record: &Record, pending: &[usize]) -> Result<bool, SyncError> {
+    fn insert(&self, row: &Row<'_>, record: &Record, pending: &[usize]) -> Result<Fits, SyncError> {
         let shape = &row.table.shape;
         let mut names: Vec<String> = shape.key.iter().map(|name| quote(name)).collect();
         let mut values: Vec<&Value> = row.key.iter().collect();
@@ -221,17 +231,32 @@ impl Writer<'_> {
             vec!["?"; names.len()].join(", "),
             keys.join(", "),
         );
-        self.allowed(self.db.prepare_cached(&sql)?.execute(params_from_iter(values)))
+        self.run(&sql, values)
     }
 
-    fn allowed(&self, written: rusqlite::Result<usize>) -> Result<bool, SyncError> {
-        match written {
-            Ok(_) => Ok(true),
-            Err(_) if self.db.is_autocommit() => Err(SyncError::RolledBack),
-            Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
-                Ok(false)
+    /// Writes one row. What is wrong with this row alone is no error: it must not stop what comes after
+    /// it. What is wrong with the disk or the file is one.
+    fn run<'v>(
+        &self,
+        sql: &str,
+        values: impl IntoIterator<Item = &'v Value>,
+    ) -> Result<Fits, SyncError> {
+        let written = self
+            .db
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.execute(params_from_iter(values)));
+        let error = match written {
+            Ok(_) => return Ok(Fits::Yes),
+            Err(_) if self.db.is_autocommit() => return Err(SyncError::RolledBack),
+            Err(error) => error,
+        };
+        match error.sqlite_error_code() {
+            Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig) => {
+                Ok(Fits::Never)
             }
-            Err(error) => Err(error.into()),
+            // SQLite's plain error: no such function, collation, table or column.
+            Some(ErrorCode::Unknown) => Ok(Fits::NotHere),
+            _ => Err(error.into()),
         }
     }
 
@@ -241,8 +266,7 @@ impl Writer<'_> {
         let shape = &row.table.shape;
         let values = self.current(row)?;
         let sql = format!("delete from {} where {}", quote(&shape.name), row.is_it());
-        let deleted = self.db.prepare_cached(&sql)?.execute(params_from_iter(row.key));
-        if !self.allowed(deleted)? {
+        if self.run(&sql, row.key)? != Fits::Yes {
             return Ok(());
         }
         for ((at, column), value) in

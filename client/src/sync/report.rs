@@ -29,6 +29,9 @@ pub struct Report {
     /// The relay has lost history, or shows another one. Nothing was deleted here; what it had lost of
     /// this device was given back to it.
     pub history_changed: bool,
+    /// An entry's author had seen another history than this device: the relay shows its readers two.
+    /// Tell a person.
+    pub forked: bool,
     /// A snapshot of another device was opened, compared, and confirmed.
     pub confirmed: bool,
     /// A snapshot of another device lacks something that this device has, or does not open. It was not

@@ -18,17 +18,21 @@
 //! takes the place of all boxes below it.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io::{Read, Write};
 
 use rusqlite::OptionalExtension;
 use sealwire_protocol::ids::Scope;
 use sealwire_protocol::{DeviceKey, Head};
-use serde::{Deserialize, Serialize};
+use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::capture::key_bytes;
+use super::changeset::{COLUMNS_MAX, KEY_COLUMNS_MAX, NAME_BYTES_MAX};
 use super::clock::{Reading, Stamp};
 use super::error::SyncError;
 use super::intake::Keyring;
+use super::pack::CELL_BYTES_MAX;
 use super::record::{NameId, Record};
 use super::replay::Replayed;
 use super::schema::KeyScope;
@@ -43,8 +47,17 @@ const VERSION: u8 = 1;
 /// Bytes of rows in a frame; one row may be longer.
 const FRAME_BYTES: usize = 64 * 1024;
 
-/// Longest frame that is read, in bytes: a sealed state is the longest thing in one.
-const FRAME_BYTES_MAX: u32 = 256 * 1024 * 1024;
+/// Longest frame that is read, in bytes, but for sealed states: a row with as many columns as a table has,
+/// each as long as a cell that is sent, and what else is in its frame.
+const FRAME_BYTES_MAX: usize = COLUMNS_MAX * CELL_BYTES_MAX + 2 * FRAME_BYTES;
+
+/// Most values in a frame, lists among them. A frame of [`FRAME_BYTES`] has a quarter of them; each takes
+/// tens of bytes in memory, and may be a single one here.
+const FRAME_VALUES_MAX: usize = 256 * 1024;
+
+/// How a frame with a sealed state begins: a map of one, and the name of [`Frame::Box`]. It is as long as
+/// the state, which does not compress: so never longer than what it was decompressed from.
+const BOX_BEGINS: [u8; 5] = [0x81, 0xa3, b'B', b'o', b'x'];
 
 /// A row's registers of one scope.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -109,23 +122,107 @@ pub(crate) fn put(packer: &mut Packer, frame: &Frame) -> Result<(), SyncError> {
 }
 
 /// Reads the next frame; none at the end.
-fn next(unpacked: &mut Unpacked<'_>) -> Result<Option<Frame>, SyncError> {
+fn next(unpacked: &mut Unpacked<'_>, packed_bytes: usize) -> Result<Option<Frame>, SyncError> {
     let mut length = [0; 4];
     let read = unpacked.read(&mut length[..1]).map_err(|error| unpacking(&error))?;
     if read == 0 {
         return Ok(None);
     }
     unpacked.read_exact(&mut length[1..]).map_err(|error| unpacking(&error))?;
-    let length = u32::from_be_bytes(length);
-    if length > FRAME_BYTES_MAX {
-        return Err(SnapshotError::TooLong.into());
-    }
+    let length = u64::from(u32::from_be_bytes(length));
     // Not reserved before it is there: the length is only what somebody says.
     let mut bytes = Vec::new();
-    let read = unpacked.take(length.into()).read_to_end(&mut bytes);
+    let begins = length.min(BOX_BEGINS.len() as u64);
+    let read = unpacked.by_ref().take(begins).read_to_end(&mut bytes);
     read.map_err(|error| unpacking(&error))?;
+    let longest = if bytes == BOX_BEGINS { packed_bytes + FRAME_BYTES } else { FRAME_BYTES_MAX };
+    if length > longest as u64 {
+        return Err(SnapshotError::TooLong.into());
+    }
+    let read = unpacked.take(length - begins).read_to_end(&mut bytes);
+    read.map_err(|error| unpacking(&error))?;
+    count_values(&bytes)?;
     let frame = rmp_serde::from_slice(&bytes).map_err(|_| SnapshotError::Damaged)?;
     Ok(Some(frame))
+}
+
+/// Counts the values of a frame before any memory is taken for them.
+fn count_values(bytes: &[u8]) -> Result<(), SnapshotError> {
+    let mut left = FRAME_VALUES_MAX;
+    let mut reader = rmp_serde::Deserializer::from_read_ref(bytes);
+    Values(&mut left).deserialize(&mut reader).map_err(|_| SnapshotError::Damaged)
+}
+
+/// Reads one value and what is in it, and forgets it.
+struct Values<'a>(&'a mut usize);
+
+impl<'de> DeserializeSeed<'de> for Values<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        *self.0 = self.0.checked_sub(1).ok_or_else(|| de::Error::custom("too many values"))?;
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Values<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E: de::Error>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E: de::Error>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bytes<E: de::Error>(self, _: &[u8]) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        while seq.next_element_seed(Values(self.0))?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while map.next_key_seed(Values(self.0))?.is_some() {
+            map.next_value_seed(Values(self.0))?;
+        }
+        Ok(())
+    }
+}
+
+impl StateRows {
+    /// Whether its names and keys can be those of a table.
+    fn is_sound(&self) -> bool {
+        let name_fits = |name: &String| (1..=NAME_BYTES_MAX).contains(&name.len());
+        let keys = self.key_columns.len();
+        (1..=KEY_COLUMNS_MAX).contains(&keys)
+            && name_fits(&self.table)
+            && self.columns.iter().chain(&self.key_columns).all(name_fits)
+            && self.rows.iter().all(|row| row.0.len() == keys && !row.0.contains(&Value::Null))
+    }
 }
 
 /// What is done with a state that is read.
@@ -153,9 +250,10 @@ pub(crate) fn read(
     visit: &mut impl Visit,
 ) -> Result<(), SyncError> {
     let mut unpacked = keys.vault.unpacked(packed)?;
-    let devices = start(next(&mut unpacked)?)?;
-    while let Some(frame) = next(&mut unpacked)? {
+    let devices = start(next(&mut unpacked, packed.len())?)?;
+    while let Some(frame) = next(&mut unpacked, packed.len())? {
         match frame {
+            Frame::Rows(rows) if !rows.is_sound() => return Err(SnapshotError::Damaged.into()),
             Frame::Rows(rows) => visit.rows(writer, scope, &devices, rows)?,
             Frame::Box(own) if keys.is_mine(own.scope) && scope == KeyScope::Group => {
                 let packed = keys.vault.open_state(own.author, &own.head, &own.sealed)?;
@@ -249,7 +347,7 @@ impl Writer<'_> {
         let shown = self.shown_values(table, &values, record)?;
         let mut cells = Vec::new();
         for ((column, of), register) in &record.cells {
-            if *of != scope {
+            if *of != scope || register.alone {
                 continue;
             }
             let value = register.kept.clone().or_else(|| shown.get(&(*column, *of)).cloned());
@@ -402,7 +500,11 @@ impl Writer<'_> {
 /// A stamp of a state.
 pub(crate) fn stamp(devices: &[DeviceKey], reading: u64, device: u32) -> Result<Stamp, SyncError> {
     let device = devices.get(device as usize).ok_or(SnapshotError::Damaged)?;
-    Ok(Stamp { reading: Reading(reading), device: *device })
+    let reading = Reading(reading);
+    if !reading.is_sound() {
+        return Err(SnapshotError::Damaged.into());
+    }
+    Ok(Stamp { reading, device: *device })
 }
 
 /// Rows that are being gathered.
@@ -416,5 +518,65 @@ impl Open {
     fn new(table: String, key_columns: Vec<String>) -> Self {
         let rows = StateRows { table, key_columns, columns: Vec::new(), rows: Vec::new() };
         Self { rows, places: HashMap::new(), bytes: 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packed(frames: &[Vec<u8>]) -> Vec<u8> {
+        let mut packer = Packer::new().expect("memory");
+        for frame in frames {
+            let length = u32::try_from(frame.len()).expect("short");
+            packer.write_all(&length.to_be_bytes()).expect("memory");
+            packer.write_all(frame).expect("memory");
+        }
+        packer.finish().expect("memory")
+    }
+
+    fn read_one(packed: &[u8]) -> Result<Option<Frame>, SyncError> {
+        next(&mut Unpacked::new(packed, 1 << 30).expect("compressed"), packed.len())
+    }
+
+    fn rows(key: Vec<Value>) -> StateRows {
+        StateRows {
+            table: "t".into(),
+            key_columns: vec!["id".into()],
+            columns: vec!["a".into()],
+            rows: vec![StateRow(key, Some((5, 0, true)), vec![(0, 5, 0, Value::Integer(1))])],
+        }
+    }
+
+    #[test]
+    fn a_few_bytes_do_not_become_gigabytes_of_values() {
+        let encode = |frame: &Frame| rmp_serde::to_vec(frame).expect("encoded");
+        let key = vec![Value::Null; FRAME_VALUES_MAX];
+        let bomb = packed(&[encode(&Frame::Rows(rows(key)))]);
+        assert!(bomb.len() < 10_000);
+        assert!(read_one(&bomb).is_err_and(|it| it == SnapshotError::Damaged.into()));
+        let long = Value::Blob(vec![0; FRAME_BYTES_MAX]);
+        let bomb = packed(&[encode(&Frame::Rows(rows(vec![long])))]);
+        assert!(read_one(&bomb).is_err_and(|it| it == SnapshotError::TooLong.into()));
+        let head = Head::NONE;
+        let sealed =
+            |sealed| StateBox { scope: Scope::ZERO, author: DeviceKey([1; 32]), head, sealed };
+        let bomb = packed(&[encode(&Frame::Box(sealed(vec![0; 4 * FRAME_BYTES])))]);
+        assert!(read_one(&bomb).is_err_and(|it| it == SnapshotError::TooLong.into()));
+        let noise: Vec<u8> = (0..4 * FRAME_BYTES as u64)
+            .map(|at| sealwire_protocol::digest::sha256(&at.to_be_bytes()).0[0])
+            .collect();
+        let honest = packed(&[encode(&Frame::Box(sealed(noise)))]);
+        assert!(matches!(read_one(&honest), Ok(Some(Frame::Box(_)))));
+    }
+
+    #[test]
+    fn rows_whose_keys_are_those_of_no_table_are_refused() {
+        assert!(rows(vec![Value::Integer(1)]).is_sound());
+        for key in [vec![], vec![Value::Null], vec![Value::Integer(1), Value::Integer(2)]] {
+            assert!(!rows(key).is_sound());
+        }
+        assert!(stamp(&[DeviceKey([1; 32])], u64::MAX, 0).is_err(), "nothing could be later");
+        assert!(stamp(&[DeviceKey([1; 32])], 5, 0).is_ok());
     }
 }

@@ -182,7 +182,9 @@ impl Turn {
                 break;
             }
         }
-        self.report.rejected += self.vault.take_read().rejected.len();
+        let read = self.vault.take_read();
+        self.report.rejected += read.rejected.len();
+        self.report.forked |= read.forked.is_some();
         if self.vault.head() != before {
             // If it is not heard, this device is woken once too often.
             let _ = self.vault.acknowledge(&mut self.wire).await;

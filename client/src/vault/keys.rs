@@ -3,6 +3,10 @@
 //! Epochs are additive: a key that was held stays, and opens what was sealed under it. Each is kept
 //! beside the box in which it came, so that it can be stored without being opened: only this device's
 //! own key opens it again.
+//!
+//! Any device of a vault can deliver a key, and a false one as well as the true one. So several keys of
+//! an epoch may be held: each is tried on what is to be opened, and for sealing only one that came in a
+//! rotation, or from the device that has enrolled this one, is trusted.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,6 +21,9 @@ use crate::identity::Identity;
 use crate::keybox::{self, Grant};
 use crate::seal::{EpochKey, KeyName, Place};
 
+/// Most keys of one epoch that are held: the true one, and what a few members may have slipped in.
+const CANDIDATES_MAX: usize = 4;
+
 /// A key as it came, and all that is needed to open it again.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Boxed {
@@ -26,18 +33,22 @@ pub(super) struct Boxed {
     #[serde(with = "serde_bytes")]
     aad: Vec<u8>,
     sealed: SealedKey,
+    /// Whether it came in a rotation, or from the device that has enrolled this one.
+    #[serde(default)]
+    trusted: bool,
 }
 
 impl Boxed {
-    /// Whether both are of the same scope and epoch.
-    pub(super) fn opens_as(&self, other: &Self) -> bool {
-        (self.scope, self.epoch) == (other.scope, other.epoch)
+    /// Whether both are the same box.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        let name = |it: &Self| (it.scope, it.epoch, it.sender);
+        name(self) == name(other) && self.aad == other.aad
     }
 }
 
-/// By scope and epoch.
+/// By scope and epoch: the one that is used first, and others that somebody has given.
 #[derive(Clone, Default)]
-pub(super) struct Keys(BTreeMap<(Scope, u32), (EpochKey, Boxed)>);
+pub(super) struct Keys(BTreeMap<(Scope, u32), Vec<(EpochKey, Boxed)>>);
 
 impl Keys {
     /// The newest epoch of a scope that is held; 0 for none.
@@ -46,13 +57,24 @@ impl Keys {
     }
 
     pub(super) fn get(&self, scope: Scope, epoch: u32) -> Option<&EpochKey> {
-        self.0.get(&(scope, epoch)).map(|(key, _)| key)
+        self.candidates(scope, epoch).next()
+    }
+
+    /// Every key that somebody has given as this one; the one to use first.
+    pub(super) fn candidates(&self, scope: Scope, epoch: u32) -> impl Iterator<Item = &EpochKey> {
+        self.0.get(&(scope, epoch)).into_iter().flatten().map(|(key, _)| key)
+    }
+
+    /// Whether this key is held and may be sealed under.
+    pub(super) fn is_trusted(&self, scope: Scope, epoch: u32) -> bool {
+        let held = self.0.get(&(scope, epoch)).and_then(|held| held.first());
+        held.is_some_and(|(_, boxed)| boxed.trusted)
     }
 
     /// Every epoch of a scope that is held.
     pub(super) fn all(&self, scope: Scope) -> Vec<(u32, EpochKey)> {
         let held = self.0.range((scope, 0)..=(scope, u32::MAX));
-        held.map(|((_, epoch), (key, _))| (*epoch, key.clone())).collect()
+        held.filter_map(|((_, epoch), held)| Some((*epoch, held.first()?.0.clone()))).collect()
     }
 
     /// The scopes of which keys are held.
@@ -62,12 +84,18 @@ impl Keys {
 
     /// How many are held.
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.0.values().map(Vec::len).sum()
     }
 
-    /// Takes the key out of a rotation or delivery, if there is one for this device. The first one of
-    /// an epoch stands: a later delivery cannot take its place.
-    pub(super) fn take(&mut self, device: &Identity, place: &Place<'_>, body: &KeyBody) {
+    /// Takes the key out of a rotation or delivery, if there is one for this device. One that is
+    /// trusted goes before all others, and takes the place of the last if there are too many.
+    pub(super) fn take(
+        &mut self,
+        device: &Identity,
+        place: &Place<'_>,
+        body: &KeyBody,
+        trusted: bool,
+    ) {
         let me = device.key();
         let Some(sealed) = body.keys.iter().find(|sealed| sealed.recipient == me) else { return };
         let boxed = Boxed {
@@ -76,24 +104,37 @@ impl Keys {
             sender: place.sender,
             aad: place.aad.to_vec(),
             sealed: sealed.clone(),
+            trusted,
         };
-        if !self.0.contains_key(&(body.scope, body.epoch))
-            && let Some(key) = open(device, place.log, &boxed)
-        {
-            self.0.insert((body.scope, body.epoch), (key, boxed));
+        if let Some(key) = open(device, place.log, &boxed) {
+            self.hold(key, boxed);
+        }
+    }
+
+    fn hold(&mut self, key: EpochKey, boxed: Boxed) {
+        let held = self.0.entry((boxed.scope, boxed.epoch)).or_default();
+        if boxed.trusted {
+            held.retain(|(other, _)| *other != key);
+            held.insert(0, (key, boxed));
+            held.truncate(CANDIDATES_MAX);
+        } else if held.len() < CANDIDATES_MAX && held.iter().all(|(other, _)| *other != key) {
+            held.push((key, boxed));
         }
     }
 
     /// Takes what is held elsewhere and not here.
     pub(super) fn join(&mut self, others: Self) {
-        for (name, key) in others.0 {
-            self.0.entry(name).or_insert(key);
+        for (key, boxed) in others.0.into_values().flatten() {
+            let held = self.0.entry((boxed.scope, boxed.epoch)).or_default();
+            if held.len() < CANDIDATES_MAX && held.iter().all(|(other, _)| *other != key) {
+                held.push((key, boxed));
+            }
         }
     }
 
     /// The keys as they came.
     pub(super) fn boxed(&self) -> Vec<Boxed> {
-        self.0.values().map(|(_, boxed)| boxed.clone()).collect()
+        self.0.values().flatten().map(|(_, boxed)| boxed.clone()).collect()
     }
 
     /// Opens keys that were stored. What does not open any more is left out.
@@ -102,11 +143,13 @@ impl Keys {
         log: sealwire_protocol::LogId,
         boxed: Vec<Boxed>,
     ) -> Self {
-        let open = |boxed: Boxed| {
-            let key = open(device, log, &boxed)?;
-            Some(((boxed.scope, boxed.epoch), (key, boxed)))
-        };
-        Self(boxed.into_iter().filter_map(open).collect())
+        let mut keys = Self::default();
+        for boxed in boxed {
+            if let Some(key) = open(device, log, &boxed) {
+                keys.0.entry((boxed.scope, boxed.epoch)).or_default().push((key, boxed));
+            }
+        }
+        keys
     }
 }
 

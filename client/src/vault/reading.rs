@@ -17,7 +17,7 @@ use sealwire_protocol::keys::KeyBody;
 use sealwire_protocol::{
     ClientFrame, Control, DeviceKey, Digest, Head, Header, Kind, LogType, RelayFrame,
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::waiting::Rereading;
 use super::{Vault, VaultError};
@@ -59,9 +59,12 @@ pub struct Pulled {
     /// The relay has let go of changesets up to a head that this device had not read: what they were
     /// is in the snapshot, and the changesets here go on from that head.
     pub floor: Option<Floor>,
+    /// The first entry whose author had seen another history than this device: the relay shows its
+    /// readers two. Tell a person.
+    pub forked: Option<u64>,
 }
 
-/// Longest pause between two frames while something is read: the relay sends them as fast as it can.
+/// Longest pause between two frames of a reading: the relay sends them as fast as it can.
 const FRAME_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A changeset that was checked and not opened.
@@ -163,8 +166,9 @@ impl Vault {
         bytes: usize,
     ) -> Result<bool, VaultError> {
         let until = self.unread.bytes.saturating_add(bytes as u64);
+        let mut deadline = Instant::now() + FRAME_DEADLINE;
         while self.unread.bytes < until {
-            let received = timeout(FRAME_DEADLINE, wire.receive()).await;
+            let received = timeout_at(deadline, wire.receive()).await;
             let received = received.map_err(|_| WireError::Timeout(WireStep::Answer))?;
             let Envelope { request, frame } = received?;
             match frame.map_err(WireError::Frame)? {
@@ -172,11 +176,8 @@ impl Vault {
                     self.track.accepted(subscribed.head.incarnation);
                 }
                 RelayFrame::Floor(floor) if floor.log == self.log => {
-                    self.track.begin_floor(&floor.head);
-                    if self.track.has_floor() {
-                        reading.floor = floor.snapshot;
-                        self.unread.floor = Some(floor);
-                        self.loose.extend(self.senders.keys().copied());
+                    if let Some(snapshot) = self.begin_floor(floor)? {
+                        reading.floor = Some(snapshot);
                     }
                 }
                 RelayFrame::Entry(entry) if entry.log == self.log => {
@@ -186,6 +187,9 @@ impl Vault {
                 RelayFrame::Drained(drained) if drained.log == self.log => {
                     self.track.drained(drained.head.seq);
                     self.check_head(&drained.head)?;
+                    if self.expected.is_some() {
+                        return Err(VaultError::Withheld);
+                    }
                     let frame = Unsubscribe { log: self.log }.into();
                     reading.leaving.get_or_insert_with(|| wire.queue(&frame));
                 }
@@ -197,9 +201,10 @@ impl Vault {
                 {
                     return Err(WireError::Refused(Box::new(error.failure())).into());
                 }
-                // Heartbeats, memberships, markers, and what belongs to others.
-                _ => {}
+                // Heartbeats, memberships, markers, and what belongs to others: they are no progress.
+                _ => continue,
             }
+            deadline = Instant::now() + FRAME_DEADLINE;
         }
         Ok(false)
     }
@@ -246,6 +251,40 @@ impl Vault {
         self.senders.clear();
         self.loose.clear();
         self.devices = super::Devices::new();
+        self.scopes = super::Scopes::default();
+        self.epochs.clear();
+        self.chains = super::Chains::default();
+        self.expected = None;
+    }
+
+    /// The relay has let go of what is at or below a floor. Gives the snapshot that holds what was not
+    /// read of it; none if everything was.
+    pub(super) fn begin_floor(
+        &mut self,
+        floor: Floor,
+    ) -> Result<Option<SnapshotSummary>, VaultError> {
+        if floor.head.seq > self.track.position().seq {
+            self.expect_snapshot(&floor)?;
+        }
+        self.track.begin_floor(&floor.head);
+        if !self.track.has_floor() {
+            return Ok(None);
+        }
+        let snapshot = floor.snapshot;
+        self.unread.floor = Some(floor);
+        self.loose.extend(self.senders.keys().copied());
+        Ok(snapshot)
+    }
+
+    /// What is gone must be in a snapshot, whose head lies on the chain that is read from there.
+    fn expect_snapshot(&mut self, floor: &Floor) -> Result<(), VaultError> {
+        let head = floor.snapshot.map(|snapshot| snapshot.head);
+        let head = head.filter(|head| head.seq >= floor.head.seq).ok_or(VaultError::Withheld)?;
+        if head.seq == floor.head.seq && head.chain != floor.head.chain {
+            return Err(VaultError::Forked);
+        }
+        self.expected = (head.seq > floor.head.seq).then_some(head);
+        Ok(())
     }
 
     /// Compares a head that the relay names with what was read.
@@ -255,7 +294,7 @@ impl Vault {
         if same { Ok(()) } else { Err(VaultError::Forked) }
     }
 
-    fn take(&mut self, entry: &Entry) -> Result<(), VaultError> {
+    pub(super) fn take(&mut self, entry: &Entry) -> Result<(), VaultError> {
         // Below a floor, control entries and keys are kept.
         let kept = entry
             .header
@@ -275,6 +314,12 @@ impl Vault {
             return Ok(());
         }
         let position = self.track.advance(digest_of(&entry.header));
+        self.chains.push(position);
+        if let Some(expected) = self.expected.take_if(|head| head.seq <= position.seq)
+            && expected.chain != position.chain
+        {
+            return Err(VaultError::Forked);
+        }
         let was = self.rereading.as_ref().map(Rereading::until);
         match was.filter(|was| was.seq == position.seq) {
             Some(was) => self.check_head(&was),
@@ -290,6 +335,32 @@ impl Vault {
             return Err(Rejection::NotAMember);
         }
         self.check_order(header, below)?;
+        if self.chains.differs(&self.track, entry.seq, &header.seen) {
+            self.unread.forked.get_or_insert(entry.seq);
+        }
+        // Whatever it says, it is its author's, and the next one follows it.
+        let believed = self.apply(entry, &judged);
+        let mark = Mark { count: header.count, digest: judged.digest };
+        if header.sender == self.device.key() && mark.count > self.own.count {
+            self.own = mark;
+        }
+        // An entry that founds nothing has no author yet.
+        if founding && believed.is_err() {
+            return believed;
+        }
+        self.senders.insert(header.sender, mark);
+        if below {
+            self.loose.insert(header.sender);
+        } else {
+            self.loose.remove(&header.sender);
+        }
+        believed
+    }
+
+    /// Takes what an entry says.
+    fn apply(&mut self, entry: &Entry, judged: &Judged) -> Result<(), Rejection> {
+        let header = &judged.header;
+        let founding = entry.seq == 1;
         match header.kind {
             Kind::Control => {
                 let control =
@@ -303,6 +374,9 @@ impl Vault {
                     .apply(self.log, entry.seq, header, &control)
                     .map_err(|_| Rejection::Control)?;
                 match control {
+                    Control::Enrol { device, .. } if device == self.device.key() => {
+                        self.enroller = Some(header.sender);
+                    }
                     Control::Leave => self.scopes.removed(header.sender),
                     Control::Revoke { device, .. } => self.scopes.removed(device),
                     Control::Found { .. }
@@ -317,18 +391,8 @@ impl Vault {
                 }
             }
             Kind::Key => self.take_keys(entry, header)?,
-            Kind::Ring | Kind::Quiet | Kind::Bulk => self.take_changeset(entry, &judged),
+            Kind::Ring | Kind::Quiet | Kind::Bulk => self.take_changeset(entry, judged),
             Kind::Totals => return Err(Rejection::Header),
-        }
-        let mark = Mark { count: header.count, digest: judged.digest };
-        if header.sender == self.device.key() && mark.count > self.own.count {
-            self.own = mark;
-        }
-        self.senders.insert(header.sender, mark);
-        if below {
-            self.loose.insert(header.sender);
-        } else {
-            self.loose.remove(&header.sender);
         }
         Ok(())
     }
@@ -348,19 +412,32 @@ impl Vault {
     fn take_keys(&mut self, entry: &Entry, header: &Header) -> Result<(), Rejection> {
         let body = KeyBody::decode(entry.body.as_ref()).map_err(|_| Rejection::Keys)?;
         let rotation = entry.recipients.is_empty();
-        if rotation {
-            self.devices.rotated(entry.seq, header, body.scope).map_err(|_| Rejection::Stale)?;
-        }
         let first = body.scope == self.scope();
+        // A rotation makes the next epoch, and only what was made is delivered: whoever could name a
+        // later one would have everybody seal under a key of its own.
+        let newest = self.newest_epoch(body.scope);
+        let next = newest.checked_add(1) == Some(body.epoch);
+        let possible = if rotation { next } else { (1..=newest).contains(&body.epoch) };
+        if rotation {
+            let counts = first && next;
+            self.devices.rotated(entry.seq, header, counts).map_err(|_| Rejection::Stale)?;
+        }
+        if !possible {
+            return Err(Rejection::Keys);
+        }
         if !first && !self.scopes.given(entry.seq, header.sender, &body, rotation) {
             return Err(Rejection::Keys);
         }
         if !first && rotation && header.sender == self.device.key() {
             self.note([body.scope]);
         }
+        if rotation {
+            self.epochs.insert(body.scope, body.epoch);
+        }
         let place = Place { log: self.log, sender: header.sender, aad: entry.header.aad() };
         let device = self.device.clone();
-        self.keys.take(&device, &place, &body);
+        let trusted = rotation || self.enroller == Some(header.sender);
+        self.keys.take(&device, &place, &body, trusted);
         Ok(())
     }
 

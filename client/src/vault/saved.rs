@@ -5,9 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use sealwire_protocol::ids::Scope;
 use sealwire_protocol::{DeviceKey, Digest, Head, LogId};
 use serde::{Deserialize, Serialize};
 
+use super::chains::Chains;
 use super::keys::{Boxed, Keys};
 use super::scopes::Scopes;
 use super::waiting::Waiting;
@@ -34,6 +36,14 @@ pub(super) struct Saved {
     /// From where changesets are to be read again when a key comes: they were read and not opened.
     #[serde(default)]
     again: Option<Box<Saved>>,
+    #[serde(default)]
+    epochs: BTreeMap<Scope, u32>,
+    #[serde(default)]
+    enroller: Option<DeviceKey>,
+    #[serde(default)]
+    chains: Chains,
+    #[serde(default)]
+    expected: Option<Head>,
 }
 
 impl Saved {
@@ -50,7 +60,7 @@ impl Saved {
     /// From now on these keys are held as well.
     pub(super) fn tried_with(&mut self, keys: &Keys) {
         for boxed in keys.boxed() {
-            if !self.keys.iter().any(|held| held.opens_as(&boxed)) {
+            if !self.keys.iter().any(|held| held.is(&boxed)) {
                 self.keys.push(boxed);
             }
         }
@@ -96,6 +106,10 @@ impl Vault {
             own: (self.own.count, self.own.digest),
             keys: self.keys.boxed(),
             again: None,
+            epochs: self.epochs.clone(),
+            enroller: self.enroller,
+            chains: self.chains.clone(),
+            expected: self.expected,
         }
     }
 
@@ -109,7 +123,14 @@ impl Vault {
         vault.senders = saved.senders.into_iter().map(|(key, it)| (key, mark(it))).collect();
         vault.loose = saved.loose;
         vault.own = mark(saved.own);
+        vault.epochs = saved.epochs;
+        for scope in keys.scopes() {
+            vault.epochs.entry(scope).or_insert_with(|| keys.epoch(scope));
+        }
         vault.keys = keys;
+        vault.enroller = saved.enroller;
+        vault.chains = saved.chains;
+        vault.expected = saved.expected;
         vault
     }
 }

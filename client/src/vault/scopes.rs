@@ -15,8 +15,9 @@ use sealwire_protocol::ids::Scope;
 use sealwire_protocol::keys::KeyBody;
 use serde::{Deserialize, Serialize};
 
-/// Most scopes of one vault: one for each person of a large household, several times over.
-const SCOPES_MAX: usize = 64;
+/// Most scopes that one device makes: its person's own, and some more should it forget it. There is no
+/// bound over all devices, for one that makes up scopes must not take the room of the others.
+const MADE_MAX: usize = 4;
 
 /// One scope.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +27,9 @@ struct Holding {
     stale: bool,
     /// The newest key entry that was taken.
     seq: u64,
+    /// Whose first rotation has made it.
+    #[serde(default)]
+    maker: Option<DeviceKey>,
 }
 
 /// All scopes but the first.
@@ -42,10 +46,13 @@ impl Scopes {
         rotation: bool,
     ) -> bool {
         let known = self.0.contains_key(&body.scope);
-        if !known && (!rotation || self.0.len() == SCOPES_MAX) {
+        let made = || self.0.values().filter(|it| it.maker == Some(sender)).count();
+        if !known && (!rotation || made() >= MADE_MAX) {
             return false;
         }
-        let holding = self.0.entry(body.scope).or_default();
+        let maker = Some(sender);
+        let holding =
+            self.0.entry(body.scope).or_insert_with(|| Holding { maker, ..Holding::default() });
         if known && !holding.holders.contains(&sender) {
             return false;
         }

@@ -158,11 +158,17 @@ impl Vault {
         sealed: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, VaultError> {
         let name = seal::key_name(sealed).map_err(|_| SnapshotError::Damaged)?;
-        let key = self.keys.get(name.scope, name.epoch).ok_or(VaultError::NoKey)?;
+        if self.keys.get(name.scope, name.epoch).is_none() {
+            return Err(VaultError::NoKey);
+        }
+        if self.chains.differs(&self.track, u64::MAX, head) {
+            return Err(SnapshotError::Head.into());
+        }
         let aad = aad(self.log, author, head);
         let place = Place { log: self.log, sender: author, aad: &aad };
-        let packed = seal::open_for(SNAPSHOT, key, &place, sealed);
-        Ok(packed.map_err(|_| SnapshotError::Damaged)?)
+        let mut candidates = self.keys.candidates(name.scope, name.epoch);
+        let packed = candidates.find_map(|key| seal::open_for(SNAPSHOT, key, &place, sealed).ok());
+        Ok(packed.ok_or(SnapshotError::Damaged)?)
     }
 
     /// Longest state that a snapshot may open to, in bytes, from now on.

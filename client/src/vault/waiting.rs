@@ -122,16 +122,19 @@ impl Vault {
     fn try_changeset(&self, entry: &Entry, author: DeviceKey) -> Opened {
         let Ok(name) = seal::key_name(entry.body.as_ref()) else { return Opened::Never(0) };
         let then = self.keys.get(name.scope, name.epoch);
-        let key = match &self.rereading {
+        let keys = match &self.rereading {
             Some(again) if entry.seq <= again.until.seq && then.is_some() => return Opened::Given,
-            Some(again) => then.or_else(|| again.keys.get(name.scope, name.epoch)),
-            None => then,
+            Some(again) if then.is_none() => &again.keys,
+            _ => &self.keys,
         };
-        let Some(key) = key else { return Opened::NoKey(name.epoch) };
+        if keys.get(name.scope, name.epoch).is_none() {
+            return Opened::NoKey(name.epoch);
+        }
         let place = Place { log: self.log, sender: author, aad: entry.header.aad() };
-        match seal::open(key, &place, entry.body.as_ref()) {
-            Ok(payload) => Opened::Payload(payload.to_vec()),
-            Err(_) => Opened::Never(name.epoch),
+        let mut candidates = keys.candidates(name.scope, name.epoch);
+        match candidates.find_map(|key| seal::open(key, &place, entry.body.as_ref()).ok()) {
+            Some(payload) => Opened::Payload(payload.to_vec()),
+            None => Opened::Never(name.epoch),
         }
     }
 
@@ -207,7 +210,7 @@ impl Vault {
         let frame = Subscribe { log: self.log, cursor: from, acked: None };
         again.read_to_the_end(wire, frame.into()).await?;
 
-        let Pulled { changesets, sealed, rejected, forgotten, bytes, floor } = again.unread;
+        let Pulled { changesets, sealed, rejected, forgotten, bytes, floor, forked } = again.unread;
         let from = from.map_or(0, |head| head.seq);
         let unread = &mut self.unread;
         unread.changesets.extend(changesets);
@@ -217,11 +220,16 @@ impl Vault {
         unread.forgotten = forgotten;
         unread.bytes += bytes;
         unread.floor = floor.or(unread.floor.take());
+        unread.forked = unread.forked.or(forked);
         self.track = again.track;
         self.devices = again.devices;
         self.senders = again.senders;
         self.loose = again.loose;
         self.scopes = again.scopes;
+        self.epochs = again.epochs;
+        self.enroller = again.enroller;
+        self.chains = again.chains;
+        self.expected = again.expected;
         if again.own.count > self.own.count {
             self.own = again.own;
         }

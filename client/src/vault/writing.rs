@@ -142,7 +142,7 @@ impl Vault {
         let key = EpochKey::generate()?;
         let mut epoch = 0;
         let seal = |vault: &Self, outline: &Outline| {
-            epoch = vault.keys.epoch(scope) + 1;
+            epoch = vault.newest_epoch(scope).checked_add(1).ok_or(VaultError::Contended)?;
             let sender = vault.device.key();
             let aad = outline.aad(sender);
             let place = Place { log: vault.log, sender, aad: &aad };
@@ -163,7 +163,7 @@ impl Vault {
         wire: &mut Wire,
         payloads: &[Vec<u8>],
     ) -> Result<Appended, VaultError> {
-        if self.devices.wants_rotation() {
+        if self.scope_wants_rotation(self.scope()) {
             self.rotate(wire).await?;
         }
         let mut last = None;
@@ -202,8 +202,18 @@ impl Vault {
         self.senders.get(&self.device.key()).copied().unwrap_or(Mark::NONE)
     }
 
-    /// Whether whoever writes under a scope rotates first.
+    /// The newest epoch of a scope that a rotation has made; 0 for none.
+    pub(super) fn newest_epoch(&self, scope: Scope) -> u32 {
+        self.epochs.get(&scope).copied().unwrap_or(0)
+    }
+
+    /// Whether whoever writes under a scope rotates first: a holder was removed, or this device holds
+    /// older keys and not the newest one, or only as somebody gave it who need not have it right.
     pub(crate) fn scope_wants_rotation(&self, scope: Scope) -> bool {
+        let epoch = self.keys.epoch(scope);
+        if epoch > 0 && (epoch < self.newest_epoch(scope) || !self.keys.is_trusted(scope, epoch)) {
+            return true;
+        }
         if scope == self.scope() {
             self.devices.wants_rotation()
         } else {
@@ -214,6 +224,11 @@ impl Vault {
     /// Whether this device holds a key of a scope.
     pub(crate) fn holds_key(&self, scope: Scope) -> bool {
         self.keys.epoch(scope) > 0
+    }
+
+    /// How many keys this device holds.
+    pub(crate) fn keys_held(&self) -> usize {
+        self.keys.len()
     }
 
     /// Whether this device holds this key.
@@ -268,12 +283,19 @@ impl Vault {
         sealed: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, SealError> {
         let name = seal::key_name(sealed)?;
-        let key = self.keys.get(name.scope, name.epoch).ok_or(SealError::WrongKey)?;
-        seal::open(key, &Place { log: self.log, sender: author, aad }, sealed)
+        let place = Place { log: self.log, sender: author, aad };
+        let mut opened = Err(SealError::WrongKey);
+        for key in self.keys.candidates(name.scope, name.epoch) {
+            opened = seal::open(key, &place, sealed);
+            if opened.is_ok() {
+                break;
+            }
+        }
+        opened
     }
 
     /// Seals and signs as many as one batch holds.
-    fn batch(&self, rest: &mut &[Vec<u8>]) -> Result<Vec<Signed>, VaultError> {
+    pub(super) fn batch(&self, rest: &mut &[Vec<u8>]) -> Result<Vec<Signed>, VaultError> {
         let name = KeyName { scope: self.scope(), epoch: self.epoch() };
         let key = self.keys.get(name.scope, name.epoch).ok_or(VaultError::NoKey)?;
         let sender = self.device.key();

@@ -418,3 +418,18 @@ async fn what_is_mistyped_about_money_is_explained_and_what_cannot_be_sent_is_ke
     let listed = anna.types(&["expense", "list", &group]).await;
     assert!(listed.contains("12.00 ETB"), "{listed}");
 }
+
+#[tokio::test]
+async fn what_went_wrong_is_followed_by_what_to_do() {
+    let relay = Relay::start().await;
+    let directories = tempfile::tempdir().expect("a directory");
+    let anna = Terminal::new(&directories, "anna", &relay);
+    anna.types(&["init", "--unsealed"]).await;
+    let missing = directories.path().join("nowhere.db");
+    let missing = missing.to_str().expect("text");
+    let said = anna.fails(&["vault", "create", missing, "--table", "tasks"]).await;
+    assert!(said.contains("database") && !said.contains("device's file"), "{said}");
+    let said = anna.fails(&["group", "join", "sealwire://join#cut-off"]).await;
+    let last = said.trim_end().lines().last().unwrap_or_default();
+    assert!(last.starts_with("What to do: ") && last.ends_with('.'), "{said}");
+}

@@ -125,3 +125,21 @@ async fn bytes_that_are_no_frame_can_be_sent_by_tests() {
     };
     assert_eq!(end, WireError::Closed(None));
 }
+
+#[tokio::test]
+async fn a_connection_knows_how_long_a_relay_that_shuts_down_wants_it_to_stay_away() {
+    let relay = Relay::start().await;
+    let options = Options::default();
+    let (wire, _) = wire::connect(&relay.url, &device(), &options).await.expect("connected");
+    assert_eq!(wire.come_back(), None);
+    wire.close().await;
+    relay.switch(|switches| &switches.drain, true);
+    let (mut wire, _) = wire::connect(&relay.url, &device(), &options).await.expect("connected");
+    let error = loop {
+        if let Err(error) = wire.receive().await {
+            break error;
+        }
+    };
+    assert_eq!(error, WireError::Closed(Some(CloseReason::GoingAway)));
+    assert_eq!(wire.come_back(), Some(Duration::from_millis(100)));
+}

@@ -28,7 +28,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         Command::Init { keeping, name } => init(&args, out, keeping, name.as_deref()).await,
         Command::Whoami { name } => whoami(&open(&args).await?, out, name.as_deref()).await,
         Command::Group(command) => group::run(&args, out, &open(&args).await?, command).await,
-        Command::Money(command) => expenses::run(&args, out, command).await,
+        Command::Money(command) => Box::pin(expenses::run(&args, out, command)).await,
         Command::Send { group, text, to } => {
             send(&args, out, &open(&args).await?, group, text, to).await
         }
@@ -206,7 +206,9 @@ pub(crate) async fn settle(
 
 async fn trust(args: &Args, device: &Device, key: &str) -> Result<()> {
     let relay = RelayUrl::parse(&args.relay)?;
-    let key = DeviceKey::from_hex(key).ok_or_else(|| anyhow!("a key is 64 hex digits"))?;
+    let key = DeviceKey::from_hex(key).ok_or_else(|| {
+        anyhow!("a key is 64 hex digits; copy it whole from the message that named it")
+    })?;
     device.trust_relay(&relay, key).await?;
     remark(&format!("{relay} is {} from now on", short(key)));
     Ok(())

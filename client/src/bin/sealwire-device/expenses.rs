@@ -246,7 +246,10 @@ impl<'a> Desk<'a> {
                     return Ok(());
                 }
                 if let Event::Ended { code, .. } = event {
-                    bail!("the relay does not serve this group: {}", code.sentence());
+                    bail!(
+                        "the relay does not serve this group: {}; ask a member whether you are still in it",
+                        code.sentence()
+                    );
                 }
             }
         };
@@ -327,7 +330,9 @@ impl<'a> Desk<'a> {
         }
         match found.as_slice() {
             [one] => Ok((*one).clone()),
-            [] => bail!("nobody in this group is called {name} or has a key that begins so"),
+            [] => bail!(
+                "nobody in this group is called {name} or has a key that begins so; `balances` shows who is there"
+            ),
             _ => bail!(
                 "{} people fit {name}; use the beginning of a key (see `balances`)",
                 found.len()

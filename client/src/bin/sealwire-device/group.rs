@@ -262,7 +262,9 @@ fn only(keys: &[DeviceKey], name: &str, none: &str) -> Result<DeviceKey> {
     let mut found = keys.iter().filter(|key| key.to_hex().starts_with(&wanted));
     match (found.next(), found.next()) {
         (Some(key), None) => Ok(*key),
-        (None, _) => Err(anyhow!("there is {none} whose key begins with {name}")),
-        (Some(_), Some(_)) => Err(anyhow!("several keys begin with {name}")),
+        (None, _) => Err(anyhow!(
+            "there is {none} whose key begins with {name}; `group members` shows who asks"
+        )),
+        (Some(_), Some(_)) => Err(anyhow!("several keys begin with {name}; type more of it")),
     }
 }

@@ -3,9 +3,18 @@
 use std::io::{self, Write};
 
 use anyhow::Result;
+use sealwire_client::address::AddressError;
+use sealwire_client::advice::Advice;
 use sealwire_client::device::{LogInfo, Member, Phase};
+use sealwire_client::error::Error;
 use sealwire_client::event::{Event, Received, Unreadable};
+use sealwire_client::identity::file::KeyFileError;
 use sealwire_client::identity::fingerprint;
+use sealwire_client::invite::InviteError;
+use sealwire_client::ledger::money::MoneyError;
+use sealwire_client::recovery::{CodeError, RecoveryError};
+use sealwire_client::sync::SyncError;
+use sealwire_client::wire::WireError;
 use sealwire_protocol::DeviceKey;
 use serde_json::{Value, json};
 
@@ -187,10 +196,31 @@ pub(crate) fn short(key: DeviceKey) -> String {
     key.to_hex()[..8].to_owned()
 }
 
-/// Says on standard error what went wrong.
+/// Says on standard error what went wrong, and what to do next.
 pub(crate) fn complain(error: &anyhow::Error) {
     // There is nowhere left to say that this did not work.
     let _ = writeln!(io::stderr(), "sealwire-device: {error:#}");
+    if let Some(next) = error.chain().find_map(advice) {
+        let _ = writeln!(io::stderr(), "What to do: {next}.");
+    }
+}
+
+/// What to do about an error of the library's; what this program finds itself says it in its own text.
+fn advice(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    fn of<E: std::error::Error + Advice + 'static>(
+        error: &(dyn std::error::Error + 'static),
+    ) -> Option<&'static str> {
+        error.downcast_ref::<E>().map(Advice::advice)
+    }
+    of::<Error>(error)
+        .or_else(|| of::<SyncError>(error))
+        .or_else(|| of::<RecoveryError>(error))
+        .or_else(|| of::<KeyFileError>(error))
+        .or_else(|| of::<AddressError>(error))
+        .or_else(|| of::<InviteError>(error))
+        .or_else(|| of::<CodeError>(error))
+        .or_else(|| of::<MoneyError>(error))
+        .or_else(|| of::<WireError>(error))
 }
 
 /// Says something on standard error.

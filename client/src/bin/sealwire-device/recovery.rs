@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use sealwire_client::address::RelayUrl;
 use sealwire_client::device::{Device, Options, Phase};
 use sealwire_client::error::Error;
 use sealwire_client::identity::file::KeyFileError;
-use sealwire_client::recovery::{Format, RecoveryCode, RecoveryError, VaultError};
+use sealwire_client::recovery::{Format, RecoveryCode};
 use sealwire_client::session::Connection;
 use serde_json::json;
 use tokio::time::{Duration, Instant, sleep};
@@ -90,16 +90,7 @@ async fn restore(args: &Args, out: Output, totals: bool, keeping: &KeepingArgs) 
     let keeping = keeping.choose().await?;
     let (passphrase, options) = (keeping.passphrase(), keeping.options());
     let restored = Device::restore(&place, passphrase, &relay, &code, &pin, options).await;
-    let device = restored.map_err(|error| {
-        let next = if error == RecoveryError::from(VaultError::WrongPin).into() {
-            "; try again, but not often: after five wrong ones nobody gets at it for an hour"
-        } else if matches!(error, Error::Recovery(RecoveryError::Locked(_))) {
-            "; whoever still has the device ends that with `recovery change-pin`"
-        } else {
-            ""
-        };
-        anyhow!("nothing was restored from {relay}: {error}{next}")
-    })?;
+    let device = restored.with_context(|| format!("nothing was restored from {relay}"))?;
     remark(&format!("made a device in {}", place.display()));
     keeping.say();
     settle(args, &device).await?;

@@ -361,6 +361,7 @@ fn print_report(out: Output, report: &Report) -> Result<()> {
     for (is, what) in [
         (report.waits_for_key, "enrolled, but no device has given the key yet"),
         (report.history_changed, "the relay had lost history; nothing was deleted here"),
+        (report.forked, "the relay shows its readers two histories; ask whoever runs it"),
         (
             report.confirmed,
             "compared a snapshot of another device with what is here, and confirmed it",
@@ -391,6 +392,7 @@ fn print_report(out: Output, report: &Report) -> Result<()> {
         "rejected": report.rejected,
         "waits_for_key": report.waits_for_key,
         "history_changed": report.history_changed,
+        "forked": report.forked,
         "confirmed_snapshot": report.confirmed,
         "refused_snapshot": report.refused_snapshot,
     });
@@ -432,19 +434,7 @@ impl Bar {
     }
 }
 
-/// An error, and what to do about it.
+/// An error as it is said: what to do about it is said below it.
 fn explain(error: &SyncError) -> anyhow::Error {
-    let hints = [
-        (SyncError::NotAttached, "name its tables with --table"),
-        (
-            SyncError::NotEnrolled,
-            "if this device is new, enrol it with `vault enrol` where the vault is",
-        ),
-        (SyncError::NoVault, "make one with `vault create`, or take an offer with `vault attach`"),
-        (SyncError::Running, "a `vault sync --watch` may be running"),
-    ];
-    match hints.iter().find(|(of, _)| of == error) {
-        Some((_, hint)) => anyhow!("{error}; {hint}"),
-        None => anyhow!("{error}"),
-    }
+    anyhow!(error.clone())
 }

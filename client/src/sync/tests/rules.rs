@@ -253,3 +253,110 @@ fn a_cell_that_is_too_long_stays_and_stops_nothing() {
     );
     assert_eq!(one.count("select count(*) from sealwire_oversized"), 1);
 }
+
+/// What a member sends who wants to be overwritten by nobody.
+fn from_the_end_of_time(vault: &mut [Entry], reading: u64) {
+    let part = &mut vault.last_mut().expect("an entry").part;
+    let mut changes = Changes::decode(part.group.as_ref().expect("a box")).expect("sound");
+    changes.reading = super::super::clock::Reading(reading);
+    part.group = Some(changes.encode().expect("sound"));
+}
+
+#[test]
+fn a_write_over_one_from_the_end_of_time_stops_nothing() {
+    for reading in [(1u64 << 63) - 1, (1u64 << 63) - 2] {
+        let (mut one, mut two, mut vault) = (Phone::new(1, 1), Phone::new(2, 1), Vec::new());
+        one.app("insert into transactions values ('a', 1, 'x', null), ('b', 1, 'x', null)");
+        meet(&mut [&mut one, &mut two], &mut vault);
+        two.app("update transactions set amount = 2 where id = 'a'");
+        two.push(&mut vault);
+        from_the_end_of_time(&mut vault, reading);
+        one.pull(&vault, usize::MAX, false);
+        for amount in 3..6 {
+            one.app(&format!("update transactions set amount = {amount}"));
+            one.push(&mut vault);
+        }
+        let mut third = Phone::new(3, 1);
+        third.pull(&vault, usize::MAX, false);
+        assert_eq!(third.rows(ALL), [row("a", 2, "x"), row("b", 5, "x")]);
+        assert_eq!(one.rows(ALL)[0], row("a", 5, "x"), "what the app wrote stays");
+        assert_eq!(one.count("select count(*) from sealwire_oversized"), 1);
+        one.app("update transactions set note = 'y'");
+        one.push(&mut vault);
+        third.pull(&vault, usize::MAX, false);
+        assert_eq!(third.rows(ALL)[0], row("a", 2, "y"), "its other cells go on");
+    }
+}
+
+#[test]
+fn a_cell_that_is_too_long_is_not_overwritten_by_an_older_one() {
+    let (mut one, mut two, mut vault) = (Phone::new(1, 1), Phone::new(2, 1), Vec::new());
+    one.app("insert into transactions values ('a', 1, 'old', null)");
+    meet(&mut [&mut one, &mut two], &mut vault);
+    two.app("update transactions set note = 'x'");
+    later();
+    one.app("update transactions set note = printf('%.*c', 200000, 'x')");
+    meet(&mut [&mut one, &mut two], &mut vault);
+    assert_eq!(one.count("select length(note) from transactions"), 200_000);
+    assert_eq!(two.rows(ALL), [row("a", 1, "x")]);
+    later();
+    two.app("update transactions set note = 'newer'");
+    meet(&mut [&mut one, &mut two], &mut vault);
+    assert_eq!(one.rows(ALL), [row("a", 1, "newer")]);
+}
+
+#[test]
+fn a_row_that_the_table_cannot_take_stops_nothing_behind_it() {
+    let app = "create table notes (id integer primary key, text text);";
+    let numbers = Schema::version(1).table(Table::group("notes").with_integer_key());
+    let (mut one, mut two) = (Phone::with(1, 1, app, &numbers), Phone::with(2, 1, app, &numbers));
+    let mut vault = Vec::new();
+    one.app("insert into notes values (1, 'x')");
+    one.push(&mut vault);
+    let part = &mut vault[0].part;
+    let mut changes = Changes::decode(part.group.as_ref().expect("a box")).expect("sound");
+    changes.tables[0].rows[0].key = vec![text("abc")];
+    part.group = Some(changes.encode().expect("sound"));
+    one.app("insert into notes values (2, 'y')");
+    one.push(&mut vault);
+    two.pull(&vault, usize::MAX, false);
+    assert_eq!(two.count("select count(*) from notes"), 1);
+    assert_eq!(two.count("select count(*) from sealwire_withheld"), 1);
+}
+
+#[test]
+fn a_trigger_that_needs_the_apps_own_functions_stops_nothing_and_takes_nothing_away() {
+    let (mut one, mut two, mut vault) = (Phone::new(1, 1), Phone::new(2, 1), Vec::new());
+    one.app("insert into transactions values ('a', 1, 'x', null)");
+    meet(&mut [&mut one, &mut two], &mut vault);
+    two.app(
+        "create trigger indexed after update on transactions begin select of_the_app(new.note); end",
+    );
+    one.app("update transactions set note = 'y'");
+    one.app("insert into transactions values ('b', 2, 'z', null)");
+    meet(&mut [&mut one, &mut two], &mut vault);
+    assert_eq!(two.rows(ALL), [row("a", 1, "x")], "what was there stays");
+    assert_eq!(two.count("select count(*) from sealwire_withheld"), 2);
+    two.app("drop trigger indexed");
+    two.attach(&schema());
+    assert_eq!(two.rows(ALL), [row("a", 1, "y"), row("b", 2, "z")]);
+}
+
+#[test]
+fn rows_that_were_there_before_are_told_apart_by_when_they_were_adopted() {
+    let seeded = format!("{APP} insert into transactions values ('a', 1, 'x', null);");
+    let first = Schema::version(1).table(Table::group("transactions").user_private_column("card"));
+    let (mut one, mut vault) = (Phone::with(1, 1, &seeded, &first), Vec::new());
+    one.push(&mut vault);
+    one.app("create table budgets (id text primary key, amount integer)");
+    one.app("insert into budgets values ('food', 300)");
+    one.attach(&first.table(Table::group("budgets")));
+    one.push(&mut vault);
+    let readings = vault.iter().map(|entry| {
+        let bytes = entry.part.group.as_ref().expect("a box");
+        Changes::decode(bytes).expect("sound").reading
+    });
+    let readings: Vec<_> = readings.collect();
+    assert!(readings.len() == 2 && readings[0] != readings[1]);
+    assert!(readings.iter().all(|reading| reading.is_adopted()));
+}

@@ -1,0 +1,251 @@
+//! Devices of one vault, one of which is hostile, and a relay that is a list.
+
+use sealwire_protocol::frame::{Entry, EntryIn, Floor, SnapshotSummary};
+
+use super::*;
+use crate::entry::{Signed, digest_of};
+use crate::seal::{EpochKey, KeyName, Place};
+use sealwire_protocol::{Digest, Kind};
+
+/// A list that gives every entry its place.
+#[derive(Default)]
+struct Relay(Vec<Entry>);
+
+impl Relay {
+    fn take(&mut self, log: LogId, signed: Signed) -> &Entry {
+        let EntryIn { header, body, signature, recipients, totals_kind } = signed.entry;
+        let (seq, at) = (self.0.len() as u64 + 1, 1);
+        self.0.push(Entry { log, seq, at, header, body, signature, recipients, totals_kind });
+        self.0.last().expect("just pushed")
+    }
+}
+
+/// A vault of several devices, the first of which has founded it and enrolled the others.
+struct World {
+    relay: Relay,
+    vaults: Vec<Vault>,
+}
+
+impl World {
+    fn of(devices: u8) -> Self {
+        let device = |number: u8| Arc::new(Identity::from_seed(&[number; 32]));
+        let found = Control::Found { log_type: LogType::Vault, random: [7; 32], join_key: None };
+        let signed = Outline::first().sign(&device(1), &found.encode()).expect("short");
+        let log = native_log_id(&signed.entry.header);
+        let vaults = (1..=devices).map(|number| Vault::new(device(number), log)).collect();
+        let mut world = Self { relay: Relay::default(), vaults };
+        world.append(signed);
+        for number in 2..=devices {
+            let new = device(number);
+            let signature = Vault::consent(&new, log, device(1).key());
+            let enrol = Control::Enrol { device: new.key(), signature };
+            let signed = world.vaults[0].sign(Kind::Control, &[], &enrol.encode()).expect("short");
+            world.append(signed);
+        }
+        let scope = world.vaults[0].scope();
+        world.rotate(0, scope, 1, &EpochKey::from_bytes([1; 32]));
+        world
+    }
+
+    /// Everybody reads it.
+    fn append(&mut self, signed: Signed) {
+        let log = self.vaults[0].log();
+        let entry = self.relay.take(log, signed).clone();
+        for vault in &mut self.vaults {
+            vault.take(&entry).expect("one history");
+        }
+    }
+
+    fn keys(
+        &self,
+        by: usize,
+        scope: Scope,
+        epoch: u32,
+        key: &EpochKey,
+        to: Option<usize>,
+    ) -> Signed {
+        let vault = &self.vaults[by];
+        let devices = |one: usize| vec![self.vaults[one].device.key()];
+        let recipients = to.map(devices).unwrap_or_default();
+        let all = vault.devices.enrolled().map(|(device, _)| device).collect::<Vec<_>>();
+        let sealed_to = if to.is_some() { &recipients } else { &all };
+        let outline = Outline {
+            log: vault.log,
+            count: vault.own.count + 1,
+            prev: vault.own.digest,
+            kind: Kind::Key,
+            recipients: recipients.clone(),
+            seen: vault.head().unwrap_or(Head::NONE),
+        };
+        let sender = vault.device.key();
+        let aad = outline.aad(sender);
+        let place = Place { log: vault.log, sender, aad: &aad };
+        let body = keys::seal(key, KeyName { scope, epoch }, &place, sealed_to).expect("sealed");
+        outline.sign(&vault.device, &body).expect("short")
+    }
+
+    fn rotate(&mut self, by: usize, scope: Scope, epoch: u32, key: &EpochKey) {
+        self.append(self.keys(by, scope, epoch, key, None));
+    }
+
+    fn deliver(&mut self, by: usize, to: usize, scope: Scope, epoch: u32, key: &EpochKey) {
+        self.append(self.keys(by, scope, epoch, key, Some(to)));
+    }
+
+    fn write(&mut self, by: usize, payload: &[u8]) {
+        let mut rest = &[payload.to_vec()][..];
+        let signed = self.vaults[by].batch(&mut rest).expect("sealed").remove(0);
+        self.append(signed);
+    }
+
+    fn rejected(&mut self, by: usize) -> usize {
+        self.vaults[by].unread.rejected.len()
+    }
+}
+
+fn key(number: u8) -> EpochKey {
+    EpochKey::from_bytes([number; 32])
+}
+
+#[test]
+fn whoever_wrote_an_entry_that_is_not_believed_is_read_on() {
+    let mut world = World::of(3);
+    let scope = world.vaults[0].scope();
+    world.rotate(1, scope, 9, &key(9));
+    assert_eq!(world.rejected(0), 1);
+    world.write(1, b"still here");
+    let given = &world.vaults[0].unread.changesets;
+    assert_eq!(given.last().map(|it| it.payload.as_slice()), Some(&b"still here"[..]));
+    assert_eq!(world.rejected(0), 1, "and nothing else is held against it");
+}
+
+#[test]
+fn a_device_that_makes_up_scopes_takes_the_room_of_nobody() {
+    let mut world = World::of(2);
+    for number in 0..100 {
+        world.rotate(1, Scope([number; 16]), 1, &key(number));
+    }
+    let own = Scope([200; 16]);
+    world.rotate(0, own, 1, &key(5));
+    assert!(world.vaults[1].is_holder(own, world.vaults[0].device.key()));
+    assert!(world.vaults[0].holds_key(own));
+}
+
+#[test]
+fn nobody_names_an_epoch_that_no_rotation_has_made() {
+    let mut world = World::of(3);
+    let scope = world.vaults[0].scope();
+    world.deliver(2, 1, scope, u32::MAX, &key(66));
+    world.rotate(2, scope, u32::MAX, &key(66));
+    world.deliver(2, 1, scope, 2, &key(66));
+    assert_eq!((world.vaults[1].epoch(), world.vaults[1].newest_epoch(scope)), (1, 1));
+    // The false key for the next epoch was not kept: the rotation's is the one.
+    world.rotate(0, scope, 2, &key(2));
+    assert!(world.vaults[1].keys.get(scope, 2) == Some(&key(2)));
+    world.write(1, b"sealed under it");
+    let last = world.vaults[0].unread.changesets.last().map(|it| it.payload.clone());
+    assert_eq!(last.as_deref(), Some(&b"sealed under it"[..]));
+}
+
+#[test]
+fn a_false_key_of_an_epoch_does_not_keep_the_true_one_out() {
+    let mut world = World::of(2);
+    let scope = world.vaults[0].scope();
+    let new = Arc::new(Identity::from_seed(&[3; 32]));
+    let log = world.vaults[0].log();
+    let signature = Vault::consent(&new, log, world.vaults[0].device.key());
+    let enrol = Control::Enrol { device: new.key(), signature };
+    let mut vault = Vault::new(new, log);
+    for entry in &world.relay.0 {
+        vault.take(entry).expect("one history");
+    }
+    world.vaults.push(vault);
+    let signed = world.vaults[0].sign(Kind::Control, &[], &enrol.encode()).expect("short");
+    world.append(signed);
+    world.deliver(1, 2, scope, 1, &key(66));
+    assert!(world.vaults[2].scope_wants_rotation(scope), "it may be anything");
+    world.deliver(0, 2, scope, 1, &key(1));
+    assert!(!world.vaults[2].scope_wants_rotation(scope));
+    world.write(2, b"by the newcomer");
+    let last = world.vaults[0].unread.changesets.last().map(|it| it.payload.clone());
+    assert_eq!(last.as_deref(), Some(&b"by the newcomer"[..]));
+    assert_eq!(world.vaults[2].keys.len(), 2, "what is under the other one opens, too");
+    let restored = Vault::restore(world.vaults[2].device.clone(), &world.vaults[2].save());
+    let restored = restored.expect("sound");
+    assert!(restored.keys.len() == 2 && restored.keys.get(scope, 1) == Some(&key(1)));
+}
+
+#[test]
+fn whoever_is_left_out_of_a_rotation_makes_another_one() {
+    let mut world = World::of(3);
+    let scope = world.vaults[0].scope();
+    let gone = world.vaults[1].devices.clone();
+    world.vaults[1].devices = Devices::new();
+    let signed = world.keys(1, scope, 2, &key(2), None);
+    world.vaults[1].devices = gone;
+    world.append(signed);
+    assert_eq!(world.vaults[0].newest_epoch(scope), 2);
+    assert!(world.vaults[0].scope_wants_rotation(scope), "it would write under an older key");
+}
+
+#[test]
+fn two_histories_show_by_what_others_have_seen() {
+    let mut world = World::of(2);
+    world.write(0, b"one");
+    world.write(0, b"two");
+    assert_eq!(world.vaults[0].unread.forked, None);
+    let mut rest = &[b"three".to_vec()][..];
+    // The relay has shown the second device something else at the last place.
+    let vault = &mut world.vaults[1];
+    let head = vault.head().expect("read");
+    let track = vault.track;
+    vault.track = Track::at(Head { chain: Digest([9; 32]), ..head });
+    let signed = vault.batch(&mut rest).expect("sealed").remove(0);
+    vault.track = track;
+    world.append(signed);
+    assert_eq!(world.vaults[0].unread.forked, Some(head.seq + 1));
+    assert_eq!(world.rejected(0), 0, "what it says is still its author's");
+}
+
+#[test]
+fn nothing_is_passed_over_without_a_snapshot_that_holds_it() {
+    let mut world = World::of(2);
+    for _ in 0..5 {
+        world.write(0, b"hidden");
+    }
+    let head = world.vaults[0].head().expect("read");
+    let mut late = Vault::new(world.vaults[1].device.clone(), world.vaults[1].log());
+    for entry in &world.relay.0[..3] {
+        late.take(entry).expect("one history");
+    }
+    let before = late.head();
+    let log = late.log();
+    let snapshot =
+        |head| Some(SnapshotSummary { head, digest: Digest([5; 32]), size: 1, confirmed: true });
+    let older = Head { seq: head.seq - 1, ..head };
+    for snapshot in [None, snapshot(older)] {
+        let floor = Floor { log, head, snapshot };
+        assert_eq!(late.begin_floor(floor).map(|_| ()), Err(VaultError::Withheld));
+        assert_eq!(late.head(), before, "and it asks again from where it was");
+    }
+    let other = snapshot(Head { chain: Digest([1; 32]), ..head });
+    let lie = Floor { log, head, snapshot: other };
+    assert_eq!(late.begin_floor(lie).map(|_| ()), Err(VaultError::Forked));
+    // One of a later head must turn out to be of this chain.
+    let earlier = Head { seq: 4, chain: world.chain(4), ..head };
+    let lie = Head { seq: 6, chain: Digest([1; 32]), ..head };
+    let floor = Floor { log, head: earlier, snapshot: snapshot(lie) };
+    assert!(late.begin_floor(floor).is_ok());
+    assert_eq!(late.take(&world.relay.0[4]), Ok(()));
+    assert_eq!(late.take(&world.relay.0[5]), Err(VaultError::Forked));
+}
+
+impl World {
+    fn chain(&self, seq: u64) -> Digest {
+        let mut track = Track::new(self.vaults[0].log());
+        for entry in self.relay.0.iter().take(seq as usize) {
+            track.advance(digest_of(&entry.header));
+        }
+        track.position().chain
+    }
+}
