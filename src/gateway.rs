@@ -59,10 +59,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// the app's own patience, for the same reason.
 const STRANGER_REST: Duration = Duration::from_secs(20);
 
-/// How long a connection lasts on which no device was proved, however much is asked on it, unless an
-/// answer is under way: a stranger who asks for nothing in particular, again and again, would keep his
-/// place for good. Three times a stranger's rest: a phone has signed in by then.
-const STRANGER_LIFE: Duration = Duration::from_secs(60);
+/// How long a connection may rest in all on which no device was proved, however much is asked on it: a
+/// stranger who asks for nothing in particular, again and again, would keep his place for good. Three
+/// times a stranger's rest: a phone has signed in by then.
+const STRANGER_RESTS: Duration = Duration::from_secs(60);
 
 /// How long a connection that rests is left open once the relay is shutting down: whoever asks
 /// meanwhile is answered, and told to ask elsewhere from now on.
@@ -177,7 +177,6 @@ pub struct Connection(Arc<ConnectionState>);
 
 struct ConnectionState {
     held: Mutex<Held>,
-    began: Instant,
     /// Whether somebody has proved a device on it, or a trusted proxy is at its other end.
     known: AtomicBool,
     /// Whether anything was ever asked on it.
@@ -201,7 +200,6 @@ impl Connection {
         Self(Arc::new(ConnectionState {
             known: AtomicBool::new(held.admission.is_none()),
             held: Mutex::new(held),
-            began: Instant::now(),
             asked: AtomicBool::new(false),
             requests: AtomicUsize::new(0),
             changed: Notify::new(),
@@ -236,9 +234,9 @@ impl Connection {
         Answering(self.0.clone())
     }
 
-    /// Resolves when a stranger has asked nothing for as long as a stranger may, or has stayed for so
-    /// long.
+    /// Resolves when a stranger has asked nothing for as long as a stranger may, at once or in all.
     async fn outstayed(&self) {
+        let mut left = STRANGER_RESTS;
         loop {
             let changed = self.0.changed.notified();
             if self.0.known.load(Ordering::Acquire) {
@@ -249,10 +247,11 @@ impl Connection {
             } else {
                 let asked = self.0.asked.load(Ordering::Acquire);
                 let patience = if asked { STRANGER_REST } else { HANDSHAKE_DEADLINE };
-                let patience = patience.min(STRANGER_LIFE.saturating_sub(self.0.began.elapsed()));
-                if timeout(patience, changed).await.is_err() {
+                let began = Instant::now();
+                if timeout(patience.min(left), changed).await.is_err() {
                     return;
                 }
+                left = left.saturating_sub(began.elapsed());
             }
         }
     }

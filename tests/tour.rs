@@ -319,7 +319,8 @@ async fn what_goes_wrong_is_said_with_what_to_do_next(database: Database) {
     let printed = wrong.run(&["recovery", "restore"]).await;
     assert!(printed.err.contains("add --totals"), "{}", printed.err);
     let printed = wrong.run(&["recovery", "restore", "--totals", "--unsealed"]).await;
-    assert!(!printed.success && printed.err.contains("the PIN is wrong; try"), "{}", printed.err);
+    assert!(!printed.success && printed.err.contains("the PIN is wrong"), "{}", printed.err);
+    assert!(printed.err.contains("What to do: try again, but not often"), "{}", printed.err);
     let right = lost.with("SEALWIRE_PIN", PIN);
     // A key that can be kept nowhere is no device, and what was begun is not in the way of the next try.
     let kept_nowhere = ["recovery", "restore", "--totals", "--keychain"];

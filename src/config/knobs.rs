@@ -235,7 +235,7 @@ pub const UNAUTHENTICATED_MAX: Knob = Knob {
     shape: Shape::Whole { min: 1, max: 1_000_000, unit: "connections" },
     kind: Kind::Plain,
     why: "Connections that have not proved a key yet, all together. A WebSocket has ten \
-          seconds to prove one; over HTTP a connection may rest for 20 seconds and last for a minute, so \
+          seconds to prove one; over HTTP a connection may rest for 20 seconds at once and a minute in all, so \
           strangers can hold this many places and no more.",
 };
 
