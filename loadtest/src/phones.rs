@@ -92,8 +92,8 @@ impl Measurement for Arguments {
 
     type Measured = Measured;
 
-    fn shape(&self) -> Option<Shape> {
-        None
+    fn shape(&self) -> Shape {
+        Shape::talk(self.groups, self.members, self.body, 1)
     }
 
     fn check(&self) -> Result<()> {
@@ -126,6 +126,7 @@ impl Measurement for Arguments {
         let after = relay.process().and_then(|process| process.memory().ok());
         let mut measured = Box::pin(talk(self, relay, groups)).await?;
         measured.started = started;
+        measured.connections = if self.start { self.shared + 7 } else { 2 };
         let phones = (self.groups * self.members) as f64;
         measured.bytes_per_phone = before
             .zip(after)

@@ -84,9 +84,10 @@ impl Measurement for Arguments {
 
     type Measured = Measured;
 
-    fn shape(&self) -> Option<Shape> {
+    fn shape(&self) -> Shape {
         let Self { vaults, devices, body, batch, .. } = *self;
-        Some(Shape { groups: vaults, members: devices, body, per_log: batch, batch: None })
+        let messages = self.away.max(1);
+        Shape { messages, ..Shape::talk(vaults, devices, body, batch) }
     }
 
     fn check(&self) -> Result<()> {

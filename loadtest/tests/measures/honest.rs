@@ -7,7 +7,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{World, assert_no_faults, document, load_test, number};
+use super::{World, assert_no_faults, document, load_test, number, without_ceilings};
 
 /// How often a relay that lies is measured, until no other program flushes the disk meanwhile.
 const ATTEMPTS: usize = 5;
@@ -27,7 +27,7 @@ async fn run(arguments: &str, variables: &[(&str, &str)]) -> (ExitStatus, Value)
     let json = directory.path().join("figures.json");
     let mut command = Command::new(env!("CARGO_BIN_EXE_sealwire-loadtest"));
     command
-        .args(arguments.split_whitespace())
+        .args(without_ceilings(arguments.to_owned()).split_whitespace())
         .arg("--relay")
         .arg(relay())
         .arg("--json")
@@ -132,7 +132,8 @@ async fn one_delivery_in_many_that_is_tampered_with_is_seen() {
             world.relay.address(),
             json.display()
         );
-        assert!(!load_test(arguments).await.success(), "a broken promise ends with a failure");
+        let ended = load_test(without_ceilings(arguments)).await;
+        assert!(!ended.success(), "a broken promise ends with a failure");
         let mut document = document(&json);
         let figures = document["runs"][0]["figures"]["steps"][0].take();
         for one in ["lost", "duplicate", "disorder", "altered"] {
