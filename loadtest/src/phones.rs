@@ -261,6 +261,7 @@ async fn talk(arguments: &Arguments, relay: &Relay, groups: Vec<Group>) -> Resul
     }
     bar.finish_and_clear();
     pacer.join().map_err(|_| anyhow!("the pacer has panicked"))?;
+    tally.give_up(tally.now(), 1, arguments.members - 1);
     finish.send_replace(Some(Arc::new(posted)));
     let mut faults = Faults::default();
     let mut checked = 0;

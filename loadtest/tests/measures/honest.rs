@@ -110,6 +110,20 @@ async fn a_relay_that_stands_still_for_a_second_is_not_measured_kindly() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn entries_that_a_stalled_relay_never_let_in_are_counted_as_long_as_they_waited() {
+    // One entry under way, fifty thousand a second due: most of them are never sent.
+    let load = "append --groups 1 --members 2 --receivers --in-flight 1 --rate 50000 --seconds 2";
+    let figures = measure(&format!("{load} --warm-up 0")).await;
+    assert_no_faults(&figures);
+    let (sent, unsent) = (number(&figures, "appended"), number(&figures, "unsent"));
+    assert!((sent + unsent - 100_000.0).abs() < 0.5 && unsent > 50_000.0, "{figures}");
+    for latency in ["push_to_appended", "push_to_deliver"] {
+        assert_eq!(figures[latency]["count"], 100_000);
+        assert!(number(&figures[latency], "p50_us") > 900_000.0, "{figures}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_killed_relay_has_what_it_answered_and_its_devices_come_back() {
     let figures = measure("run relay-killed --groups 4 --rate 50 --seconds 4 --disturb-at 1").await;
     assert_no_faults(&figures);
