@@ -25,6 +25,8 @@ mod sessions;
 mod strangers;
 // Bytes that no device sends: each is refused with its close code, and nobody else notices.
 mod hostile_bytes;
+// A session that panics costs its device a connection, and nobody else anything.
+mod panics;
 // A crowd writes and reads while the relay is killed again and again: what it was told stays true.
 mod histories;
 // When the database fails, senders are told to come back, and everything goes on when it is there.

@@ -848,6 +848,49 @@ async fn a_session_that_ends_leaves_no_trace() {
 }
 
 #[tokio::test]
+async fn a_session_that_panics_leaves_no_trace() {
+    let world = World::new().await;
+    let (alice, mut bob, group) = two_in_a_group(&world).await;
+    bob.subscribe(group.id, None).await.expect("subscribed");
+    let key = world.store.find_log(group.id).await.expect("a store").expect("a log").key;
+    let beating = world.system.shared.heartbeats.sessions();
+    world.store.panic_on_reads(key);
+    let (_, work) = bob.begin(frame::ListMembers { log: group.id });
+    // As its task does: what the session is goes when its work panics.
+    let ended = tokio::spawn(async move {
+        let bob = bob;
+        work.await;
+        drop(bob);
+    });
+    assert!(ended.await.expect_err("no end but this").is_panic());
+    assert_eq!(world.system.registry().session_count(), 1);
+    assert_eq!(world.system.shared.heartbeats.sessions(), beating - 1);
+    assert!(!world.system.shared.registry.presence(key).is_wanted());
+    assert!(alice.session().outbox().closing().is_none());
+}
+
+#[tokio::test]
+async fn a_page_whose_reading_panics_ends_its_session_and_no_other() {
+    let world = World::new().await;
+    let (mut alice, mut bob, group) = two_in_a_group(&world).await;
+    alice.subscribe(group.id, None).await.expect("subscribed");
+    let mut reading = Reading::new(group.id);
+    alice.drain(&mut reading).await;
+    let key = world.store.find_log(group.id).await.expect("a store").expect("a log").key;
+    world.store.panic_on_reads(key);
+    bob.subscribe(group.id, None).await.expect("subscribed");
+    bob.nothing_waits();
+    let outbox = bob.session().outbox().clone();
+    world.until(|| outbox.closing() == Some(CloseReason::Internal)).await;
+    world.store.heal(key);
+    assert_eq!(alice.session().outbox().closing(), None);
+    let mut bob = Device::connected(2, &world).await;
+    bob.subscribe(group.id, None).await.expect("subscribed");
+    let mut reading = Reading::new(group.id);
+    bob.drain(&mut reading).await;
+}
+
+#[tokio::test]
 async fn a_group_ends_a_year_after_its_last_entry_and_its_members_are_told() {
     let world = World::new().await;
     let (mut alice, mut bob, group) = two_in_a_group(&world).await;
