@@ -41,6 +41,8 @@ mod recovery;
 mod recovered;
 // Stopping loses nothing, ends on time, and tells the devices when to come back.
 mod shutdown;
+// A listener that is handed over outlives its relays: whoever comes while none runs waits.
+mod handed_over;
 // Whoever asks too much is told when to come back, and nobody else notices.
 mod limits;
 // What one device does costs that device, never others, and never memory.
