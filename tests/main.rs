@@ -27,7 +27,8 @@ mod strangers;
 mod hostile_bytes;
 // A session that panics costs its device a connection, and nobody else anything.
 mod panics;
-// A crowd writes and reads while the relay is killed again and again: what it was told stays true.
+// A crowd writes and reads while the relay is killed and its database restarted, again and again: what it
+// was told stays true.
 mod histories;
 // When the database fails, senders are told to come back, and everything goes on when it is there.
 mod database_down;
