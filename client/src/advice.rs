@@ -328,6 +328,9 @@ impl Advice for VaultError {
             Self::Withheld => {
                 "ask the relay's operator, and sync again while another device of the vault is there"
             }
+            Self::Spoiled => {
+                "sync again in a while; if it goes on, ask the relay's operator, whose disk may be damaged"
+            }
             Self::NoKey => "sync while another device of the vault is there, which gives it",
             Self::TooLong => "write smaller rows, or fewer in one transaction",
             Self::Contended => AGAIN,

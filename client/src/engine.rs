@@ -21,6 +21,7 @@ mod opening;
 mod reading;
 mod restored;
 mod sending;
+mod spoiled;
 mod taking;
 mod totals;
 
@@ -42,6 +43,7 @@ use crate::store::{Store, StoreError, logs};
 
 pub(crate) use self::desk::Now;
 pub(crate) use self::ledger::history;
+pub(crate) use self::spoiled::Spoiled;
 pub(crate) use self::totals::GROUP_KEY;
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -173,7 +175,7 @@ impl Engine {
             work(logs, &mut call)?;
             if call.desk.end.is_none() && call.desk.come_back.is_none() {
                 for log in logs.values_mut() {
-                    log.subscribe_if_due(&mut call);
+                    log.subscribe_if_due(&mut call)?;
                     log.run_timers(&mut call)?;
                     // Before the lost device goes: it is asked for nothing.
                     log.see_to_history(&call)?;

@@ -297,6 +297,7 @@ impl Log {
         }
         self.hurry_at = self.hurry_at.filter(|at| *at > call.now.at);
         self.deliver_due(call)?;
+        self.look_again_when_due(call);
         if self.ask_at.is_some_and(|at| at <= call.now.at) {
             self.ask_peers(call)?;
         }

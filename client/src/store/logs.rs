@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 use super::{StoreError, decode, encode, from_sql, to_sql};
 use crate::address::RelayUrl;
 use crate::chain::Track;
+use crate::engine::Spoiled;
 use crate::holders::Holders;
 use crate::identity::JoinSeed;
 use crate::membership::Membership;
@@ -280,6 +281,21 @@ pub(crate) fn asking(db: &Connection, id: i64) -> Result<Asking, StoreError> {
         .prepare_cached("select asking from logs where id = ?1")?
         .query_row([id], |row| row.get(0))?;
     kept.map_or(Ok(Asking::default()), |kept| decode(&kept))
+}
+
+/// Keeps which entries came spoiled.
+pub(crate) fn set_spoiled(db: &Connection, id: i64, spoiled: &Spoiled) -> Result<(), StoreError> {
+    let kept = if spoiled.is_empty() { None } else { Some(encode(spoiled)?) };
+    db.prepare_cached("update logs set spoiled = ?2 where id = ?1")?.execute((id, kept))?;
+    Ok(())
+}
+
+/// Which entries came spoiled.
+pub(crate) fn spoiled(db: &Connection, id: i64) -> Result<Spoiled, StoreError> {
+    let kept: Option<Vec<u8>> = db
+        .prepare_cached("select spoiled from logs where id = ?1")?
+        .query_row([id], |row| row.get(0))?;
+    kept.map_or(Ok(Spoiled::default()), |kept| decode(&kept))
 }
 
 /// Keeps that this device has made an invite.

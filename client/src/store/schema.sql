@@ -57,7 +57,10 @@ create table logs (
     wants_history integer not null default 0,
     -- Whom this device has asked for it, when the next one is, and who has asked this device
     -- meanwhile; none if nobody was asked and nobody has.
-    asking blob
+    asking blob,
+    -- Entries that came otherwise than they were written, how often they were looked at again, and when
+    -- they are; none if there are none.
+    spoiled blob
 );
 
 -- The newest part of each log's history: for heads that the relay or other members name.

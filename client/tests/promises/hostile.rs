@@ -33,7 +33,51 @@ async fn a_body_that_was_changed_on_the_way_is_rejected_and_the_log_goes_on() {
     assert_eq!(rejection(&mut ben).await, Rejection::Body);
     assert_eq!(ben.hears().await, "whole");
     let head = world.relay.head(log).seq;
+    until("an ack", async || world.relay.acked(log, ben.key()).highest() >= head).await;
+    assert_eq!(world.relay.acked(log, ben.key()).floor(), seq - 1, "its body is kept");
+}
+
+#[tokio::test]
+async fn an_entry_that_came_spoiled_is_given_when_a_later_copy_is_whole() {
+    let world = World::start().await;
+    let (mut anna, mut ben) = (world.online("anna").await, world.online("ben").await);
+    let log = world.group(&mut [&mut anna, &mut ben]).await;
+    ben.disconnect().await;
+    let seq = anna.say_for_good(log, "spoiled").await;
+    anna.say_for_good(log, "whole").await;
+    world.relay.spoil(ben.key(), log, seq);
+    ben.connect().await;
+    assert_eq!(rejection(&mut ben).await, Rejection::Body);
+    assert_eq!(ben.hears().await, "whole");
+    world.relay.mend(ben.key(), log, seq);
+    assert_eq!(ben.hears().await, "spoiled", "on the same connection, without being asked");
+    let head = world.relay.head(log).seq;
     until("an ack", async || world.relay.acked(log, ben.key()).floor() >= head).await;
+    assert_eq!(ben.inbox(log).await, ["whole", "spoiled"], "and once");
+    anna.say(log, "and on").await;
+    assert_eq!(ben.hears().await, "and on");
+}
+
+#[tokio::test]
+async fn a_member_whose_joining_came_spoiled_is_one_when_a_later_copy_is_whole() {
+    let world = World::start().await;
+    let (mut anna, mut ben) = (world.online("anna").await, world.online("ben").await);
+    let log = world.group(&mut [&mut anna, &mut ben]).await;
+    let before = anna.say_for_good(log, "before").await;
+    assert_eq!(ben.hears().await, "before");
+    ben.disconnect().await;
+    world.relay.spoil(ben.key(), log, before + 1);
+    let mut cleo = world.online("cleo").await;
+    let invite = anna.device.invite(log).await.expect("an invite");
+    cleo.join(&invite).await;
+    ben.connect().await;
+    assert_eq!(rejection(&mut ben).await, Rejection::Body);
+    assert_eq!(ben.members(log).await.len(), 2);
+    world.relay.mend(ben.key(), log, before + 1);
+    ben.sees_members(log, &[anna.key(), ben.key(), cleo.key()]).await;
+    cleo.say(log, "hello").await;
+    assert_eq!(ben.hears().await, "hello");
+    assert_eq!(ben.inbox(log).await, ["before", "hello"], "nothing is told twice");
 }
 
 /// A member that speaks for itself, past the SDK's rules.
