@@ -75,6 +75,10 @@ impl Advice for Error {
             Self::Wire(error) => error.advice(),
             Self::Refused(code) => of_code(*code),
             Self::Cloned => CLONE,
+            Self::InviterUnknown => {
+                "leave it with `group leave`, ask whoever invited you for the link by another way, and \
+                 compare fingerprints: the link was changed, or the relay lies"
+            }
             Self::Timeout => {
                 "see that the relay is reached, give it longer with --wait, or try again"
             }

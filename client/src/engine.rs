@@ -209,7 +209,7 @@ impl Engine {
 fn load_new(logs: &mut BTreeMap<LogId, Log>, call: &Call<'_>, relay: &RelayUrl) -> Result<()> {
     for outer in logs::outer(call.db, relay)? {
         if let Some(log) = logs.get_mut(&outer.log) {
-            log.note_outer(&outer);
+            log.note_outer(call.db, &outer)?;
         } else if let Some(row) = logs::find(call.db, outer.log)? {
             logs.insert(outer.log, Log::load(call.db, row)?);
         }

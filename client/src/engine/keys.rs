@@ -51,6 +51,9 @@ impl Log {
         let Ok(body) = KeyBody::decode(entry.body.as_ref()) else {
             return Ok(Err(Rejection::Keys));
         };
+        if self.stranger {
+            return Ok(Err(Rejection::Keys));
+        }
         if Some(body.scope) != self.membership.scope() {
             return Ok(Err(Rejection::Keys));
         }

@@ -88,6 +88,10 @@ pub(super) struct Log {
     progress_changed: bool,
     /// Where the remembered history was last cut.
     pruned_at: u64,
+    /// Whose invite this device joins by, and whether that one was met among the members.
+    pub(super) inviter: Option<(DeviceKey, bool)>,
+    /// Whether it never was: no key is taken, and nothing sent.
+    pub(super) stranger: bool,
     /// Entries that came otherwise than they were written: not acked, and looked at again.
     pub(super) spoiled: Spoiled,
     /// When, as far as that is known on this connection.
@@ -154,6 +158,8 @@ impl Log {
             pruned_at: 0,
             ack_due: false,
             replaces: logs::replaces(db, row.id)?,
+            inviter: logs::inviter(db, row.id)?,
+            stranger: logs::is_stranger(db, row.id)?,
             spoiled: logs::spoiled(db, row.id)?,
             look_again_at: None,
             wants_history: logs::wants_history(db, row.id)?,
@@ -168,14 +174,17 @@ impl Log {
     }
 
     /// Another part of the program may have changed these.
-    pub(super) fn note_outer(&mut self, outer: &Outer) {
+    pub(super) fn note_outer(&mut self, db: &Connection, outer: &Outer) -> Result<()> {
         // Joining again after having left is decided there; everything else here.
         if !self.phase.is_open() && outer.phase == Phase::Joining {
             self.phase = Phase::Joining;
             self.subscription = Subscription::Off;
+            self.inviter = logs::inviter(db, self.id)?;
+            self.stranger = logs::is_stranger(db, self.id)?;
         }
         self.blocked = outer.blocked;
         self.invited |= outer.invited;
+        Ok(())
     }
 
     /// Subscribes if this device is a member and nothing speaks against it.
