@@ -38,8 +38,8 @@ macro_rules! describe_one {
 metrics_table! {
     /// Actors alive now, by `actor`.
     gauge ACTORS_LIVE = "sealwire_actors_live", Count;
-    /// Messages waiting in mailboxes now, by `actor`. Of sessions, which read from their sockets and
-    /// have none: requests that are not answered.
+    /// Messages waiting in mailboxes now, by `actor`. Of committers: the queue of what is to become
+    /// durable. Of sessions, which read from their sockets and have none: requests that are not answered.
     gauge MAILBOX_DEPTH = "sealwire_mailbox_depth", Count;
     /// Age of the oldest message that waits now, by `actor`: of all actors of this kind, the one that
     /// is furthest behind. Of sessions: for how long a socket has not taken what is written to it.

@@ -27,6 +27,10 @@ use crate::limits::{REPEATS_MAX, SECONDS_MAX};
 use crate::process::may_open;
 use crate::report::{self, Document, Figures, Run};
 
+/// What is said where the store alone was not measured on the relay's kind of database.
+const OTHER_STORE: &str = "the relay is on PostgreSQL and the store alone was measured on SQLite: name \
+                           an empty database of the server with --ceiling-database";
+
 /// What every measurement can be asked to do.
 #[derive(Args, Serialize)]
 pub(crate) struct Frame {
@@ -132,7 +136,11 @@ pub(crate) async fn take<M: Measurement>(framed: &Framed<M>) -> Result<Taken<M::
         about = Some(relay.about());
         let _proxy = frame.tampering.begin(&mut relay).await?;
         let measured = Box::pin(measurement.measure(&mut relay)).await;
-        let said = relay.warnings();
+        let mut said = relay.warnings();
+        let other_store = frame.ceiling_database.is_none() && relay.about().is_on_postgres();
+        if other_store && ceilings.as_ref().is_some_and(Ceilings::knows_store) {
+            said.push(OTHER_STORE.to_owned());
+        }
         // What the measurement has to say comes first.
         let stopped = relay.stop().await.context("stopping the relay");
         runs.push(Run::new(measured?, ceilings.as_ref()).with_warnings(said));

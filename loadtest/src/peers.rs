@@ -60,6 +60,10 @@ pub(crate) struct Arguments {
     #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_missing_value = "true", default_value = "true")]
     ceilings: bool,
+    /// With --database: another empty database, to measure the relay's store alone.
+    #[arg(long, value_name = "URL")]
+    #[serde(skip)]
+    ceiling_database: Option<String>,
     /// Seconds that are measured of each of these.
     #[arg(long, default_value_t = 5, value_parser = value_parser!(u64).range(1..=SECONDS_MAX))]
     ceiling_seconds: u64,
@@ -143,7 +147,8 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
         let talk = Shape::talk(load.groups, load.members, load.body, load.in_flight);
         let shape = Shape { messages: load.entries, ..talk };
         let time = Duration::from_secs(arguments.ceiling_seconds);
-        ceilings = Some(Box::pin(Ceilings::measure(&shape, None, None, time)).await?);
+        let url = arguments.ceiling_database.as_deref();
+        ceilings = Some(Box::pin(Ceilings::measure(&shape, url, None, time)).await?);
     }
     let mut columns = Vec::new();
     let relay = sealwire::start(&arguments.relay, arguments.database.clone()).await?;

@@ -25,6 +25,9 @@ const PREFIX: &str = "SEALWIRE_";
 /// Variables of ours that are no settings of the relay.
 const TEST_PREFIX: &str = "SEALWIRE_TEST_";
 
+/// Variables that mean something to a build with debug assertions, and nothing to any other.
+const DEBUG_PREFIX: &str = "SEALWIRE_DEBUG_";
+
 /// Where a value was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -312,10 +315,11 @@ fn quoted(text: &str) -> String {
 }
 
 fn unknown(variables: &BTreeMap<String, String>) -> Vec<String> {
-    let known = |name: &str| knobs::ALL.iter().any(|knob| knob.variable == name);
-    variables
-        .keys()
-        .filter(|name| name.starts_with(PREFIX) && !name.starts_with(TEST_PREFIX) && !known(name))
-        .cloned()
-        .collect()
+    let known = |name: &str| {
+        let is_debug = cfg!(debug_assertions) && name.starts_with(DEBUG_PREFIX);
+        is_debug
+            || name.starts_with(TEST_PREFIX)
+            || knobs::ALL.iter().any(|knob| knob.variable == name)
+    };
+    variables.keys().filter(|name| name.starts_with(PREFIX) && !known(name)).cloned().collect()
 }

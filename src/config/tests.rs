@@ -178,6 +178,10 @@ fn empty_variables_are_absent_and_misspelt_ones_are_noticed() {
         .variable("SEALWIRE_TEST_POSTGRES", "x");
     assert_eq!(given.config().groups_max, 6);
     assert_eq!(given.settings().unwrap().unknown_variables(), ["SEALWIRE_LISTNE"]);
+    // A switch of debug builds is misspelt where it means nothing.
+    let given = given.variable("SEALWIRE_DEBUG_NO_FSYNC", "1");
+    let debug = given.settings().unwrap().unknown_variables().len() == 1;
+    assert_eq!(debug, cfg!(debug_assertions));
 }
 
 #[test]

@@ -194,3 +194,17 @@ impl Budget {
         matches!(self, Self::DeliverP50 | Self::DeliverP99)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Unit;
+
+    #[test]
+    fn every_speed_and_size_is_held_against_what_the_machine_does_at_best() {
+        for budget in Budget::ALL {
+            let is_speed_or_size = Unit::ALL.iter().any(|unit| unit.name() == budget.unit());
+            assert_eq!(budget.against().is_some(), is_speed_or_size, "{budget:?}");
+        }
+    }
+}

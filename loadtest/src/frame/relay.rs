@@ -80,6 +80,11 @@ pub(crate) struct About {
 }
 
 impl About {
+    /// Whether its database is known to be a server of PostgreSQL.
+    pub(crate) fn is_on_postgres(&self) -> bool {
+        self.database == Some("postgres")
+    }
+
     /// Of a program that is measured with several databases.
     pub(crate) async fn of_program(program: &Path) -> Result<Self> {
         Ok(Self { version: Some(version_of(program).await?), database: None })
