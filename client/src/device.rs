@@ -193,7 +193,10 @@ impl Device {
             .await
     }
 
-    /// Joins the group of an invite, once the relay is reached.
+    /// Joins the group of an invite, once the relay is reached. Whoever made the invite must be among the
+    /// members up to this device's own joining: if it never was, the link or the relay lies, no key is
+    /// taken and nothing sent ([`Event::InviterUnknown`](crate::event::Event::InviterUnknown)); if it is
+    /// none any more, that is told ([`Event::InviterGone`](crate::event::Event::InviterGone)).
     ///
     /// # Errors
     /// [`Error::RelayKeyChanged`] if the relay's address is known with another key,
@@ -210,8 +213,10 @@ impl Device {
                         return Err(Error::RelayKeyChanged { pinned, presented });
                     }
                 }
-                let id = match logs::find(db, invite.log)? {
-                    None => logs::insert(db, invite.log, &invite.relay, Some(&invite.seed))?,
+                let (id, read) = match logs::find(db, invite.log)? {
+                    None => {
+                        (logs::insert(db, invite.log, &invite.relay, Some(&invite.seed))?, false)
+                    }
                     Some(row) => {
                         match row.phase {
                             Phase::Joining | Phase::Member => return Err(Error::AlreadyMember),
@@ -220,9 +225,10 @@ impl Device {
                         }
                         logs::set_phase(db, row.id, Phase::Joining)?;
                         logs::set_join_seed(db, row.id, &invite.seed)?;
-                        row.id
+                        (row.id, row.membership.is_founded())
                     }
                 };
+                logs::set_inviter(db, id, invite.inviter, read)?;
                 outbox::insert(db, id, &Draft::Join)?;
                 Ok(invite.log)
             })
@@ -272,7 +278,14 @@ fn keep(
     if keychain { identity.save_in_keychain(&path) } else { identity.save(&path, passphrase) }
 }
 
+/// A group that this device is, or is about to be, a member of, and may write to.
 fn member_row(db: &Db, log: LogId) -> Result<LogRow, Error> {
+    let row = open_row(db, log)?;
+    if logs::is_stranger(db, row.id)? { Err(Error::InviterUnknown) } else { Ok(row) }
+}
+
+/// A group that this device is, or is about to be, a member of.
+fn open_row(db: &Db, log: LogId) -> Result<LogRow, Error> {
     let row = logs::find(db, log)?.ok_or(Error::NoSuchLog)?;
     match row.phase {
         _ if row.blocked => Err(Error::Cloned),

@@ -106,6 +106,7 @@ pub mod padding;
 pub mod recovery;
 pub mod seal;
 pub mod session;
+mod spoiled;
 mod store;
 pub mod stretch;
 pub mod sync;

@@ -237,6 +237,7 @@ impl Written<'_> {
 }
 
 /// A row that was deleted: its values are kept, for a later write of another device brings it back.
+/// Those that are kept already are newer than the table's, or what the table has made others of.
 fn deleted(table: &Registered, record: &mut Record, stamp: Stamp, image: &[Value]) -> RowChange {
     let shape = &table.shape;
     let keys = shape.key.len();
@@ -244,7 +245,7 @@ fn deleted(table: &Registered, record: &mut Record, stamp: Stamp, image: &[Value
     for (at, column) in shape.columns.iter().enumerate() {
         let value = &image[keys + at];
         if let Some(register) = record.cells.get_mut(&(table.columns[at], column.scope)) {
-            register.kept = Some(value.clone());
+            register.kept.get_or_insert_with(|| value.clone());
         }
         if column.scope == shape.rows {
             cells.push(Cell { column: at, after: None, before: Some(value.clone()) });

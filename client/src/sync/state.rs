@@ -34,7 +34,7 @@ use super::error::SyncError;
 use super::intake::Keyring;
 use super::pack::CELL_BYTES_MAX;
 use super::record::{NameId, Record};
-use super::replay::Replayed;
+use super::replay::{Held, Replayed};
 use super::schema::KeyScope;
 use super::value::Value;
 use super::writer::Writer;
@@ -344,7 +344,7 @@ impl Writer<'_> {
                 Some((life.stamp.reading.0, device, life.alive))
             }
         };
-        let shown = self.shown_values(table, &values, record)?;
+        let shown = self.shown_values(table, &values, record.shown)?;
         let mut cells = Vec::new();
         for ((column, of), register) in &record.cells {
             if *of != scope || register.alone {
@@ -431,6 +431,7 @@ impl Writer<'_> {
         for StateRow(key, life, cells) in rows.rows {
             let bytes = key_bytes(&key);
             let mut record = self.record(number, &bytes)?.unwrap_or_default();
+            let (shown, held) = (record.shown, Held::default());
             let mut news = false;
             if let Some((reading, device, alive)) = life {
                 let stamp = stamp(devices, reading, device)?;
@@ -441,7 +442,8 @@ impl Writer<'_> {
                 let stamp = stamp(devices, reading, device)?;
                 clock.observe(stamp.reading, self.now);
                 let column = *columns.get(usize::from(column)).ok_or(SnapshotError::Damaged)?;
-                if record.write(column, scope, stamp, value) {
+                let held = || held.get(self, number, &key, shown, (column, scope));
+                if record.write(column, scope, stamp, value, held)? {
                     done.cells += 1;
                     news = true;
                 }
@@ -455,14 +457,14 @@ impl Writer<'_> {
         self.keep_clock(clock)
     }
 
-    /// The values of a row that stand in the app's table, by their registers.
-    fn shown_values(
+    /// The values of a row that stand in the app's table, by their registers, if it is `shown` there.
+    pub(crate) fn shown_values(
         &self,
         table: NameId,
         key: &[Value],
-        record: &Record,
+        shown: bool,
     ) -> Result<HashMap<(NameId, KeyScope), Value>, SyncError> {
-        let Some(table) = self.tables.0.get(&table).filter(|_| record.shown) else {
+        let Some(table) = self.tables.0.get(&table).filter(|_| shown) else {
             return Ok(HashMap::new());
         };
         let values = self.current_values(table, key)?;
@@ -495,6 +497,29 @@ impl Writer<'_> {
             .execute((&state.scope.0[..], &state.author.0[..], head, &state.sealed))?;
         Ok(())
     }
+}
+
+/// The rows of what is shared, as they stand in a state, but for who was met in which order.
+#[cfg(test)]
+pub(crate) fn shared_rows(writer: &mut Writer<'_>) -> Result<Vec<u8>, SyncError> {
+    let mut packer = Packer::new()?;
+    writer.write_state(KeyScope::Group, &mut packer, &mut || {})?;
+    let packed = packer.finish()?;
+    let mut unpacked = Unpacked::new(&packed, crate::vault::STATE_BYTES_MAX)?;
+    let mut rows = Vec::new();
+    while let Some(frame) = next(&mut unpacked, packed.len())? {
+        let Frame::Rows(frame) = frame else { continue };
+        for StateRow(key, life, cells) in &frame.rows {
+            let mut cells: Vec<_> = cells
+                .iter()
+                .map(|(column, at, _, value)| (&frame.columns[usize::from(*column)], at, value))
+                .collect();
+            cells.sort_by(|a, b| a.0.cmp(b.0));
+            let life = life.map(|(at, _, alive)| (at, alive));
+            rows.extend(rmp_serde::to_vec(&(key, life, cells)).expect("encoded"));
+        }
+    }
+    Ok(rows)
 }
 
 /// A stamp of a state.

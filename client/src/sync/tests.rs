@@ -2,6 +2,7 @@
 
 mod convergence;
 mod rules;
+mod ties;
 
 use std::path::PathBuf;
 
