@@ -148,8 +148,8 @@ mod tests {
             outbox.add_log(LogPlace { id, key, log_type: LogType::Group });
             let presence = registry.presence(key);
             let subscription = Subscription::new(presence, 1, Phase::Entries, 1);
-            let changes = outbox.membership_changes();
-            assert!(outbox.subscribe(1, changes, key, head, None, subscription));
+            let ground = outbox.ground(key).expect("a member");
+            assert!(outbox.subscribe(1, ground, key, head, None, subscription));
             outbox.offer(key, &[]);
         }
     }

@@ -443,7 +443,9 @@ async fn begin_reading(
     }
     // First a subscriber, then the question where the log stands: what is published in between is
     // offered, refused as behind, and found by the first page.
-    let changes = core.outbox.membership_changes();
+    let Some(ground) = core.outbox.ground(key) else {
+        return refuse_unknown(core, request, log).await;
+    };
     let unfinished = Unfinished { core: &core, key };
     let presence = core.shared.registry.subscribe(key, &core.outbox);
     let losses = presence.losses();
@@ -471,10 +473,10 @@ async fn begin_reading(
         cast_ack(&core, key, losses, &state, compared);
     }
     let subscription = Subscription::new(presence, from, phase, record.joined_seq);
-    if core.outbox.subscribe(request, changes, key, record.head, floor, subscription) {
+    if core.outbox.subscribe(request, ground, key, record.head, floor, subscription) {
         std::mem::forget(unfinished);
     } else {
-        // Memberships changed while the store was asked: what it said may be wrong by now.
+        // The membership changed while the store was asked: what it said may be wrong by now.
         core.refuse(request, unavailable());
     }
 }
