@@ -13,11 +13,13 @@ mod framing;
 mod reader;
 mod writer;
 
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use metrics::counter;
 use sealwire_actors::metrics::{AuthFailure, CONNECTIONS_REFUSED, SESSIONS_ENDED};
 use sealwire_actors::{Greeter, Outbox, Rejected, Session, Step, System};
@@ -52,7 +54,12 @@ pub(crate) async fn serve<A, S: Send + 'static>(
     let (read, write) = stream.into_split();
     let mut writer = Writer::new(write);
     let mut reader = Reader::new(read, leftover, UNAUTHENTICATED_FRAME_BYTES_MAX).await;
-    let authenticated = authenticate(&mut reader, &mut writer, &system).await;
+    // As with a session: a panic costs this connection, which is told whose fault it is.
+    let greeted = AssertUnwindSafe(authenticate(&mut reader, &mut writer, &system)).catch_unwind();
+    let authenticated = greeted.await.unwrap_or_else(|_| {
+        tracing::error!("greeting a connection panicked");
+        Err(Some(CloseReason::Internal))
+    });
     drop(admission);
     match authenticated {
         Ok(session) => {
@@ -112,19 +119,9 @@ async fn authenticate(
     })
 }
 
-/// Counts how a session ended, even if it panicked: that costs this session and no other.
-struct Ending(Option<CloseReason>);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        let reason = if std::thread::panicking() {
-            tracing::error!("a session panicked");
-            CloseReason::Internal.name()
-        } else {
-            self.0.map_or("device", CloseReason::name)
-        };
-        counter!(SESSIONS_ENDED, "reason" => reason).increment(1);
-    }
+/// Counts how a session ended.
+fn count_ended(reason: Option<CloseReason>) {
+    counter!(SESSIONS_ENDED, "reason" => reason.map_or("device", CloseReason::name)).increment(1);
 }
 
 /// What the task of a session works with. In a box of its own: a future keeps what it is given
@@ -148,14 +145,21 @@ enum Turn {
     End(Option<CloseReason>),
 }
 
+/// Serves a session to its end. A panic costs this session and no other: everything that it holds is
+/// let go as at any other end, and its device is told that the fault is the relay's.
 async fn run<S>(mut served: Box<Served>, slot: S) {
-    let mut ending = Ending(None);
     let reason = loop {
-        if let Turn::End(reason) = served.turn().await {
-            break reason;
+        // Nothing that was under way is gone on with after a panic, so nothing half done is looked at.
+        match AssertUnwindSafe(served.turn()).catch_unwind().await {
+            Ok(Turn::Again) => {}
+            Ok(Turn::End(reason)) => break reason,
+            Err(_) => {
+                tracing::error!("a session panicked");
+                break Some(CloseReason::Internal);
+            }
         }
     };
-    ending.0 = reason;
+    count_ended(reason);
     // In a box, because it is large and happens once.
     Box::pin(served.end(reason)).await;
     drop(slot);

@@ -2,20 +2,16 @@
 //! when it is there again: no restart, nothing lost.
 
 use std::process::Command;
-use std::time::Duration;
 
 use sealwire_protocol::frame::Ping;
 use sealwire_protocol::{ErrorCode, Failure, Kind, LogId};
 use sqlx::{Connection, Executor, SqliteConnection};
-use tokio::time::sleep;
 
 use crate::support::cluster::Cluster;
-use crate::support::crowd::{Crowd, Size};
 use crate::support::device::{Device, together};
 use crate::support::eventually;
 use crate::support::place::{Database, Place};
 use crate::support::process::RelayProcess;
-use crate::support::random::Random;
 
 /// Largest file that the relay may write while its disk is "full", in bytes.
 const FULL_BYTES: u64 = 8 * 1024 * 1024;
@@ -39,29 +35,6 @@ async fn a_postgresql_that_is_stopped_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_when_postgresql_is_stopped_at_once_under_a_crowd() {
-    let seed = Random::seed("SEALWIRE_TEST_SEED");
-    let mut cluster = Cluster::start().await;
-    let mut relay = RelayProcess::start(Place::beside(cluster.url()), &[]).await;
-    let size = Size { devices: 20, groups: 8, members: 6 };
-    let crowd = Crowd::gather(relay.url(), &size, seed).await;
-    let mut random = Random::new(seed ^ 1);
-    let history = crowd
-        .run(async {
-            for _ in 0..3 {
-                sleep(Duration::from_millis(500 + random.next() % 1500)).await;
-                cluster.stop_at_once().await;
-                cluster.run().await;
-            }
-            sleep(Duration::from_secs(1)).await;
-        })
-        .await;
-    assert_eq!(history.check(), []);
-    assert!(history.appended() > 100, "the crowd was not busy");
-    assert!(relay.is_running(), "the relay has ended");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sqlite_that_somebody_else_holds_is_waited_for() {
     let place = Place::new(Database::Sqlite).await;
     let mut scene = Scene::new(RelayProcess::start(place, &[]).await).await;
@@ -74,32 +47,6 @@ async fn a_sqlite_that_somebody_else_holds_is_waited_for() {
     other.close().await.expect("closed");
     scene.recovers().await;
     assert!(scene.relay.stop().await.status.success());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_when_somebody_else_holds_sqlite_under_a_crowd() {
-    let seed = Random::seed("SEALWIRE_TEST_SEED");
-    let mut relay = RelayProcess::start(Place::new(Database::Sqlite).await, &[]).await;
-    let size = Size { devices: 20, groups: 8, members: 6 };
-    let crowd = Crowd::gather(relay.url(), &size, seed).await;
-    let url = relay.place().url().to_owned();
-    let history = crowd
-        .run(async {
-            // For less and for longer than the relay waits for the lock.
-            for held_ms in [300, 1_500, 6_500] {
-                sleep(Duration::from_millis(800)).await;
-                let mut other = SqliteConnection::connect(&url).await.expect("a connection");
-                other.execute("pragma busy_timeout = 5000; begin immediate").await.expect("held");
-                sleep(Duration::from_millis(held_ms)).await;
-                other.execute("rollback").await.expect("given up");
-                other.close().await.expect("closed");
-            }
-            sleep(Duration::from_millis(800)).await;
-        })
-        .await;
-    assert_eq!(history.check(), []);
-    assert!(history.appended() > 100, "the crowd was not busy");
-    assert!(relay.is_running(), "the relay has ended");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -297,16 +297,56 @@ async fn a_message_that_is_begun_and_never_finished_ends_the_session() {
 
 #[tokio::test]
 async fn a_stranger_is_heard_for_no_more_than_a_proof_is_long() {
+    const MOST: u64 = UNAUTHENTICATED_FRAME_BYTES_MAX as u64;
     let scene = Scene::new().await;
+    let address = scene.world.address();
+    // The length alone is enough, wherever it stands and however it comes: room is made for nothing.
+    let short = frame(BINARY, b"begun");
+    let long = head(LAST | BINARY, FRAME_BYTES_MAX as u64);
+    let behind_a_ping = [frame(LAST | PING, b"wait"), long.clone()].concat();
+    let behind_a_fragment = [short, head(LAST | CONTINUATION, MOST - 10)].concat();
+    for (what, bytes) in [
+        ("as long as a device's may be", long.clone()),
+        ("a little too long", head(LAST | BINARY, MOST - 7)),
+        ("behind a ping", behind_a_ping),
+        ("behind a fragment", behind_a_fragment),
+        ("all of it", frame(LAST | BINARY, &vec![0; 2 * UNAUTHENTICATED_FRAME_BYTES_MAX])),
+    ] {
+        let mut raw = Raw::upgraded(address).await;
+        raw.write(&bytes).await;
+        let (end, after) = raw.timed_end().await;
+        assert_eq!(end, End::of(CloseReason::TooBig), "{what}");
+        assert!(after < Duration::from_secs(FIVE_SECONDS.start), "{what}: {after:?}");
+    }
+    let mut raw = Raw::upgraded(address).await;
+    for byte in &long {
+        raw.write(&[*byte]).await;
+    }
+    assert_eq!(raw.end().await, End::of(CloseReason::TooBig), "byte by byte");
+    // Whatever fits is heard: this is no proof, and is refused as such.
+    let mut raw = Raw::upgraded(address).await;
+    raw.write(&frame(LAST | BINARY, &vec![0; UNAUTHENTICATED_FRAME_BYTES_MAX - 8])).await;
+    assert_eq!(raw.end().await, End::of(CloseReason::Malformed));
+    // Many small pieces are too many in the end.
+    let mut raw = Raw::upgraded(address).await;
+    raw.write(&frame(BINARY, b"x")).await;
+    for _ in 0..UNAUTHENTICATED_FRAME_BYTES_MAX / 7 {
+        raw.write(&frame(CONTINUATION, b"x")).await;
+    }
+    assert_eq!(raw.end().await, End::of(CloseReason::AuthenticationTimeout));
+    scene.stays_unharmed().await;
+}
+
+#[tokio::test]
+async fn what_comes_right_behind_a_proof_may_be_long() {
+    let scene = Scene::new().await;
+    let stranger = Identity::generate().expect("randomness");
     let mut raw = Raw::upgraded(scene.world.address()).await;
-    raw.write(&frame(LAST | BINARY, &vec![0; 2 * UNAUTHENTICATED_FRAME_BYTES_MAX])).await;
-    let (end, after) = raw.timed_end().await;
-    assert!(
-        matches!(end, End::Closed(code) if code == CloseReason::TooBig.code()
-            || code == CloseReason::AuthenticationTimeout.code()),
-        "{end:?}"
-    );
-    assert!(after.as_secs() < FIVE_SECONDS.end, "{after:?}");
+    let proof = raw.proof(&stranger).await;
+    let long = frame(LAST | BINARY, &[0xc1; 100 * 1024]);
+    raw.write(&[frame(LAST | BINARY, &proof), long].concat()).await;
+    raw.welcomed().await;
+    assert_eq!(refusal(&mut raw).await.1, ErrorCode::Malformed);
     scene.stays_unharmed().await;
 }
 

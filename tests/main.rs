@@ -25,7 +25,10 @@ mod sessions;
 mod strangers;
 // Bytes that no device sends: each is refused with its close code, and nobody else notices.
 mod hostile_bytes;
-// A crowd writes and reads while the relay is killed again and again: what it was told stays true.
+// A session that panics costs its device a connection, and nobody else anything.
+mod panics;
+// A crowd writes and reads while the relay is killed and its database restarted, again and again: what it
+// was told stays true.
 mod histories;
 // When the database fails, senders are told to come back, and everything goes on when it is there.
 mod database_down;
@@ -39,6 +42,8 @@ mod recovery;
 mod recovered;
 // Stopping loses nothing, ends on time, and tells the devices when to come back.
 mod shutdown;
+// A listener that is handed over outlives its relays: whoever comes while none runs waits.
+mod handed_over;
 // Whoever asks too much is told when to come back, and nobody else notices.
 mod limits;
 // What one device does costs that device, never others, and never memory.

@@ -134,6 +134,11 @@ impl CommitterRef {
         self.0.cell()
     }
 
+    /// How much it is asked for that waits.
+    pub(crate) fn depth(&self) -> usize {
+        self.0.depth()
+    }
+
     /// For how long the oldest of what it is asked for has waited.
     pub(crate) fn oldest(&self) -> Duration {
         self.0.oldest()

@@ -16,6 +16,7 @@ pub mod trouble;
 mod vaults;
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
@@ -23,7 +24,7 @@ use parking_lot::Mutex;
 use sealwire_protocol::challenge::CHALLENGE_BYTES;
 use sealwire_protocol::frame::Member;
 use sealwire_protocol::{DeviceKey, Digest, LogId};
-use tokio::sync::watch;
+use tokio::sync::{Barrier, watch};
 
 pub use self::push::FakePush;
 use self::state::State;
@@ -91,6 +92,12 @@ struct Hooks {
     poisoned: BTreeSet<LogKey>,
     unreadable: bool,
     elsewhere: bool,
+    /// Logs whose readers panic.
+    panicking: BTreeSet<LogKey>,
+    /// Devices whose arrival panics.
+    unwelcome: BTreeSet<DeviceKey>,
+    /// What the next reservation's answer waits at.
+    reservation: Option<Arc<Barrier>>,
     /// How often entries that do not decode were read; none while all do.
     spoiled: Option<u64>,
 }
@@ -134,9 +141,11 @@ impl MemoryStore {
         self.hooks.lock().poisoned.insert(key);
     }
 
-    /// Ends [`Self::poison`].
+    /// Ends [`Self::poison`] and [`Self::panic_on_reads`].
     pub fn heal(&self, key: LogKey) {
-        self.hooks.lock().poisoned.remove(&key);
+        let mut hooks = self.hooks.lock();
+        hooks.poisoned.remove(&key);
+        hooks.panicking.remove(&key);
     }
 
     /// While on, every read is answered [`StoreError::Unavailable`].
@@ -149,6 +158,22 @@ impl MemoryStore {
         let mut failed = self.reads_failed.subscribe();
         // The sender lives in self, so the wait ends only by the condition.
         let _ = failed.changed().await;
+    }
+
+    /// Whoever asks for a page of this log or for its members panics, as a bug would, until
+    /// [`Self::heal`].
+    pub fn panic_on_reads(&self, key: LogKey) {
+        self.hooks.lock().panicking.insert(key);
+    }
+
+    /// While on, whoever asks for this device's logs panics.
+    pub fn panic_on_arrival(&self, device: DeviceKey, on: bool) {
+        let mut hooks = self.hooks.lock();
+        if on {
+            hooks.unwelcome.insert(device)
+        } else {
+            hooks.unwelcome.remove(&device)
+        };
     }
 
     /// While on, another process holds the lock for retention.
@@ -178,6 +203,15 @@ impl MemoryStore {
         self.commits.load(Ordering::SeqCst)
     }
 
+    /// The next place that is reserved is told of late: its answer meets this barrier of two when the
+    /// place is kept, and once more before it goes.
+    #[must_use]
+    pub fn hold_next_reservation(&self) -> Arc<Barrier> {
+        let barrier = Arc::new(Barrier::new(2));
+        self.hooks.lock().reservation = Some(barrier.clone());
+        barrier
+    }
+
     /// Raises a log's version, as one who changes it without appending.
     pub fn raise_version(&self, key: LogKey) {
         self.state.lock().raise_version(key);
@@ -204,6 +238,11 @@ impl MemoryStore {
         let outcome = write(&mut self.state.lock())?;
         self.commits.fetch_add(1, Ordering::SeqCst);
         if mishap == Some(Mishap::AnswerLost) { Err(StoreError::Unavailable) } else { Ok(outcome) }
+    }
+
+    fn panic_if_told(&self, key: LogKey) {
+        let told = self.hooks.lock().panicking.contains(&key);
+        assert!(!told, "the store was told to panic");
     }
 
     fn read<T>(&self, read: impl FnOnce(&State) -> T) -> Result<T, StoreError> {
@@ -264,7 +303,13 @@ impl Store for MemoryStore {
         now: u64,
         since: u64,
     ) -> Result<ReserveResult, StoreError> {
-        Ok(self.state.lock().reserve(key, device, groups_max, now, since))
+        let reserved = self.state.lock().reserve(key, device, groups_max, now, since);
+        let barrier = self.hooks.lock().reservation.take();
+        if let Some(barrier) = barrier {
+            barrier.wait().await;
+            barrier.wait().await;
+        }
+        Ok(reserved)
     }
 
     async fn load(&self, keys: &[LogKey]) -> Result<Vec<Option<LogRecord>>, StoreError> {
@@ -280,6 +325,8 @@ impl Store for MemoryStore {
     }
 
     async fn memberships(&self, device: DeviceKey) -> Result<Vec<LogBrief>, StoreError> {
+        let unwelcome = self.hooks.lock().unwelcome.contains(&device);
+        assert!(!unwelcome, "the store was told to panic");
         self.read(|state| state.memberships(device))
     }
 
@@ -296,6 +343,7 @@ impl Store for MemoryStore {
     }
 
     async fn members(&self, key: LogKey) -> Result<Option<(Position, Vec<Member>)>, StoreError> {
+        self.panic_if_told(key);
         self.read(|state| state.members(key))
     }
 
@@ -313,6 +361,7 @@ impl Store for MemoryStore {
     }
 
     async fn read_page(&self, request: &PageRequest) -> Result<Vec<StoredEntry>, StoreError> {
+        self.panic_if_told(request.key);
         self.read(|state| state.read_page(request))
     }
 

@@ -65,6 +65,12 @@ impl Wheel {
         }
     }
 
+    /// How many sessions it beats for.
+    #[cfg(test)]
+    pub(crate) fn sessions(&self) -> usize {
+        self.slots.lock().iter().map(Vec::len).sum()
+    }
+
     /// Turns the wheel to this second of the relay's uptime.
     fn turn(&self, now_s: u64, now_ms: u64) {
         let due = std::mem::take(&mut self.slots.lock()[now_s as usize % SLOTS]);

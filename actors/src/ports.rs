@@ -114,8 +114,9 @@ pub struct SenderRecord {
 /// A change of membership that a commit makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemberChange {
-    /// A member from now on, with an empty ack state. Makes a reservation real; needs none
-    /// (a founder and an enrolled device have none).
+    /// A member from now on, with an empty ack state. In a group it takes up the place that
+    /// [`Store::reserve`] has kept, or that the device holds already; if there is none when this
+    /// commits, the log's part is [`CommitResult::Stale`]. In a vault nothing is reserved.
     Joined {
         /// Who.
         device: DeviceKey,
@@ -198,7 +199,8 @@ impl LogCommit {
 pub enum CommitResult {
     /// All of it is durable.
     Committed,
-    /// The store holds another head or version, or no such log: none of it happened.
+    /// The store holds another head or version, or no such log, or keeps no place in this group for
+    /// a device that was to join: none of it happened.
     Stale,
 }
 
@@ -507,8 +509,26 @@ pub trait Store: PushStore + RecoveryStore + VaultStore {
     /// As [`Store::commit`].
     async fn found(&self, log: &NewLog, groups_max: u32) -> Result<FoundResult, StoreError>;
 
-    /// Reserves a membership for `device` in a group: locks the device, counts its active groups
-    /// and reservations younger than `since`, and inserts it as joining at `now`.
+    /// Reserves a membership for `device` in a group: under a lock on the device it notes a place as
+    /// of `now`, lets go the device's places in other groups that were reserved before `since`, and
+    /// gives all of that up if the device then holds more places than `groups_max`.
+    ///
+    /// A place is a row, reserved or taken up, and every row counts, however old. Rows of a device come
+    /// to be here and in [`Store::found`] alone, under its lock; a commit that lets it join needs the
+    /// row ([`MemberChange::Joined`]) and only changes what it says; leaving, sweeping and this method
+    /// delete rows. So no device is in more groups than it may, whatever happens between a reservation
+    /// and the commit of its join:
+    ///
+    /// - another session's join commits first: the row is taken up, and this join finds a member;
+    /// - and the device leaves again: the row is gone, and this join is stale;
+    /// - and reserves anew, here: there is a row, which counts; one join takes it up, the other finds a
+    ///   member;
+    /// - and another group gets the place that had become free: as before, this join is stale;
+    /// - the reservation gets too old, and another group gets the place: the row went when that was
+    ///   reserved, and this join is stale; or it had been taken up by then, and it counted;
+    /// - the join and a leave before it are one transaction: the row was there before and counts after.
+    ///
+    /// Who is stale was promised nothing; a resend reserves again.
     ///
     /// # Errors
     /// As [`Store::commit`].

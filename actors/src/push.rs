@@ -12,7 +12,8 @@
 //!
 //! Holds always:
 //! - a push service is given a token and a [`Ring`], and nothing else;
-//! - at most [`PUSH_CALLS_MAX`] calls are under way;
+//! - at most [`PUSH_CALLS_MAX`] calls are under way; while a crowd waits for a committer, [`PUSH_YIELD_CALLS`] begin
+//!   in each [`PUSH_YIELD_PAUSE`], because a doorbell may be a second late where an append may not;
 //! - a token is forgotten only when its push service says that it is gone, and only that very token.
 
 mod breaker;
@@ -38,7 +39,8 @@ use self::core::{Call, Core, News, Outcome, Room, Spared, Taken};
 use self::doorstep::{Acked, Awake, Named, Sleeper, Told};
 use crate::limits::{
     DOORBELL_DEVICES_MAX, DOORBELL_LOOKBACK, DOORBELL_REREAD_PAUSE, DOORBELL_WAITS_MAX, PUSH_BATCH,
-    PUSH_CALL_DEADLINE, PUSH_CALLS_MAX, PUSH_MAILBOX_MAX, PUSH_RETRY_MIN,
+    PUSH_CALL_DEADLINE, PUSH_CALLS_MAX, PUSH_MAILBOX_MAX, PUSH_RETRY_MIN, PUSH_YIELD,
+    PUSH_YIELD_CALLS, PUSH_YIELD_DEPTH, PUSH_YIELD_PAUSE,
 };
 use crate::mailbox::{self, Mailbox, Posted, Waiting};
 use crate::metrics::{
@@ -146,6 +148,10 @@ struct State {
     started: Instant,
     /// Calls under way.
     calls: usize,
+    /// Until when appends go first.
+    yields_until: u64,
+    /// When the next calls may begin meanwhile.
+    next_yielding: u64,
     /// Whether a look is on its way, and for when.
     looking: Option<u64>,
     rereading: bool,
@@ -176,6 +182,8 @@ impl Actor for PushActor {
             services,
             started: Instant::now(),
             calls: 0,
+            yields_until: 0,
+            next_yielding: 0,
             looking: None,
             rereading: false,
             reread_at: 0,
@@ -184,7 +192,7 @@ impl Actor for PushActor {
             myself,
         };
         state.reread(state.shared.options.doorbell_settle);
-        state.look_later(0);
+        state.look_later(state.now());
         Ok(state)
     }
 
@@ -282,6 +290,7 @@ impl State {
         let calls = self.core.take(now, room, |device| registry.is_here(device));
         if !calls.is_empty() {
             self.calls += calls.len();
+            self.next_yielding = now + ms(PUSH_YIELD_PAUSE);
             self.look_up(calls);
         }
         gauge!(DOORBELLS_WAITING).set(self.core.waiting() as f64);
@@ -289,11 +298,18 @@ impl State {
     }
 
     /// How many calls may begin now.
-    fn room(&self, now: u64) -> usize {
-        let free = PUSH_CALLS_MAX.saturating_sub(self.calls);
+    fn room(&mut self, now: u64) -> usize {
+        // A crowd that was committed is gone at this moment and there again at the next.
+        if self.shared.busiest_committer() >= PUSH_YIELD_DEPTH {
+            self.yields_until = now + ms(PUSH_YIELD);
+        }
+        let mut free = PUSH_CALLS_MAX.saturating_sub(self.calls);
         if free < PUSH_BATCH && self.core.ready() > free {
             // Many wait: their tokens are looked up together, when there is room for some.
             return 0;
+        }
+        if now < self.yields_until {
+            free = if now < self.next_yielding { 0 } else { free.min(PUSH_YIELD_CALLS) };
         }
         self.services.iter().map(|one| one.breaker.room(now, free)).max().unwrap_or(0)
     }
@@ -415,11 +431,13 @@ impl State {
     /// Sees to it that it is looked again when something is due.
     fn look_later(&mut self, now: u64) {
         let due = self.core.next_due();
-        // Those whose turn has come wait for a push service that is left alone; for room, the end of
-        // a call is enough.
-        let rests = (self.core.ready() > 0)
+        // Those whose turn has come wait for a push service that is left alone, or for appends that go
+        // first; for room, the end of a call is enough.
+        let ready = self.core.ready() > 0;
+        let rests = ready
             .then(|| self.services.iter().filter_map(|one| one.breaker.rests_until(now)).min());
-        let due = [due, rests.flatten()].into_iter().flatten().min();
+        let yields = (ready && now < self.yields_until).then_some(self.next_yielding);
+        let due = [due, rests.flatten(), yields].into_iter().flatten().min();
         let pause = due.map_or(LOOK_WHEN_IDLE, |due| {
             let pause = Duration::from_millis(due.saturating_sub(now));
             pause.clamp(LOOK_AT_MOST_EVERY, LOOK_AT_LEAST_EVERY)

@@ -301,6 +301,11 @@ struct Reading {
 
 impl Drop for Reading {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // This log would wait for its page for ever, and its device would never know.
+            tracing::error!("reading a page for a session panicked");
+            self.core.outbox.close(CloseReason::Internal);
+        }
         self.core.reading.store(false, Ordering::Release);
         self.core.outbox.nudge();
         // The session may have ended meanwhile, and this page may have been the last to hold the

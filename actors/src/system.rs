@@ -135,6 +135,11 @@ impl Shared {
         committers[index].clone()
     }
 
+    /// Requests that wait for the committer for which most do.
+    pub(crate) fn busiest_committer(&self) -> usize {
+        self.committers.read().iter().map(CommitterRef::depth).max().unwrap_or(0)
+    }
+
     /// Makes a small write and waits for its result. A store with one writer makes it in its
     /// committer's queue; one with several makes it beside them, so that it does not wait for their
     /// batches.

@@ -593,6 +593,58 @@ async fn a_device_that_leaves_and_joins_again_at_once_is_in_no_more_groups() {
 }
 
 #[tokio::test]
+async fn a_join_whose_place_was_used_and_given_up_meanwhile_is_told_to_come_back() {
+    // A store with several writers: places are kept beside the commits.
+    let world = World::over(Arc::new(MemoryStore::with(1, 2))).await;
+    let mut phone = Device::connected(2, &world).await;
+    let mut tablet = Device::new(2).instance(7);
+    tablet.connect(&world).await;
+    let mut groups = Vec::new();
+    for seed in 10..17 {
+        let mut founder = Device::connected(seed, &world).await;
+        groups.push(founder.found().await);
+    }
+    let (sixth, seventh) = (&groups[5], &groups[6]);
+    for group in &groups[..5] {
+        (phone.count, phone.prev) = (1, Digest::ZERO);
+        phone.join(group).await;
+    }
+    // They are one device: the tablet's entry follows the phone's two.
+    (phone.count, phone.prev) = (1, Digest::ZERO);
+    let join = phone.join_entry(sixth);
+    let leave = phone.control(sixth.id, &Control::Leave, Head::NONE);
+    (tablet.count, tablet.prev) = (phone.count, phone.prev);
+    let rejoin = tablet.join_entry(sixth);
+    // The phone's join is on its way to the disk when a place is kept for the tablet's, which then rests
+    // on the way to its log.
+    world.store.hold_commits();
+    let joined = phone.send(frame::Append { entry: join }).await;
+    world.store.commits_held(1).await;
+    let kept = world.store.hold_next_reservation();
+    let (rejoined, work) = tablet.begin(frame::Append { entry: rejoin.clone() });
+    let work = tokio::spawn(work);
+    kept.wait().await;
+    world.store.release_commits();
+    phone.appended(joined).await.expect("joined");
+    phone.append(leave).await.expect("left");
+    // The place that is free now goes to another group.
+    (phone.count, phone.prev) = (1, Digest::ZERO);
+    phone.join(seventh).await;
+    kept.wait().await;
+    work.await.expect("no panic");
+    let failure = tablet.appended(rejoined).await.expect_err("refused");
+    assert_eq!(failure.code, ErrorCode::Unavailable);
+    assert!(failure.retry_after_ms.is_some());
+    let logs = world.store.memberships(phone.id()).await.expect("a store");
+    assert_eq!(logs.len(), 6);
+    // Sent again it is asked like any other join, and a member once there is room.
+    assert_eq!(code(tablet.append(rejoin.clone()).await), ErrorCode::GroupLimitReached);
+    let leave = phone.control(seventh.id, &Control::Leave, Head::NONE);
+    phone.append(leave).await.expect("left");
+    assert_eq!(tablet.append(rejoin).await.expect("joined").seq, 4);
+}
+
+#[tokio::test]
 async fn a_device_that_leaves_a_group_and_joins_it_again_is_a_member_after_a_resend() {
     let world = World::new().await;
     let (_alice, mut bob, group) = two_in_a_group(&world).await;
@@ -793,6 +845,49 @@ async fn a_session_that_ends_leaves_no_trace() {
     assert_eq!(world.system.registry().session_count(), 0);
     let key = world.store.find_log(group.id).await.expect("a store").expect("a log").key;
     assert!(!world.system.shared.registry.presence(key).is_wanted());
+}
+
+#[tokio::test]
+async fn a_session_that_panics_leaves_no_trace() {
+    let world = World::new().await;
+    let (alice, mut bob, group) = two_in_a_group(&world).await;
+    bob.subscribe(group.id, None).await.expect("subscribed");
+    let key = world.store.find_log(group.id).await.expect("a store").expect("a log").key;
+    let beating = world.system.shared.heartbeats.sessions();
+    world.store.panic_on_reads(key);
+    let (_, work) = bob.begin(frame::ListMembers { log: group.id });
+    // As its task does: what the session is goes when its work panics.
+    let ended = tokio::spawn(async move {
+        let bob = bob;
+        work.await;
+        drop(bob);
+    });
+    assert!(ended.await.expect_err("no end but this").is_panic());
+    assert_eq!(world.system.registry().session_count(), 1);
+    assert_eq!(world.system.shared.heartbeats.sessions(), beating - 1);
+    assert!(!world.system.shared.registry.presence(key).is_wanted());
+    assert!(alice.session().outbox().closing().is_none());
+}
+
+#[tokio::test]
+async fn a_page_whose_reading_panics_ends_its_session_and_no_other() {
+    let world = World::new().await;
+    let (mut alice, mut bob, group) = two_in_a_group(&world).await;
+    alice.subscribe(group.id, None).await.expect("subscribed");
+    let mut reading = Reading::new(group.id);
+    alice.drain(&mut reading).await;
+    let key = world.store.find_log(group.id).await.expect("a store").expect("a log").key;
+    world.store.panic_on_reads(key);
+    bob.subscribe(group.id, None).await.expect("subscribed");
+    bob.nothing_waits();
+    let outbox = bob.session().outbox().clone();
+    world.until(|| outbox.closing() == Some(CloseReason::Internal)).await;
+    world.store.heal(key);
+    assert_eq!(alice.session().outbox().closing(), None);
+    let mut bob = Device::connected(2, &world).await;
+    bob.subscribe(group.id, None).await.expect("subscribed");
+    let mut reading = Reading::new(group.id);
+    bob.drain(&mut reading).await;
 }
 
 #[tokio::test]

@@ -150,9 +150,7 @@ async fn take(
     if let Some(directory) = &arguments.directory {
         given.extend(["--directory".into(), directory.clone().into_os_string()]);
     }
-    if part.has_ceilings(manner) {
-        given.push("--ceilings".into());
-    }
+    given.push(format!("--ceilings={}", part.has_ceilings(manner)).into());
     if let Some(server) = server {
         if let Some(disk) = &arguments.disk {
             given.extend(["--disk".into(), disk.clone().into_os_string()]);

@@ -85,8 +85,8 @@ impl Measurement for Arguments {
 
     type Measured = Measured;
 
-    fn shape(&self) -> Option<Shape> {
-        None
+    fn shape(&self) -> Shape {
+        Shape::talk(self.groups, self.sleepers + 1, self.body, 1)
     }
 
     fn check(&self) -> Result<()> {
@@ -117,7 +117,7 @@ impl Measurement for Arguments {
     async fn measure(&self, relay: &mut Relay) -> Result<Measured> {
         let mut provider = Provider::start(self.manners).await?;
         let mut timeline = Timeline::default();
-        let mut seen = Seen::new();
+        let mut seen = Seen::new(self.total(), provider.call_alone().await?);
         for number in 0..self.rounds {
             let started = Instant::now();
             if number > 0 {

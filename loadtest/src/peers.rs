@@ -18,16 +18,18 @@ mod server;
 mod table;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use async_trait::async_trait;
-use clap::Args;
+use clap::{ArgAction, Args, value_parser};
 use sealwire_protocol::limits::{BODY_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX};
 use serde::Serialize;
 
 use self::load::Talk;
 use self::peer::Peer;
 use self::table::{Column, Measured};
+use crate::ceiling::{Ceilings, Shape};
 use crate::limits::{DEVICES_MAX, MEMBERS_MAX, SECONDS_MAX};
 use crate::report::{self, Document, Run};
 
@@ -51,6 +53,14 @@ pub(crate) struct Arguments {
     mosquitto: Option<PathBuf>,
     #[command(flatten)]
     load: Load,
+    /// Before that, measure what this machine does at best in the same shape, and tell every figure as a
+    /// ratio to it; `--ceilings=false` leaves that out.
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value = "true")]
+    ceilings: bool,
+    /// Seconds that are measured of each of these.
+    #[arg(long, default_value_t = 5, value_parser = value_parser!(u64).range(1..=SECONDS_MAX))]
+    ceiling_seconds: u64,
     /// Also write everything to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
@@ -117,7 +127,15 @@ trait Contender {
 
 /// Measures all of them, and reports.
 pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
-    check(&arguments.load)?;
+    let Arguments { load, .. } = arguments;
+    check(load)?;
+    let mut ceilings = None;
+    if arguments.ceilings {
+        let talk = Shape::talk(load.groups, load.members, load.body, load.in_flight);
+        let shape = Shape { messages: load.entries, ..talk };
+        let time = Duration::from_secs(arguments.ceiling_seconds);
+        ceilings = Some(Box::pin(Ceilings::measure(&shape, None, None, time)).await?);
+    }
     let mut columns = Vec::new();
     let relay = sealwire::start(&arguments.relay, arguments.database.clone()).await?;
     columns.push(measure(relay, &arguments.load).await?);
@@ -131,13 +149,13 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
         let peer: Box<dyn Peer> = Box::new(mosquitto::start(program).await?);
         columns.push(measure(Box::new(peer), &arguments.load).await?);
     }
-    let runs = [Run::new(Measured::new(columns), None)];
+    let runs = [Run::new(Measured::new(columns), ceilings.as_ref())];
     let document = Document {
         scenario: "peers",
         command: "peers",
         arguments,
         relay: None,
-        ceilings: None,
+        ceilings: ceilings.as_ref(),
         runs: &runs,
     };
     report::publish(&document, arguments.json.as_deref(), arguments.html.as_deref())

@@ -92,8 +92,8 @@ impl Measurement for Arguments {
 
     type Measured = Measured;
 
-    fn shape(&self) -> Option<Shape> {
-        None
+    fn shape(&self) -> Shape {
+        Shape::talk(self.groups, self.members, self.body, 1)
     }
 
     fn check(&self) -> Result<()> {
@@ -126,6 +126,7 @@ impl Measurement for Arguments {
         let after = relay.process().and_then(|process| process.memory().ok());
         let mut measured = Box::pin(talk(self, relay, groups)).await?;
         measured.started = started;
+        measured.connections = if self.start { self.shared + 7 } else { 2 };
         let phones = (self.groups * self.members) as f64;
         measured.bytes_per_phone = before
             .zip(after)
@@ -260,6 +261,7 @@ async fn talk(arguments: &Arguments, relay: &Relay, groups: Vec<Group>) -> Resul
     }
     bar.finish_and_clear();
     pacer.join().map_err(|_| anyhow!("the pacer has panicked"))?;
+    tally.give_up(tally.now(), 1, arguments.members - 1);
     finish.send_replace(Some(Arc::new(posted)));
     let mut faults = Faults::default();
     let mut checked = 0;

@@ -30,6 +30,7 @@ pub(super) struct Framing {
     /// Whether the last fragment of a message is still to come.
     is_fragmented: bool,
     finished: u64,
+    messages: u64,
     marks: u64,
 }
 
@@ -67,6 +68,16 @@ impl Framing {
         self.finished
     }
 
+    /// How many messages were finished, without pings and pongs.
+    pub(super) fn messages(&self) -> u64 {
+        self.messages
+    }
+
+    /// What is still to come of the frame whose head is known, in bytes; 0 between two frames.
+    pub(super) fn left(&self) -> u64 {
+        self.left
+    }
+
     fn add_to_head(&mut self, byte: u8) {
         let index = usize::from(self.head_bytes);
         // A head is ended before it is longer than the longest.
@@ -94,14 +105,14 @@ impl Framing {
     fn end_frame(&mut self) {
         self.head_bytes = 0;
         let first = self.head[0];
-        let is_message = if first & CONTROL != 0 {
-            !self.is_fragmented
-        } else {
+        let is_control = first & CONTROL != 0;
+        if !is_control {
             self.is_fragmented = first & FINAL == 0;
-            !self.is_fragmented
-        };
+        }
+        let is_message = !self.is_fragmented;
         self.marks += u64::from(is_message);
-        self.finished += u64::from(is_message || first & CONTROL != 0);
+        self.finished += u64::from(is_message || is_control);
+        self.messages += u64::from(is_message && !is_control);
     }
 }
 
@@ -158,7 +169,7 @@ mod tests {
         assert_eq!((framing.mark(), framing.finished()), (begun, 1));
         framing.pass(&frame(FINAL, 10));
         assert!(!framing.is_within());
-        assert_eq!((framing.mark(), framing.finished()), (begun + 1, 2));
+        assert_eq!((framing.mark(), framing.finished(), framing.messages()), (begun + 1, 2, 1));
     }
 
     #[test]
@@ -173,6 +184,7 @@ mod tests {
     fn the_longest_length_that_can_be_claimed_does_not_overflow() {
         let mut framing = Framing::default();
         framing.pass(&[&[BINARY, MASKED | 127][..], &[0xff; 8]].concat());
+        assert_eq!(framing.left(), u64::MAX);
         framing.pass(&[0; 100]);
         assert!(framing.is_within());
     }

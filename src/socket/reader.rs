@@ -11,7 +11,7 @@ use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use sealwire_protocol::close::CloseReason;
 use sealwire_protocol::limits::{FRAME_BYTES_MAX, MESSAGE_DEADLINE};
@@ -64,8 +64,8 @@ pub(super) struct Reader {
 impl Reader {
     /// Reads at most `allowance` bytes until [`Reader::allow_all`].
     pub(super) async fn new(half: OwnedReadHalf, leftover: Bytes, allowance: usize) -> Self {
-        let framing = Framing::default();
-        let lender = Lender { half, leftover, allowance, framing, replies: Vec::new() };
+        let (framing, replies) = (Framing::default(), Vec::new());
+        let lender = Lender { half, leftover, allowance, framing, is_too_big: false, replies };
         Self {
             stream: Some(websocket(lender).await),
             given: 0,
@@ -143,6 +143,9 @@ impl Reader {
             Some(Ok(Message::Close(_))) | None => Heard::Gone,
             Some(Err(Error::Capacity(_))) => Heard::Bad(CloseReason::TooBig),
             Some(Err(Error::Protocol(_) | Error::Utf8(_))) => Heard::Bad(CloseReason::Protocol),
+            Some(Err(_)) if self.stream.as_ref().is_some_and(|s| s.get_ref().is_too_big) => {
+                Heard::Bad(CloseReason::TooBig)
+            }
             Some(Err(_)) => Heard::Gone,
         }
     }
@@ -207,6 +210,8 @@ struct Lender {
     allowance: usize,
     /// Where what was lent ends.
     framing: Framing,
+    /// Whether a stranger has begun a message that its allowance does not cover.
+    is_too_big: bool,
     replies: Vec<u8>,
 }
 
@@ -228,28 +233,32 @@ impl AsyncRead for Lender {
             ready!(Pin::new(&mut this.half).poll_read(context, &mut chunk))?;
             let (now, later) = chunk.filled().split_at(room.min(chunk.filled().len()));
             into.put_slice(now);
-            this.framing.pass(now);
             this.leftover = Bytes::copy_from_slice(later);
-            return this.lent(now.len());
+            return this.lent(now);
         }
-        let read = room.min(this.leftover.len());
-        into.put_slice(&this.leftover[..read]);
-        this.framing.pass(&this.leftover[..read]);
-        this.leftover.advance(read);
+        let now = this.leftover.split_to(room.min(this.leftover.len()));
+        into.put_slice(&now);
         if this.leftover.is_empty() {
             // An empty view would keep all that was read with it.
             this.leftover = Bytes::new();
         }
-        this.lent(read)
+        this.lent(&now)
     }
 }
 
 impl Lender {
-    fn lent(&mut self, read: usize) -> Poll<io::Result<()>> {
-        if self.allowance != usize::MAX {
-            self.allowance -= read;
+    fn lent(&mut self, bytes: &[u8]) -> Poll<io::Result<()>> {
+        self.framing.pass(bytes);
+        if self.allowance == usize::MAX {
+            return Poll::Ready(Ok(()));
         }
-        Poll::Ready(Ok(()))
+        self.allowance -= bytes.len();
+        // tungstenite makes room for a whole frame as soon as it has its head. So the head of a
+        // stranger's first message is not even shown to it, if the rest will never be read. What
+        // comes behind that message is looked at once its device is known.
+        self.is_too_big =
+            self.framing.messages() == 0 && self.framing.left() > self.allowance as u64;
+        Poll::Ready(if self.is_too_big { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(()) })
     }
 }
 

@@ -6,29 +6,38 @@
 //! change PostgreSQL does in one call, if no log is stale ([`super::at_once`]).
 //!
 //! Nothing here knows what an entry means. Holds always: no row of a log is written before its head
-//! has been locked and compared in the same transaction.
+//! has been locked and compared in the same transaction; and nobody becomes a member of a group
+//! without a place in it, which was reserved and is locked ([`super::writes`]).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
-use sealwire_actors::ports::{CommitResult, LogCommit, LogKey, StoreError};
+use sealwire_actors::ports::{CommitResult, LogCommit, LogKey, MemberChange, StoreError};
+use sealwire_protocol::{DeviceKey, LogType};
 use sqlx::Executor;
 
 use super::changes::changes;
-use super::dialect::Kind::Int;
+use super::dialect::Kind::{Bytes, Int};
 use super::dialect::{Bound, Columns, Dialect, Step, Table, Value};
 use super::lanes::{Lease, Verdict};
 use super::pages::lists;
 
 static LOCK_HEADS: Step = Step::new(
     &[("key", Int)],
-    "select string_agg(h.key || ' ' || h.seq || ' ' || h.version, ',') from ( \
-        select l.key, l.seq, l.version from given g cross join logs l where l.key = g.key \
-        order by l.key {for no key update of l}) h",
+    "select string_agg(h.key || ' ' || h.seq || ' ' || h.version || ' ' || h.log_type, ',') from ( \
+        select l.key, l.seq, l.version, l.log_type from given g cross join logs l \
+        where l.key = g.key order by l.key {for no key update of l}) h",
+);
+
+/// Places in groups, reserved or taken up. The lock keeps a reservation from being swept meanwhile.
+static LOCK_PLACES: Step = Step::new(
+    &[("log", Int), ("device", Bytes)],
+    "select m.log, m.device from given g cross join members m \
+     where m.log = g.log and m.device = g.device order by m.log, m.device {for update of m}",
 );
 
 /// For the test that looks at their plans.
 #[cfg(test)]
-pub(super) const STEPS: &[&Step] = &[&LOCK_HEADS];
+pub(super) const STEPS: &[&Step] = &[&LOCK_HEADS, &LOCK_PLACES];
 
 /// Commits `batch` as one transaction.
 pub(super) async fn run<D: Dialect>(
@@ -110,25 +119,65 @@ where
     // One row for all of them: on SQLite each row would wake its reader.
     for row in lease.each(heads).await? {
         for head in row.maybe_text(0)?.map(lists).into_iter().flatten() {
-            let [key, seq, version] = head?;
-            found.insert(LogKey(key), (seq.cast_unsigned(), version.cast_unsigned()));
+            let [key, seq, version, log_type] = head?;
+            let head = (seq.cast_unsigned(), version.cast_unsigned());
+            found.insert(LogKey(key), (head, log_type));
         }
     }
-    let mut matched = Vec::with_capacity(batch.len());
-    let results = batch
-        .iter()
-        .map(|part| {
-            // Taken out, so that a log that appears twice is stale the second time.
-            if found.remove(&part.key) == Some((part.expected_seq, part.expected_version)) {
-                matched.push(part);
-                CommitResult::Committed
-            } else {
-                CommitResult::Stale
+    let mut newcomers = BTreeSet::new();
+    let mut results = Vec::with_capacity(batch.len());
+    for part in batch {
+        // Taken out, so that a log that appears twice is stale the second time.
+        let head = found.remove(&part.key);
+        let matches = |(head, _)| head == (part.expected_seq, part.expected_version);
+        results.push(if head.is_some_and(matches) {
+            CommitResult::Committed
+        } else {
+            CommitResult::Stale
+        });
+        if head.is_some_and(|(_, log_type)| log_type == i64::from(LogType::Group.to_u8())) {
+            newcomers.extend(joining(part).map(|device| (part.key, device)));
+        }
+    }
+    if !newcomers.is_empty() {
+        let admitted = lock_places(lease, &newcomers).await?;
+        for (part, result) in batch.iter().zip(&mut results) {
+            let place = |device| (part.key, device);
+            let waits = |place: &_| newcomers.contains(place) && !admitted.contains(place);
+            if joining(part).map(place).any(|place| waits(&place)) {
+                *result = CommitResult::Stale;
             }
-        })
-        .collect();
+        }
+    }
+    let committed = |(_, result): &(_, &CommitResult)| **result == CommitResult::Committed;
+    let matched: Vec<&LogCommit> =
+        batch.iter().zip(&results).filter(committed).map(|(part, _)| part).collect();
     write(lease, &matched).await?;
     Ok(results)
+}
+
+/// Whom a part lets join.
+fn joining(part: &LogCommit) -> impl Iterator<Item = DeviceKey> {
+    part.members.iter().filter_map(|change| match change {
+        MemberChange::Joined { device, .. } => Some(*device),
+        MemberChange::Left { .. } | MemberChange::Revoked { .. } => None,
+    })
+}
+
+/// Locks the places of these devices in these groups, and gives those that there are.
+async fn lock_places<D: Dialect>(
+    lease: &mut Lease<D>,
+    wanted: &BTreeSet<(LogKey, DeviceKey)>,
+) -> Result<BTreeSet<(LogKey, DeviceKey)>, StoreError>
+where
+    for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
+{
+    let mut places = Table::new(&LOCK_PLACES);
+    for (log, device) in wanted {
+        places.push([Value::Int(log.0), Value::bytes(&device.0)]);
+    }
+    let rows = lease.each(places).await?;
+    rows.iter().map(|row| Ok((LogKey(row.int(0)?), row.device(1)?))).collect()
 }
 
 /// Writes parts whose heads have been locked and compared.

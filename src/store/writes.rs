@@ -4,7 +4,8 @@
 //! commits never touch a device's row, so the two cannot wait for each other in a circle.
 //!
 //! Holds always: two devices' requests never wait for each other; two requests of one device that
-//! could both take its last place do.
+//! could both take its last place do. A device's places are its rows in `members`, reserved or taken
+//! up, and all of them count: new ones come to be under the lock on the device and nowhere else.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,7 +34,8 @@ const LOCK_DEVICE: &str = "insert into devices (key, seen_day) values ($1, $2) \
         when devices.seen_day < excluded.seen_day then excluded.seen_day \
         else devices.seen_day end";
 
-const COUNT_GROUPS: &str = "select count(*) from members m join logs l on l.key = m.log \
+/// Reservations count however old they are: a commit may still make them real.
+const COUNT_PLACES: &str = "select count(*) from members m join logs l on l.key = m.log \
      where m.device = $1 and l.log_type = 1";
 
 const INSERT_LOG: &str = "insert into logs (id, log_type, seq, chain, version, floor_seq, \
@@ -43,19 +45,26 @@ const INSERT_LOG: &str = "insert into logs (id, log_type, seq, chain, version, f
 /// What stands in the way of a reservation. The lock keeps the log from ending meanwhile, and lets
 /// commits pass.
 static LOOK_BEFORE_RESERVING: Step = Step::new(
-    &[("log", Int), ("device", Bytes), ("since", Int)],
+    &[("log", Int), ("device", Bytes)],
     "select l.log_type, \
         (select r.seq from revoked r where r.log = l.key and r.device = g.device), \
-        (select m.state from members m where m.log = l.key and m.device = g.device), \
-        (select count(*) from members m join logs o on o.key = m.log \
-         where m.device = g.device and m.log <> l.key and o.log_type = 1 \
-            and (m.state = 2 or m.reserved_at >= g.since)) \
+        (select m.state from members m where m.log = l.key and m.device = g.device) \
      from given g cross join logs l where l.key = g.log {for key share of l}",
 );
 
 const INSERT_RESERVATION: &str = "insert into members (log, device, state, joined_seq, joined_at, \
         reserved_at, ack_floor, ack_ranges) values ($1, $2, 1, 0, 0, $3, 0, $4) \
      on conflict (log, device) do update set reserved_at = excluded.reserved_at";
+
+/// Places of a device that nobody has come to take up. One that a commit has locked is about to be
+/// taken up, and stays: waiting for it here could be waiting in a circle.
+static LET_OLD_PLACES_GO: Step = Step::new(
+    &[("device", Bytes), ("since", Int)],
+    "delete from members where (log, device) in ( \
+        select m.log, m.device from given g cross join members m \
+        where m.device = g.device and m.state = 1 and m.reserved_at < g.since \
+        {for update of m skip locked})",
+);
 
 /// The conditions stand outside as well: a row that changed while it was waited for is looked at
 /// again there.
@@ -110,7 +119,8 @@ static TOUCH_DEVICES: Step = Step::twofold(
 
 /// For the test that looks at their plans.
 #[cfg(test)]
-pub(super) const STEPS: &[&Step] = &[&LOOK_BEFORE_RESERVING, &DELETE_EMPTY_DEVICES, &TOUCH_DEVICES];
+pub(super) const STEPS: &[&Step] =
+    &[&LOOK_BEFORE_RESERVING, &LET_OLD_PLACES_GO, &DELETE_EMPTY_DEVICES, &TOUCH_DEVICES];
 
 /// A write that changes nothing, to see whether one could.
 const WRITE_NOTHING: &str = "update meta set value = value where name = 'store_id'";
@@ -274,9 +284,7 @@ where
     }
     if new.log_type == LogType::Group {
         lock_device(lease, new.founder, new.entry.at).await?;
-        let rows = lease.rows(COUNT_GROUPS, &[Value::bytes(&new.founder.0)]).await?;
-        let groups = rows.first().map_or(Ok(0), |row| row.number(0))?;
-        if groups >= groups_max.into() {
+        if places(lease, new.founder).await? >= groups_max.into() {
             return Ok(Verdict::Undo(FoundResult::LimitReached));
         }
     }
@@ -334,7 +342,7 @@ where
 
     lock_device(lease, device, now).await?;
     let mut look = Table::new(&LOOK_BEFORE_RESERVING);
-    look.push([Value::Int(key.0), Value::bytes(&device.0), Value::number(since)?]);
+    look.push([Value::Int(key.0), Value::bytes(&device.0)]);
     let rows = lease.each(look).await?;
     let Some(row) = rows.first() else { return Ok(Verdict::Undo(ReserveResult::NoSuchLog)) };
     let refusal = if row.int(0)? != GROUP {
@@ -343,8 +351,6 @@ where
         Some(ReserveResult::Revoked(row.number(1)?))
     } else if row.maybe_int(2)? == Some(ACTIVE) {
         Some(ReserveResult::AlreadyMember)
-    } else if row.number(3)? >= groups_max.into() {
-        Some(ReserveResult::LimitReached)
     } else {
         None
     };
@@ -353,8 +359,24 @@ where
     }
     let values =
         [Value::Int(key.0), Value::bytes(&device.0), Value::number(now)?, Value::bytes(&[])];
+    // The only statement here that can wait for a commit: before others hold what that may want.
     lease.rows(INSERT_RESERVATION, &values).await?;
+    let mut old = Table::new(&LET_OLD_PLACES_GO);
+    old.push([Value::bytes(&device.0), Value::number(since)?]);
+    lease.each(old).await?;
+    if places(lease, device).await? > groups_max.into() {
+        return Ok(Verdict::Undo(ReserveResult::LimitReached));
+    }
     Ok(Verdict::Keep(ReserveResult::Reserved))
+}
+
+/// In how many groups a device has a place, reserved or taken up.
+async fn places<D: Dialect>(lease: &mut Lease<D>, device: DeviceKey) -> Result<u64, StoreError>
+where
+    for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
+{
+    let rows = lease.rows(COUNT_PLACES, &[Value::bytes(&device.0)]).await?;
+    rows.first().map_or(Ok(0), |row| row.number(0))
 }
 
 async fn lock_device<D: Dialect>(

@@ -12,7 +12,7 @@ use sealwire_protocol::{AckSet, Digest, LogType};
 use tokio::time::timeout;
 
 use super::on_every_store;
-use super::scribe::{Draft, NOON, commit, device, found, outline, plain};
+use super::scribe::{Draft, NOON, commit, device, found, outline, plain, reserve};
 use crate::support::databases::Database;
 
 on_every_store! {
@@ -248,6 +248,7 @@ async fn acks_are_kept_whole_and_only_for_members(database: &Database) {
     let store = &*opened.store;
     let mut log = found(store, 1, LogType::Group, device(1)).await;
     let mut part = log.write(&[Draft::of(device(2), b"join").control()]);
+    reserve(store, log.key, &[2]).await;
     part.members.push(MemberChange::Joined { device: device(2), seq: 2, at: NOON + 5 });
     assert_eq!(commit(store, part).await, Ok(CommitResult::Committed));
     let mut acked = AckSet::up_to(3);
@@ -270,6 +271,7 @@ async fn acks_are_kept_whole_and_only_for_members(database: &Database) {
     part.members.push(MemberChange::Left { device: device(2) });
     assert_eq!(commit(store, part).await, Ok(CommitResult::Committed));
     let mut part = log.write(&[Draft::of(device(2), b"again").control()]);
+    reserve(store, log.key, &[2]).await;
     part.members.push(MemberChange::Joined { device: device(2), seq: 4, at: NOON });
     assert_eq!(commit(store, part).await, Ok(CommitResult::Committed));
     let record = log.load(store).await;
@@ -326,6 +328,7 @@ async fn a_revocation_ends_a_membership_and_is_loaded(database: &Database) {
     let store = &*opened.store;
     let mut log = found(store, 1, LogType::Group, device(1)).await;
     let mut part = log.write(&[Draft::of(device(2), b"join").control()]);
+    reserve(store, log.key, &[2]).await;
     part.members.push(MemberChange::Joined { device: device(2), seq: 2, at: NOON });
     assert_eq!(commit(store, part).await, Ok(CommitResult::Committed));
     let mut part = log.write(&[Draft::of(device(1), b"revoke").control()]);
@@ -348,6 +351,7 @@ async fn of_several_changes_of_one_member_the_last_counts(database: &Database) {
         Draft::of(device(3), b"join").control(),
         Draft::of(device(2), b"leave").control(),
     ]);
+    reserve(store, log.key, &[2, 3]).await;
     part.members = vec![
         MemberChange::Joined { device: device(2), seq: 2, at: NOON },
         MemberChange::Joined { device: device(3), seq: 3, at: NOON },

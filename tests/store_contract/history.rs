@@ -126,6 +126,22 @@ impl World<'_> {
         assert_eq!(answer, self.model.reserve(key, device, 4, self.now, since).await);
     }
 
+    /// Keeps places for most of those whom a batch lets join.
+    async fn reserve_for(&mut self, batch: &[LogCommit]) {
+        for part in batch {
+            for change in &part.members {
+                if let MemberChange::Joined { device, .. } = change
+                    && !self.dice.one_in(6)
+                {
+                    let since = self.now.saturating_sub(self.dice.below(200_000_000));
+                    let answer = self.store.reserve(part.key, *device, 20, self.now, since).await;
+                    let expected = self.model.reserve(part.key, *device, 20, self.now, since).await;
+                    assert_eq!(answer, expected);
+                }
+            }
+        }
+    }
+
     async fn sweep(&mut self) {
         let reservations = self.now - self.dice.below(400_000_000);
         let devices = self.now - self.dice.below(2_000_000_000);
@@ -154,6 +170,7 @@ impl World<'_> {
                 batch.push(part(&mut self.dice, log, self.now));
             }
         }
+        self.reserve_for(&batch).await;
         let answer = self.store.commit(&batch).await;
         assert_eq!(answer, self.model.commit(&batch).await, "of {} parts", batch.len());
         let Ok(results) = answer else { return };

@@ -1,14 +1,15 @@
 //! Founding, reserving, memberships: who is in which log, and in how many.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sealwire_actors::ports::{
-    CommitResult, FoundResult, LogKey, MemberChange, ReserveResult, Store,
+    CommitResult, FoundResult, LogCommit, LogKey, MemberChange, ReserveResult, Store,
 };
 use sealwire_protocol::{LogId, LogType};
 
 use super::on_every_store;
-use super::scribe::{Draft, MANY, NOON, Scribe, commit, device, found, new_log};
+use super::scribe::{Draft, MANY, NOON, Scribe, commit, device, found, new_log, reserve};
 use crate::support::databases::Database;
 
 on_every_store! {
@@ -21,6 +22,11 @@ on_every_store! {
     a_reservation_counts_until_it_is_swept
     a_reservation_that_is_too_old_does_not_count
     a_reservation_is_no_membership_until_it_joins
+    nobody_joins_a_group_without_a_place_and_a_vault_keeps_none
+    a_place_is_taken_up_once
+    a_place_that_went_to_another_group_admits_nobody
+    a_device_that_leaves_and_joins_in_one_commit_keeps_its_place
+    however_they_meet_nobody_is_in_more_groups_than_allowed
     reserving_tells_members_revoked_devices_and_missing_logs_apart
     memberships_are_listed_by_key
     a_subscription_begins_at_head_and_floor
@@ -32,10 +38,21 @@ on_every_store! {
 const MINUTE: u64 = 60_000;
 
 async fn joins(store: &dyn Store, log: &mut Scribe, number: u8) {
+    let part = join(log, number);
+    assert_eq!(commit(store, part).await, Ok(CommitResult::Committed));
+}
+
+fn join(log: &mut Scribe, number: u8) -> LogCommit {
     let mut part = log.write(&[Draft::of(device(number), b"join").control()]);
     let seq = part.entries[0].seq;
     part.members.push(MemberChange::Joined { device: device(number), seq, at: NOON });
-    assert_eq!(commit(store, part).await, Ok(CommitResult::Committed));
+    part
+}
+
+fn leave(log: &mut Scribe, number: u8) -> LogCommit {
+    let mut part = log.write(&[Draft::of(device(number), b"leave").control()]);
+    part.members.push(MemberChange::Left { device: device(number) });
+    part
 }
 
 async fn founding_twice_gives_the_same_log(database: &Database) {
@@ -209,6 +226,131 @@ async fn a_reservation_is_no_membership_until_it_joins(database: &Database) {
     opened.close().await;
 }
 
+async fn nobody_joins_a_group_without_a_place_and_a_vault_keeps_none(database: &Database) {
+    let opened = database.open().await;
+    let store = &*opened.store;
+    let mut group = found(store, 1, LogType::Group, device(1)).await;
+    let mut vault = found(store, 2, LogType::Vault, device(1)).await;
+    let mut other = found(store, 3, LogType::Group, device(1)).await;
+    reserve(store, other.key, &[3]).await;
+    let before = group.clone();
+    let batch = [join(&mut group, 2), join(&mut vault, 2), join(&mut other, 3)];
+    use CommitResult::{Committed, Stale};
+    assert_eq!(store.commit(&batch).await, Ok(vec![Stale, Committed, Committed]));
+    let record = before.load(store).await;
+    assert_eq!((record.head, record.members.len()), (before.head, 1), "nothing of it happened");
+    // One place admits one device, and another one's admits nobody.
+    group = before.clone();
+    reserve(store, group.key, &[2]).await;
+    let mut part = join(&mut group, 2);
+    part.members.push(MemberChange::Joined { device: device(4), seq: 2, at: NOON });
+    assert_eq!(commit(store, part).await, Ok(Stale));
+    group = before;
+    joins(store, &mut group, 2).await;
+    opened.close().await;
+}
+
+async fn a_place_is_taken_up_once(database: &Database) {
+    let opened = database.open().await;
+    let store = &*opened.store;
+    let mut log = found(store, 1, LogType::Group, device(1)).await;
+    let mut other = found(store, 2, LogType::Group, device(1)).await;
+    let take = |key| store.reserve(key, device(2), 1, NOON, NOON - MINUTE);
+    // Two sessions reserve: it is one place. The device joins and leaves by the first, ...
+    assert_eq!(take(log.key).await, Ok(ReserveResult::Reserved));
+    assert_eq!(take(log.key).await, Ok(ReserveResult::Reserved));
+    joins(store, &mut log, 2).await;
+    assert_eq!(commit(store, leave(&mut log, 2)).await, Ok(CommitResult::Committed));
+    assert_eq!(take(other.key).await, Ok(ReserveResult::Reserved));
+    joins(store, &mut other, 2).await;
+    // ... and then the second comes.
+    let late = join(&mut log.clone(), 2);
+    assert_eq!(commit(store, late).await, Ok(CommitResult::Stale));
+    assert_eq!(store.memberships(device(2)).await.expect("read").len(), 1);
+    opened.close().await;
+}
+
+async fn a_place_that_went_to_another_group_admits_nobody(database: &Database) {
+    let opened = database.open().await;
+    let store = &*opened.store;
+    let mut first = found(store, 1, LogType::Group, device(1)).await;
+    let mut second = found(store, 2, LogType::Group, device(1)).await;
+    let take = |key, now| store.reserve(key, device(2), 1, now, now - MINUTE);
+    assert_eq!(take(first.key, NOON).await, Ok(ReserveResult::Reserved));
+    assert_eq!(take(second.key, NOON + MINUTE + 1).await, Ok(ReserveResult::Reserved));
+    let late = join(&mut first.clone(), 2);
+    assert_eq!(commit(store, late).await, Ok(CommitResult::Stale));
+    joins(store, &mut second, 2).await;
+    // What is refused takes nothing away.
+    let third = found(store, 3, LogType::Group, device(1)).await;
+    reserve(store, first.key, &[3]).await;
+    let later = |key| store.reserve(key, device(3), 0, NOON + 2 * MINUTE, NOON + MINUTE);
+    assert_eq!(later(third.key).await, Ok(ReserveResult::LimitReached));
+    joins(store, &mut first, 3).await;
+    opened.close().await;
+}
+
+async fn a_device_that_leaves_and_joins_in_one_commit_keeps_its_place(database: &Database) {
+    let opened = database.open().await;
+    let store = &*opened.store;
+    let mut log = found(store, 1, LogType::Group, device(1)).await;
+    let other = found(store, 2, LogType::Group, device(1)).await;
+    reserve(store, log.key, &[2]).await;
+    joins(store, &mut log, 2).await;
+    let mut part = log.write(&[
+        Draft::of(device(2), b"leave").control(),
+        Draft::of(device(2), b"join").control(),
+    ]);
+    part.members = vec![
+        MemberChange::Left { device: device(2) },
+        MemberChange::Joined { device: device(2), seq: 4, at: NOON },
+    ];
+    assert_eq!(commit(store, part).await, Ok(CommitResult::Committed));
+    let taken = store.reserve(other.key, device(2), 1, NOON, NOON).await;
+    assert_eq!(taken, Ok(ReserveResult::LimitReached));
+    opened.close().await;
+}
+
+/// Many at once reserve, join and leave for one device, each with what it knew a moment ago, and
+/// reservations are old as soon as they are made. Whoever looks never sees too many memberships.
+async fn however_they_meet_nobody_is_in_more_groups_than_allowed(database: &Database) {
+    const GROUPS: u64 = 6;
+    const ALLOWED: usize = 2;
+    const ROUNDS: u64 = 40;
+    let opened = database.open().await;
+    let mut tasks = Vec::new();
+    let joined = Arc::new(AtomicUsize::new(0));
+    for seed in 0..GROUPS {
+        let log = found(&*opened.store, seed, LogType::Group, device(1)).await;
+        for session in 0..2 {
+            let (store, joined) = (Arc::clone(&opened.store), Arc::clone(&joined));
+            let mut log = log.clone();
+            tasks.push(tokio::spawn(async move {
+                for round in 0..ROUNDS {
+                    let now = NOON + round * (1 + session);
+                    let reserved = store.reserve(log.key, device(2), ALLOWED as u32, now, now);
+                    let reserved = reserved.await.expect("answered");
+                    log = log.known(&*store).await;
+                    if reserved == ReserveResult::Reserved
+                        && commit(&*store, join(&mut log, 2)).await == Ok(CommitResult::Committed)
+                    {
+                        joined.fetch_add(1, Ordering::SeqCst);
+                        let logs = store.memberships(device(2)).await.expect("read");
+                        assert!(logs.len() <= ALLOWED, "in {} groups", logs.len());
+                    }
+                    log = log.known(&*store).await;
+                    let _ = commit(&*store, leave(&mut log, 2)).await;
+                }
+            }));
+        }
+    }
+    for task in tasks {
+        task.await.expect("never in too many groups");
+    }
+    assert!(joined.load(Ordering::SeqCst) > 0, "somebody came in");
+    opened.close().await;
+}
+
 async fn reserving_tells_members_revoked_devices_and_missing_logs_apart(database: &Database) {
     let opened = database.open().await;
     let store = &*opened.store;
@@ -237,6 +379,9 @@ async fn memberships_are_listed_by_key(database: &Database) {
         let log_type = if seed % 2 == 0 { LogType::Group } else { LogType::Vault };
         let mut log = found(store, seed, log_type, device(1)).await;
         if seed != 2 {
+            if log_type == LogType::Group {
+                reserve(store, log.key, &[2]).await;
+            }
             joins(store, &mut log, 2).await;
             expected.push((log.key, log.id, log_type, log.head));
         }
@@ -255,6 +400,7 @@ async fn a_subscription_begins_at_head_and_floor(database: &Database) {
     let mut log = found(store, 1, LogType::Group, device(1)).await;
     log.commit(store, &[Draft::of(device(1), b"a")]).await;
     let floor = log.head;
+    reserve(store, log.key, &[2]).await;
     joins(store, &mut log, 2).await;
     let mut part = log.part();
     part.floor = Some(floor);
@@ -298,6 +444,7 @@ async fn the_totals_groups_of_a_device_come_with_all_their_members(database: &Da
             panic!("not founded");
         };
         let mut log = Scribe::of(key, &new);
+        reserve(store, key, &[2]).await;
         joins(store, &mut log, 2).await;
         if number != 2 {
             expected.push((new.id, NOON + number, vec![device(1), device(2)]));

@@ -4,7 +4,7 @@ use sealwire_actors::ports::{Doorbell, LogKey, MemberChange, RecentEntry, Recent
 use sealwire_protocol::{AckSet, DeviceKey, Kind, LogType};
 
 use super::on_every_store;
-use super::scribe::{Draft, NOON, Scribe, commit, device, found};
+use super::scribe::{Draft, NOON, Scribe, commit, device, found, reserve};
 use crate::support::databases::Database;
 
 on_every_store! {
@@ -30,6 +30,7 @@ async fn group_of(store: &dyn Store, seed: u64, others: &[u8]) -> Scribe {
     for other in others {
         let mut part = log.write(&[Draft::of(device(*other), b"join").control()]);
         let seq = log.head.seq;
+        reserve(store, log.key, &[*other]).await;
         part.members.push(MemberChange::Joined { device: device(*other), seq, at: NOON });
         commit(store, part).await.expect("joined");
     }

@@ -10,7 +10,7 @@ use sealwire_actors::worker::{Stepped, Worker};
 use sealwire_protocol::{AckSet, LogType};
 use tokio::time::timeout;
 
-use super::scribe::{Draft, NOON, Scribe, commit, device, found};
+use super::scribe::{Draft, NOON, Scribe, commit, device, found, reserve};
 use crate::support::databases::{CLOSE_DEADLINE, Database};
 
 const HOUR: u64 = 3_600_000;
@@ -38,6 +38,7 @@ async fn old_log(store: &dyn Store, seed: u64) -> Scribe {
     let mut log = found(store, seed, LogType::Group, device(1)).await;
     let mut part =
         log.write(&[Draft::of(device(2), b"join").control(), Draft::of(device(1), b"old")]);
+    reserve(store, log.key, &[2]).await;
     part.members.push(MemberChange::Joined { device: device(2), seq: 2, at: NOON });
     assert_eq!(commit(store, part).await, Ok(CommitResult::Committed));
     log

@@ -7,7 +7,7 @@ use sealwire_actors::ports::{
 use sealwire_protocol::{AckSet, LogType};
 
 use super::on_every_store;
-use super::scribe::{Draft, NOON, Scribe, commit, device, found, new_log, outline};
+use super::scribe::{Draft, NOON, Scribe, commit, device, found, new_log, outline, reserve};
 use crate::support::databases::Database;
 
 on_every_store! {
@@ -135,6 +135,7 @@ async fn an_ended_log_leaves_nothing(database: &Database) {
     let mut other = found(store, 2, LogType::Group, device(1)).await;
     for log in [&mut log, &mut other] {
         let mut part = log.write(&[Draft::of(device(1), b"a"), Draft::of(device(2), b"b")]);
+        reserve(store, log.key, &[2]).await;
         part.members.push(MemberChange::Joined { device: device(2), seq: 3, at: NOON });
         part.members.push(MemberChange::Revoked { device: device(3), seq: 3 });
         part.acks.push((device(2), AckSet::up_to(2)));
@@ -266,6 +267,7 @@ async fn a_sweep_is_bounded_and_spares_what_is_young(database: &Database) {
     for number in 0..7 {
         let reserved = store.reserve(log.key, device(number), 9, NOON + u64::from(number), NOON);
         assert_eq!(reserved.await, Ok(ReserveResult::Reserved));
+        reserve(store, log.key, &[50 + number]).await;
         part.members.push(MemberChange::Joined { device: device(50 + number), seq: 2, at: NOON });
     }
     assert_eq!(commit(store, part).await, Ok(CommitResult::Committed));

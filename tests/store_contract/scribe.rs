@@ -2,7 +2,7 @@
 
 use sealwire_actors::ports::{
     CommitResult, ControlsRequest, FoundResult, LogCommit, LogKey, LogRecord, NewEntry, NewLog,
-    PageRequest, Position, SenderRecord, Store, StoreError, StoredEntry,
+    PageRequest, Position, ReserveResult, SenderRecord, Store, StoreError, StoredEntry,
 };
 use sealwire_protocol::digest::{chain_next, chain_start, entry_digest, native_log_id, sha256};
 use sealwire_protocol::ids::Signature;
@@ -68,6 +68,14 @@ pub(crate) async fn found(
         panic!("a log of this seed is there already");
     };
     Scribe::of(key, &log)
+}
+
+/// Keeps a place in a group for each of these devices.
+pub(crate) async fn reserve(store: &dyn Store, key: LogKey, numbers: &[u8]) {
+    for number in numbers {
+        let reserved = store.reserve(key, device(*number), MANY, NOON, NOON).await;
+        assert_eq!(reserved, Ok(ReserveResult::Reserved));
+    }
 }
 
 /// Knows where a log ends and makes what comes next.
@@ -223,6 +231,12 @@ impl Scribe {
     pub(crate) fn controls(&self, after: u64, up_to: u64) -> ControlsRequest {
         let (entries_max, bytes_max) = (1000, 1 << 30);
         ControlsRequest { key: self.key, after, up_to, entries_max, bytes_max }
+    }
+
+    /// One that knows where the log ends now.
+    pub(crate) async fn known(self, store: &dyn Store) -> Self {
+        let LogRecord { head, version, floor, senders, .. } = self.load(store).await;
+        Self { head, version, floor: floor.seq, senders, ..self }
     }
 
     pub(crate) async fn load(&self, store: &dyn Store) -> LogRecord {

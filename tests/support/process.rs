@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -32,6 +33,8 @@ pub(crate) struct RelayProcess {
     log: PathBuf,
     public: SocketAddr,
     operator: SocketAddr,
+    /// Where devices connect, if it is handed to the relay at each start.
+    listener: Option<TcpListener>,
     /// Largest file that the process may write, in bytes.
     file_bytes_max: Option<u64>,
     child: Option<Child>,
@@ -55,7 +58,8 @@ impl RelayProcess {
             .collect();
         let log = place.log();
         let [public, operator] = free_addresses();
-        Self { place, variables, log, public, operator, file_bytes_max: None, child: None }
+        let (listener, file_bytes_max, child) = (None, None, None);
+        Self { place, variables, log, public, operator, listener, file_bytes_max, child }
     }
 
     /// Another relay for the same database, with a directory and addresses of its own.
@@ -64,7 +68,16 @@ impl RelayProcess {
         let log = place.log();
         let [public, operator] = free_addresses();
         let variables = self.variables.clone();
-        Self { place, variables, log, public, operator, file_bytes_max: None, child: None }
+        let (listener, file_bytes_max, child) = (None, None, None);
+        Self { place, variables, log, public, operator, listener, file_bytes_max, child }
+    }
+
+    /// Listens itself from now on where devices connect, and hands the listener to the relay at each
+    /// start, as systemd does.
+    pub(crate) fn keep_listener(&mut self) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        self.public = listener.local_addr().expect("an address");
+        self.listener = Some(listener);
     }
 
     /// Lets the relay write no file that is longer than this: its disk is full when one is. The limit
@@ -108,16 +121,27 @@ impl RelayProcess {
 
     fn program(&self) -> Command {
         let binary = env!("CARGO_BIN_EXE_sealwire");
-        let mut program = match self.file_bytes_max {
-            None => Command::new(binary),
-            Some(bytes_max) => {
-                // Without the trap a write beyond the limit would be a signal that kills.
-                let limited = format!("trap '' XFSZ; exec prlimit --fsize={bytes_max}: \"$0\"");
-                let mut shell = Command::new("sh");
-                shell.arg("-c").arg(limited).arg(binary);
-                shell
-            }
+        let mut before = String::new();
+        if self.listener.is_some() {
+            // The shell becomes the relay, so its number is the relay's.
+            before += "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1; ";
+        }
+        let mut limit = String::new();
+        if let Some(bytes_max) = self.file_bytes_max {
+            // Without the trap a write beyond the limit would be a signal that kills.
+            before += "trap '' XFSZ; ";
+            limit = format!("prlimit --fsize={bytes_max}: ");
+        }
+        let mut program = if before.is_empty() {
+            Command::new(binary)
+        } else {
+            let mut shell = Command::new("sh");
+            shell.arg("-c").arg(format!("{before}exec {limit}\"$0\" \"$@\"")).arg(binary);
+            shell
         };
+        let input = self.listener.as_ref().map_or_else(Stdio::null, |listener| {
+            OwnedFd::from(listener.try_clone().expect("a descriptor")).into()
+        });
         program
             .env_clear()
             .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
@@ -126,7 +150,7 @@ impl RelayProcess {
             .env("SEALWIRE_LISTEN", self.public.to_string())
             .env("SEALWIRE_OPERATOR_LISTEN", self.operator.to_string())
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null());
+            .stdin(input);
         program
     }
 

@@ -88,6 +88,13 @@ impl Raw {
     }
 
     pub(crate) async fn authenticate(&mut self, identity: &Identity) {
+        let proof = self.proof(identity).await;
+        self.send_bytes(&proof).await;
+        self.welcomed().await;
+    }
+
+    /// Takes the greeting and gives the frame that proves the device.
+    pub(crate) async fn proof(&mut self, identity: &Identity) -> Vec<u8> {
         let greeting = self.payload().await.expect("a greeting");
         let frame = Authenticate {
             version: 1,
@@ -100,7 +107,11 @@ impl Raw {
             window: None,
             capabilities: Names::default(),
         };
-        self.send(1, &frame.into()).await;
+        codec::encode_client(1, &frame.into())
+    }
+
+    /// Takes the welcome.
+    pub(crate) async fn welcomed(&mut self) {
         let welcome = self.receive().await.expect("a welcome");
         assert_eq!(welcome.frame.map(|frame| frame.name()), Ok("Welcome"));
     }

@@ -109,6 +109,16 @@ impl Log {
         if counts_fit && senders_fit { Ok(()) } else { Err(StoreError::Refused) }
     }
 
+    /// Whether everybody whom a part lets join has a place: reserved or taken up, in a group.
+    pub(super) fn has_places_for(&self, part: &LogCommit) -> bool {
+        part.members.iter().all(|change| match change {
+            MemberChange::Joined { device, .. } => {
+                self.log_type == LogType::Vault || self.members.contains_key(device)
+            }
+            MemberChange::Left { .. } | MemberChange::Revoked { .. } => true,
+        })
+    }
+
     pub(super) fn apply(&mut self, part: &LogCommit) {
         for entry in &part.entries {
             self.head = Position { seq: entry.seq, chain: entry.chain };

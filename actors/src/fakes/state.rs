@@ -54,9 +54,11 @@ impl State {
     }
 
     fn matching(&self, part: &LogCommit) -> Option<&Log> {
-        self.logs
-            .get(&part.key)
-            .filter(|log| log.head.seq == part.expected_seq && log.version == part.expected_version)
+        self.logs.get(&part.key).filter(|log| {
+            log.head.seq == part.expected_seq
+                && log.version == part.expected_version
+                && log.has_places_for(part)
+        })
     }
 
     fn apply(&mut self, part: &LogCommit) -> CommitResult {
@@ -88,7 +90,7 @@ impl State {
             return Ok(FoundResult::Exists(*key));
         }
         if new.log_type == LogType::Group {
-            if self.groups_of(new.founder, None, 0) >= groups_max as usize {
+            if self.places_of(new.founder, 0) >= groups_max as usize {
                 return Ok(FoundResult::LimitReached);
             }
             self.note_device(new.founder, new.entry.at);
@@ -130,8 +132,19 @@ impl State {
         if log.member(device).is_some() {
             return ReserveResult::AlreadyMember;
         }
-        if self.groups_of(device, Some(key), since) >= groups_max as usize {
+        let own = usize::from(matches!(
+            log.members.get(&device),
+            Some(Membership::Joining { reserved_at }) if *reserved_at >= since
+        ));
+        if self.places_of(device, since) - own >= groups_max as usize {
             return ReserveResult::LimitReached;
+        }
+        for log in self.logs.values_mut() {
+            if matches!(log.members.get(&device),
+                Some(Membership::Joining { reserved_at }) if *reserved_at < since)
+            {
+                log.members.remove(&device);
+            }
         }
         self.note_device(device, now);
         if let Some(log) = self.logs.get_mut(&key) {
@@ -140,12 +153,12 @@ impl State {
         ReserveResult::Reserved
     }
 
-    /// Groups, but for `except`, that `device` is in or has reserved at `since` or later.
-    fn groups_of(&self, device: DeviceKey, except: Option<LogKey>, since: u64) -> usize {
+    /// Groups that `device` is in or has reserved at `since` or later.
+    fn places_of(&self, device: DeviceKey, since: u64) -> usize {
         self.logs
-            .iter()
-            .filter(|(key, log)| log.log_type == LogType::Group && Some(**key) != except)
-            .filter(|(_, log)| match log.members.get(&device) {
+            .values()
+            .filter(|log| log.log_type == LogType::Group)
+            .filter(|log| match log.members.get(&device) {
                 Some(Membership::Active { .. }) => true,
                 Some(Membership::Joining { reserved_at }) => *reserved_at >= since,
                 None => false,

@@ -5,7 +5,7 @@ use sealwire_protocol::{DeviceKey, LogId};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::limits::{LOG_MAILBOX_MAX, PUSH_MAILBOX_MAX};
+use crate::limits::{JOBS_PER_TURN_MAX, LOG_MAILBOX_MAX, PUSH_MAILBOX_MAX, PUSH_YIELD_DEPTH};
 use crate::log::LogMessage;
 use crate::ports::{LogKey, Urgency};
 use crate::push::doorstep::{Sleeper, Told};
@@ -17,6 +17,17 @@ use crate::system::System;
 /// If there is none.
 pub fn fail_a_committer(system: &System) {
     system.shared.committers.read()[0].cell().kill();
+}
+
+/// Has so much wait for a committer that is not this log's that doorbells step back, until `gate` opens.
+pub fn crowd_another_committer(system: &System, key: LogKey, gate: oneshot::Receiver<()>) {
+    let committer = system.shared.committer(LogKey(key.0 + 1));
+    // Whoever holds the other end may have gone: then it is open.
+    committer.job(Box::new(|_| Box::pin(async { drop(gate.await) })));
+    // The first of them are taken together, and wait no more.
+    for _ in 0..PUSH_YIELD_DEPTH + JOBS_PER_TURN_MAX {
+        committer.job(Box::new(|_| Box::pin(async {})));
+    }
 }
 
 /// Asks more of a log at once than its actor's mailbox takes. The actor must not run meanwhile: the

@@ -1,5 +1,6 @@
 //! A device that speaks to the actors without a socket, and a world to put it in.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -215,14 +216,24 @@ impl Device {
 
     /// Sends a frame and gives its request id. What it has to wait for is waited for.
     pub(super) async fn send(&mut self, frame: impl Into<ClientFrame>) -> u32 {
+        let (request, work) = self.begin(frame);
+        work.await;
+        request
+    }
+
+    /// The same, but what it has to wait for is given: its connection reads nothing more before.
+    pub(super) fn begin(
+        &mut self,
+        frame: impl Into<ClientFrame>,
+    ) -> (u32, Pin<Box<dyn Future<Output = ()> + Send>>) {
         self.request += 1;
         let bytes = encode_client(self.request, &frame.into());
-        match self.session().receive(&bytes) {
-            Step::Done => {}
-            Step::Later(work) => work.await,
+        let work = match self.session().receive(&bytes) {
+            Step::Done => Box::pin(std::future::ready(())),
+            Step::Later(work) => work,
             Step::Close(reason) => panic!("closed: {reason:?}"),
-        }
-        self.request
+        };
+        (self.request, work)
     }
 
     /// Whatever the relay sends next.

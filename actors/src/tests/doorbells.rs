@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 use super::*;
-use crate::fakes::FakePush;
+use crate::fakes::{FakePush, trouble};
 use crate::limits::{
     DOORBELL_GRACE, DOORBELL_LOOKBACK, DOORBELL_REREAD_PAUSE, DOORBELL_WINDOW, PUSH_REST_MAX,
-    PUSH_RETRY_MAX,
+    PUSH_RETRY_MAX, PUSH_YIELD_CALLS, PUSH_YIELD_PAUSE,
 };
-use crate::ports::{Rang, Trouble, Urgency};
+use crate::ports::{LogKey, Rang, Trouble, Urgency};
 use crate::totals::Outgoing;
 use crate::totals::payload::PayloadId;
 
@@ -317,6 +318,37 @@ async fn a_push_service_that_is_down_for_a_day_is_hardly_asked_and_then_rings_ev
     }
     assert_eq!(heard.len(), members.len() - 1);
     assert!(heard.values().all(|count| *count == 1), "{heard:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn doorbells_step_back_while_entries_crowd_before_a_committer_and_none_is_lost() {
+    let ringing = Ringing::over(Arc::new(MemoryStore::with(1, 2))).await;
+    let members: Vec<u8> = (1..=60).collect();
+    let group = ringing.group_of(&members).await;
+    let (open, gate) = oneshot::channel();
+    // The first log of a store has this key.
+    trouble::crowd_another_committer(&ringing.world.system, LogKey(1), gate);
+    let before = Instant::now();
+    ringing.say(1, group, "expense").await;
+    ringing.until_heard(1).await;
+    for steps in 0..3 {
+        sleep(PUSH_YIELD_PAUSE / 2).await;
+        let (heard, most) = (ringing.push.heard(), (steps + 1) * PUSH_YIELD_CALLS);
+        assert!(heard <= most, "{heard} rung after {:?}", before.elapsed());
+        sleep(PUSH_YIELD_PAUSE / 2).await;
+    }
+    ringing.until_heard(members.len() - 1).await;
+    let took = before.elapsed();
+    assert!(took >= PUSH_YIELD_PAUSE * 3 && took < Duration::from_secs(1), "{took:?}");
+    ringing.push.take_heard();
+    // Once the crowd has gone, nobody steps back.
+    drop(open);
+    sleep(DOORBELL_WINDOW * 2).await;
+    ringing.push.take_heard();
+    let before = Instant::now();
+    ringing.say(1, group, "expense").await;
+    ringing.until_heard(members.len() - 1).await;
+    assert!(before.elapsed() < PUSH_YIELD_PAUSE, "{:?}", before.elapsed());
 }
 
 /// A vault of alice, bob and carol; bob has a session and is subscribed, carol sleeps.

@@ -3,7 +3,11 @@
 use serde::Serialize;
 
 use super::load::Talk;
-use crate::report::{Figures, Line, Measure, duration, line, median, quantity, rate, row};
+use crate::ceiling::Best;
+use crate::report::{
+    Against, Better, Figures, Line, Measure, Plain, Unit, duration, line, median, quantity, rate,
+    row,
+};
 
 /// One system.
 #[derive(Serialize)]
@@ -64,24 +68,55 @@ impl Figures for Measured {
     }
 
     fn measures(&self) -> Vec<Measure> {
-        let of = |it: &Column| {
-            let name = it.name.as_str();
-            let mut waited =
-                Measure::lower(format!("{name}: to the last of what waited"), "µs", 0.0);
-            waited.values = it.catch_up_ms.iter().map(|ms| ms * 1000.0).collect();
-            let deliver = &it.paced.push_to_deliver;
-            let mut measures = vec![
-                Measure::lower(format!("{name}: memory per silent device"), "bytes", it.idle_bytes),
-                Measure::higher(
-                    format!("{name}: publishes answered"),
-                    "/s",
-                    it.saturated.answered_per_second,
-                ),
-                waited,
-            ];
-            measures.extend(Measure::latencies(&format!("{name}: push to deliver"), deliver));
-            measures
+        self.columns.iter().flat_map(Column::measures).collect()
+    }
+}
+
+impl Column {
+    fn measures(&self) -> Vec<Measure> {
+        let Self { name: system, paced, saturated, .. } = self;
+        let named = |name: &str| format!("{system}: {name}");
+        let cores =
+            |name: &str, cores| Measure::lower(named(name), Unit::Cores, cores, Against::Cores);
+        let per_second = |name: &str, value, best| {
+            Measure::higher(named(name), Unit::PerSecond, value, Against::Best(best))
         };
-        self.columns.iter().flat_map(of).collect()
+        let waited: Vec<f64> = self.catch_up_ms.iter().map(|ms| ms * 1000.0).collect();
+        let stream = Against::Best(Best::StreamLast { signatures: 0 });
+        let session = Against::Best(Best::Sessions(1));
+        let sync = Against::sync;
+        let (store, sockets) = (Best::Store { acked: true }, Best::FanOut);
+        let mut measures = vec![
+            Measure::lower(
+                named("memory per silent device"),
+                Unit::Bytes,
+                self.idle_bytes,
+                session,
+            ),
+            Measure::plain(
+                named("memory after all left, over before"),
+                Plain::Number,
+                Better::Lower,
+                self.after_over_before,
+            ),
+        ];
+        let answer = named("push to answer");
+        measures.extend(Measure::latencies(&answer, &paced.push_to_answer, sync));
+        let deliver = named("push to deliver");
+        measures.extend(Measure::latencies(&deliver, &paced.push_to_deliver, sync));
+        measures.extend([
+            per_second("publishes answered at a rate", paced.answered_per_second, store),
+            cores("cores at a rate", paced.cores),
+            per_second("publishes answered", saturated.answered_per_second, store),
+            per_second("deliveries", saturated.delivered_per_second, sockets),
+            cores("cores", saturated.cores),
+            Measure::lower_middle(
+                named("to the last of what waited"),
+                Unit::Microseconds,
+                &waited,
+                stream,
+            ),
+        ]);
+        measures
     }
 }

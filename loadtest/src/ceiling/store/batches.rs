@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use sealwire_actors::ports::{
     Clock, CommitResult, FoundResult, LogCommit, LogKey, MemberChange, NewEntry, NewLog,
-    SenderRecord, Store, SystemClock,
+    ReserveResult, SenderRecord, Store, SystemClock,
 };
 use sealwire_client::entry::Outline;
 use sealwire_client::identity::{Identity, JoinSeed};
@@ -101,6 +101,11 @@ impl Log {
         let readers = (0..readers).map(|_| Ok(DeviceKey(group::random()?)));
         let readers = readers.collect::<Result<Vec<_>>>()?;
         if !readers.is_empty() {
+            let now = SystemClock.now_ms();
+            for device in &readers {
+                let reserved = store.reserve(key, *device, 1, now, now).await?;
+                ensure!(reserved == ReserveResult::Reserved, "no place was kept");
+            }
             let mut commit = LogCommit::new(key, 1, 0);
             let joined = readers.iter().map(|device| MemberChange::Joined {
                 device: *device,
