@@ -333,8 +333,8 @@ impl Core {
                 {
                     wait.seq = wait.seq.max(seq);
                     wait.since = since;
-                    // It is awake: it has its time to go on.
-                    wait.due = since.saturating_add(ms(DOORBELL_GRACE)).max(now);
+                    // It is awake: it has its time to go on, however old it is what is left.
+                    wait.due = now + ms(DOORBELL_GRACE);
                     wait.fresh = true;
                     wait.graced = true;
                 }

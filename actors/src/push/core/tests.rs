@@ -158,6 +158,24 @@ fn a_device_that_acks_steadily_is_not_rung_although_something_is_always_left() {
 }
 
 #[test]
+fn a_device_that_wakes_up_and_acks_one_by_one_is_not_rung_for_the_old_ones_that_are_left() {
+    let mut desk = Desk::new();
+    let told = desk.now;
+    desk.tell(1, 1, 1);
+    assert_eq!(desk.ring(), [(1, 1, 1)]);
+    // It takes a while to wake up; a hundred came meanwhile.
+    desk.now += 3 * GRACE;
+    for seq in 2..100 {
+        desk.core.acked(device(1), LogKey(1), Some((seq, told + 1)), desk.now);
+        assert_eq!(desk.ring(), [], "it is acking");
+        desk.now += 100;
+    }
+    // Then its connection breaks.
+    desk.now += GRACE;
+    assert_eq!(desk.ring(), [(1, 1, 99)]);
+}
+
+#[test]
 fn a_device_that_comes_while_its_doorbell_waits_has_its_time_to_ack() {
     let mut desk = Desk::new();
     desk.tell(1, 1, 1);
