@@ -84,9 +84,16 @@ impl PushStore for MemoryStore {
         before: u64,
         limit: usize,
     ) -> Result<Vec<RecentEntry>, StoreError> {
-        if let Some(reads) = &mut self.hooks.lock().spoiled {
-            *reads += 1;
-            return Err(StoreError::Corrupt);
+        {
+            let mut hooks = self.hooks.lock();
+            if let Some(reads) = &mut hooks.spoiled {
+                *reads += 1;
+                return Err(StoreError::Corrupt);
+            }
+            if hooks.recent_failures > 0 {
+                hooks.recent_failures -= 1;
+                return Err(StoreError::Unavailable);
+            }
         }
         self.read(|state| {
             state.logs.get(&key).map_or(Ok(Vec::new()), |log| log.recent_entries(before, limit))
@@ -115,6 +122,11 @@ impl PushStore for MemoryStore {
 }
 
 impl MemoryStore {
+    /// So many times the store is unavailable when entries are looked at for doorbells.
+    pub fn fail_recent_entries(&self, times: u32) {
+        self.hooks.lock().recent_failures = times;
+    }
+
     /// From now on no entry decodes that is looked at for doorbells.
     pub fn spoil_recent_entries(&self) {
         self.hooks.lock().spoiled = Some(0);

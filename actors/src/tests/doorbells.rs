@@ -300,6 +300,24 @@ async fn a_row_that_does_not_decode_is_not_read_again_and_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_log_that_cannot_be_read_after_a_restart_is_read_again() {
+    let store = Arc::new(MemoryStore::new());
+    let first = Ringing::over(store.clone()).await;
+    first.push.always_say(Some(Rang::Later(Trouble::Unreachable, None)));
+    for sleeper in [2, 3] {
+        let group = first.group_of(&[1, sleeper]).await;
+        first.say(1, group, "expense").await;
+    }
+    first.world.system.stop(Instant::now() + Duration::from_secs(1)).await;
+    store.fail_recent_entries(1);
+    let second = Ringing::over(store).await;
+    second.until_heard(1).await;
+    assert_eq!(second.tokens_heard(), [token(3)], "the other log could not be read");
+    sleep(DOORBELL_REREAD_PAUSE * 2).await;
+    assert_eq!(second.tokens_heard(), [token(2)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_push_service_that_is_down_for_a_day_is_hardly_asked_and_then_rings_everybody() {
     let ringing = Ringing::new().await;
     let members: Vec<u8> = (1..=40).collect();
