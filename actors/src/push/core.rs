@@ -307,8 +307,17 @@ impl Core {
                 *wait = Wait::new(news, due, word);
                 Taken::Queued
             }
-            // A device that is rung for one of so many looks at them all.
-            None if full => Taken::Coalesced,
+            None if full => {
+                let rung_for = known.waits.iter_mut().filter(|wait| !wait.fresh);
+                match rung_for.min_by_key(|wait| wait.since) {
+                    Some(wait) => {
+                        *wait = Wait::new(news, due, word);
+                        Taken::Queued
+                    }
+                    // A device that is rung for one of so many looks at them all.
+                    None => Taken::Coalesced,
+                }
+            }
             None => {
                 // Most devices wait in one log: they do not pay for more.
                 known.waits.reserve_exact(1);

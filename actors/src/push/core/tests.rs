@@ -413,6 +413,23 @@ fn there_is_an_end_to_what_is_remembered_and_those_who_wait_are_kept_longest() {
 }
 
 #[test]
+fn a_device_that_was_rung_for_as_many_logs_as_are_told_apart_is_rung_for_one_more() {
+    let mut desk = Desk::new();
+    let many = DOORBELL_LOGS_MAX as i64;
+    for log in 0..many {
+        desk.tell(1, log, 1);
+    }
+    let mut rung = 0;
+    while rung < DOORBELL_LOGS_MAX {
+        rung += desk.ring().len();
+        desk.now += WINDOW;
+    }
+    assert_eq!(desk.tell(1, many, 1), Taken::Queued);
+    desk.now += DOORBELL_WINDOW_MAX.as_millis() as u64;
+    assert_eq!(desk.ring(), [(1, many, 1)]);
+}
+
+#[test]
 fn what_is_remembered_takes_what_the_limits_say() {
     use std::mem::size_of;
     const MIB: usize = 1024 * 1024;
