@@ -226,6 +226,14 @@ impl Doorstep {
         self.mailbox.read().as_ref().map_or(Duration::ZERO, Mailbox::oldest)
     }
 
+    /// Ends the actor with which word is left.
+    #[cfg(any(test, feature = "fakes"))]
+    pub(crate) fn kill(&self) {
+        if let Some(mailbox) = self.mailbox.read().as_ref() {
+            mailbox.cell().kill();
+        }
+    }
+
     /// From now on word is left with this actor.
     pub(super) fn attend(&self, mailbox: Mailbox<Message>) {
         *self.mailbox.write() = Some(mailbox);
