@@ -311,6 +311,7 @@ impl Vault {
             self.unread.rejected.push((entry.seq, rejection));
         }
         if step == Step::Below {
+            self.track.take_below(entry.seq);
             return Ok(());
         }
         let position = self.track.advance(digest_of(&entry.header));
