@@ -159,11 +159,11 @@ impl Carried {
         loop {
             let end = tokio::select! {
                 said = self.device.next() => match said {
-                    Some(Ok(message)) => self.to_relay(message).await,
+                    Some(Ok(message)) => self.pass_up(message).await,
                     _ => Err(End::Over),
                 },
                 said = self.relay.next() => match said {
-                    Some(Ok(message)) => self.to_device(message).await,
+                    Some(Ok(message)) => self.pass_down(message).await,
                     _ => Err(End::Over),
                 },
             };
@@ -173,7 +173,7 @@ impl Carried {
         }
     }
 
-    async fn to_relay(&mut self, message: Message) -> Result<(), End> {
+    async fn pass_up(&mut self, message: Message) -> Result<(), End> {
         if let Message::Binary(bytes) = &message {
             self.shared.carried.lock().extend_from_slice(bytes);
             let envelope = codec::decode_client(bytes).map_err(|_| End::Over)?;
@@ -192,7 +192,7 @@ impl Carried {
         self.relay.send(message).await.map_err(|_| End::Over)
     }
 
-    async fn to_device(&mut self, message: Message) -> Result<(), End> {
+    async fn pass_down(&mut self, message: Message) -> Result<(), End> {
         let mut again = None;
         if let Message::Binary(bytes) = &message {
             let envelope = codec::decode_relay(bytes).map_err(|_| End::Over)?;
