@@ -31,6 +31,8 @@ use tokio::time::{Instant, sleep};
 
 use self::load::Load;
 use self::measured::Disturbed;
+#[cfg(any(feature = "nats", feature = "mosquitto"))]
+pub(crate) use self::measured::KEPT_UP;
 pub(crate) use self::measured::{Checked, Measured, Step};
 pub(crate) use self::parts::Part;
 use self::parts::Parts;
@@ -143,6 +145,10 @@ impl Measurement for Arguments {
     fn shape(&self) -> Shape {
         let Self { groups, members, body, in_flight, .. } = *self;
         Shape::talk(groups, members, body, in_flight)
+    }
+
+    fn connections(&self) -> usize {
+        0
     }
 
     fn check(&self) -> Result<()> {

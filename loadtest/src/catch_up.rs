@@ -82,6 +82,11 @@ impl Measurement for Arguments {
         Shape { readers: self.devices, messages: self.entries, ..talk }
     }
 
+    fn connections(&self) -> usize {
+        let talk = self.live_rate.map_or(0, |_| self.live_groups * TALK_MEMBERS);
+        self.devices + 1 + talk
+    }
+
     fn check(&self) -> Result<()> {
         ensure!(self.body <= BODY_BYTES_MAX, "a body has at most {BODY_BYTES_MAX} bytes");
         ensure!((1..=RUNS_MAX).contains(&self.runs), "1 to {RUNS_MAX} runs");

@@ -22,7 +22,9 @@ use serde::Serialize;
 
 use self::relay::{About, Relay};
 use crate::ceiling::{Ceilings, Shape};
+use crate::crowd::on_this_machine;
 use crate::limits::{REPEATS_MAX, SECONDS_MAX};
+use crate::process::may_open;
 use crate::report::{self, Document, Figures, Run};
 
 /// What every measurement can be asked to do.
@@ -82,6 +84,10 @@ pub(crate) trait Measurement: Args + Serialize {
     /// The shape of its load: what the machine does at best is measured in the same.
     fn shape(&self) -> Shape;
 
+    /// Most connections that this process has at the same time; none of a crowd that is spread over
+    /// several processes where it is too large for one.
+    fn connections(&self) -> usize;
+
     /// Refuses arguments that make no sense, before anything is started.
     fn check(&self) -> Result<()>;
 
@@ -110,6 +116,8 @@ pub(crate) async fn take<M: Measurement>(framed: &Framed<M>) -> Result<Taken<M::
     let Framed { frame, measurement } = framed;
     ensure!((1..=REPEATS_MAX).contains(&frame.repeat), "1 to {REPEATS_MAX} repetitions");
     measurement.check()?;
+    on_this_machine(&frame.target.url)?;
+    may_open(measurement.connections())?;
     let mut ceilings = None;
     if frame.ceilings {
         let (url, directory) = (frame.ceiling_database.as_deref(), frame.target.directory());

@@ -115,6 +115,10 @@ impl Measurement for Arguments {
         Shape::talk(TALK_GROUPS, TALK_MEMBERS, TALK_BODY_BYTES, TALK_IN_FLIGHT)
     }
 
+    fn connections(&self) -> usize {
+        0
+    }
+
     fn check(&self) -> Result<()> {
         check(self)
     }

@@ -90,6 +90,10 @@ impl Measurement for Arguments {
         Shape { messages, ..Shape::talk(vaults, devices, body, batch) }
     }
 
+    fn connections(&self) -> usize {
+        self.vaults * self.devices + 1
+    }
+
     fn check(&self) -> Result<()> {
         ensure!(self.vaults > 0, "at least one vault");
         ensure!(

@@ -49,6 +49,10 @@ impl Turn {
                     self.report.sent_rows += rows;
                     let progress = Progress::of(Phase::Sending, self.report.sent_rows);
                     self.shared.progress(progress.until(total));
+                    if rows == 0 {
+                        // Of an earlier turn: whom it has removed must not be able to read what comes.
+                        self.catch_up().await?;
+                    }
                 } else {
                     tries += 1;
                     if tries > TRIES_MAX {
@@ -146,7 +150,7 @@ impl Turn {
 
     /// Sends a cut. Says whether it is in the vault.
     async fn send(&mut self, cut: Cut) -> Result<bool, SyncError> {
-        let Cut { mut entries, first, last, .. } = cut;
+        let Cut { mut entries, first, last, rows } = cut;
         let frame: ClientFrame = if entries.len() == 1 {
             Append { entry: entries.remove(0) }.into()
         } else {
@@ -167,13 +171,21 @@ impl Turn {
                 Ok(true)
             }
             Ok(_) => Err(VaultError::Answer.into()),
-            Err(WireError::Refused(failure)) => self.refused(first, &failure).await.map(|()| false),
+            Err(WireError::Refused(failure)) => {
+                self.refused(first, rows == 0, &failure).await.map(|()| false)
+            }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Does what the relay's refusal of the entry with this number asks for.
-    async fn refused(&mut self, count: u64, failure: &Failure) -> Result<(), SyncError> {
+    /// Does what the relay's refusal of the entry with this number asks for. `besides` says that it is no
+    /// changeset.
+    async fn refused(
+        &mut self,
+        count: u64,
+        besides: bool,
+        failure: &Failure,
+    ) -> Result<(), SyncError> {
         let code = failure.code;
         let expected = failure.expected.unwrap_or(count);
         if is_passing(code) {
@@ -199,6 +211,11 @@ impl Turn {
                 outbox::free_from(writer.db, count)
             })
             .await?;
+            if besides {
+                // It was to be sent in an earlier turn, and its time is over; should it still be wanted,
+                // it is made anew.
+                return Ok(());
+            }
         }
         Err(ended(WireError::Refused(Box::new(*failure)).into()))
     }

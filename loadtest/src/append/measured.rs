@@ -11,7 +11,7 @@ use crate::report::{self, Against, Figures, Line, Measure, Unit, line, whole};
 use crate::tally::Tally;
 
 /// Share of the entries that were due below which a rate counts as more than the relay takes.
-const KEPT_UP: f64 = 0.98;
+pub(crate) const KEPT_UP: f64 = 0.98;
 
 /// What `append` has seen.
 #[derive(Default, Serialize)]

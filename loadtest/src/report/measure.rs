@@ -147,7 +147,7 @@ impl Ratio {
     fn times(&self) -> String {
         if self.better == Better::Higher || self.share < 1.0 {
             // What is next to nothing is still something.
-            let digits = if self.share < 0.01 { 3 } else { 1 };
+            let digits = if self.share.abs() < 0.01 { 3 } else { 1 };
             format!("{:.digits$} % of", self.share * 100.0)
         } else {
             format!("{:.2} ×", self.share)

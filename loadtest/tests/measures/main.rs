@@ -5,7 +5,7 @@ mod budgets;
 mod honest;
 
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -446,6 +446,52 @@ async fn the_store_alone_is_the_ceiling() {
     let share = number(&figures, "share") * number(store, "entries_per_second");
     assert!((share - 10.0).abs() < 0.001, "{figures}");
     assert!(number(store, "commits_per_second") > 0.0);
+}
+
+/// Runs the load tester in a process that may open so few files.
+async fn with_few_files(files: usize, arguments: String) -> Output {
+    let output = tokio::task::spawn_blocking(move || {
+        Command::new("sh")
+            .arg("-c")
+            .arg(format!("ulimit -n {files} && exec \"$0\" \"$@\""))
+            .arg(env!("CARGO_BIN_EXE_sealwire-loadtest"))
+            .args(arguments.split_whitespace())
+            .output()
+    });
+    output.await.expect("it ends").expect("it runs")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_that_is_too_large_for_the_open_files_is_spread_or_refused_before_it_begins() {
+    let world = World::start().await;
+    let (url, json) = (world.relay.address(), world.directory.path().join("figures.json"));
+    let there = format!("--url ws://{url} --ceilings=false --json {}", json.display());
+    let idle = format!(
+        "idle --sessions 40,160 --body 1000 --rest 0 --after 0 --pid {}",
+        std::process::id()
+    );
+    for load in ["append --groups 40 --receivers --rate 40 --seconds 1 --warm-up 0", &idle] {
+        let output = with_few_files(200, format!("{load} {there}")).await;
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{load}: {told}");
+    }
+    for load in [
+        "phones --groups 40",
+        "phones --groups 10 --shared 3 --start",
+        "vaults --vaults 60",
+        "catch-up --devices 150 --entries 10",
+        "catch-up --live-rate 10 --live-groups 50 --entries 10",
+        "doorbells --groups 150",
+    ] {
+        let output = with_few_files(200, format!("{load} {there}")).await;
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && told.contains("need more open files"),
+            "{load}: {told}"
+        );
+        assert!(output.stdout.is_empty(), "{load}");
+    }
+    world.stop().await;
 }
 
 #[tokio::test]
