@@ -18,6 +18,7 @@ mod vaults;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -105,6 +106,8 @@ struct Hooks {
     /// How many more times the store is unavailable when entries are looked at for doorbells.
     recent_failures: u32,
     tokens_unreadable: bool,
+    /// How long it takes to look tokens up.
+    token_lookups_take: Duration,
     /// How many more times the store is unavailable when a token is to be forgotten.
     forget_failures: u32,
 }

@@ -39,7 +39,14 @@ impl PushStore for MemoryStore {
         &self,
         devices: &[DeviceKey],
     ) -> Result<Vec<Option<(String, String)>>, StoreError> {
-        if self.hooks.lock().tokens_unreadable {
+        let (takes, unreadable) = {
+            let hooks = self.hooks.lock();
+            (hooks.token_lookups_take, hooks.tokens_unreadable)
+        };
+        if takes > Duration::ZERO {
+            sleep(takes).await;
+        }
+        if unreadable {
             return Err(StoreError::Unavailable);
         }
         self.read(|state| devices.iter().map(|device| state.push_token(*device)).collect())
@@ -140,6 +147,11 @@ impl MemoryStore {
     /// While on, the store is unavailable when it is asked where doorbells are that are to be rung.
     pub fn fail_token_lookups(&self, on: bool) {
         self.hooks.lock().tokens_unreadable = on;
+    }
+
+    /// How long it takes from now on to look up where doorbells are that are to be rung.
+    pub fn take_long_for_tokens(&self, long: Duration) {
+        self.hooks.lock().token_lookups_take = long;
     }
 
     /// So many times the store is unavailable when a token is to be forgotten.

@@ -74,6 +74,19 @@ pub(crate) struct Call {
     pub(super) urgency: Urgency,
     /// When what it is rung for became visible.
     pub(super) since: u64,
+    /// Whether the device was here then.
+    pub(super) here: bool,
+}
+
+/// Whether a call that was to be made still is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Still {
+    /// It is.
+    Wanted,
+    /// The device has come since, and has its time to ack.
+    Later,
+    /// It has acked.
+    Needless(Spared),
 }
 
 /// What became of a call.
@@ -101,8 +114,8 @@ pub(super) struct Spared {
 }
 
 impl Spared {
-    fn count(&mut self, wait: &Wait) {
-        if wait.here {
+    fn count(&mut self, here: bool) {
+        if here {
             self.here += 1;
         } else {
             self.fetched += 1;
@@ -138,12 +151,13 @@ struct Wait {
     fresh: bool,
     /// Whether the device had its time to ack, or was not here.
     graced: bool,
-    /// Whether more came while the device was being rung for it.
+    /// Whether it, or more of it, came while the device was being rung.
     more: bool,
 }
 
 impl Wait {
-    fn new(news: &News, due: u64, word: Option<Word>) -> Self {
+    /// `calling` tells whether its device is being rung at this moment: that is not for this.
+    fn new(news: &News, due: u64, word: Option<Word>, calling: bool) -> Self {
         Self {
             log: news.log,
             id: news.id,
@@ -156,7 +170,7 @@ impl Wait {
             here: news.here,
             fresh: true,
             graced: news.here,
-            more: false,
+            more: calling,
         }
     }
 
@@ -304,14 +318,14 @@ impl Core {
                 Taken::Coalesced
             }
             Some(wait) => {
-                *wait = Wait::new(news, due, word);
+                *wait = Wait::new(news, due, word, calling);
                 Taken::Queued
             }
             None if full => {
                 let rung_for = known.waits.iter_mut().filter(|wait| !wait.fresh);
                 match rung_for.min_by_key(|wait| wait.since) {
                     Some(wait) => {
-                        *wait = Wait::new(news, due, word);
+                        *wait = Wait::new(news, due, word, calling);
                         Taken::Queued
                     }
                     // A device that is rung for one of so many looks at them all.
@@ -321,7 +335,7 @@ impl Core {
             None => {
                 // Most devices wait in one log: they do not pay for more.
                 known.waits.reserve_exact(1);
-                known.waits.push(Wait::new(news, due, word));
+                known.waits.push(Wait::new(news, due, word, calling));
                 self.waits += 1;
                 Taken::Queued
             }
@@ -349,7 +363,7 @@ impl Core {
                 self.waits -= known.forget(|wait| {
                     let goes = wait.log == log;
                     if goes && wait.fresh && !calling {
-                        spared.count(wait);
+                        spared.count(wait.here);
                     }
                     !goes
                 });
@@ -394,7 +408,7 @@ impl Core {
                 wait.newest = newest;
             }
             if newest <= read && wait.fresh && !calling {
-                spared.count(wait);
+                spared.count(wait.here);
             }
             newest > read
         });
@@ -432,8 +446,8 @@ impl Core {
                         wait.more = false;
                         // What comes from now on may be too late for this doorbell.
                         wait.end_word();
-                        let Wait { id, seq, urgency, since, .. } = *wait;
-                        calls.push(Call { device, log, id, seq, urgency, since });
+                        let Wait { id, seq, urgency, since, here, .. } = *wait;
+                        calls.push(Call { device, log, id, seq, urgency, since, here });
                         continue;
                     }
                     wait.graced = true;
@@ -444,6 +458,21 @@ impl Core {
             self.stay(device, now);
         }
         calls
+    }
+
+    /// Whether to go on with a call whose token was being looked up.
+    pub(super) fn still(&self, call: &Call, now: u64) -> Still {
+        let known = self.devices.get(&call.device);
+        let wait = known.and_then(|known| known.waits.iter().find(|wait| wait.log == call.log));
+        match wait {
+            Some(wait) if wait.due <= now => Still::Wanted,
+            Some(_) => Still::Later,
+            None => {
+                let mut spared = Spared::default();
+                spared.count(call.here);
+                Still::Needless(spared)
+            }
+        }
     }
 
     /// What became of a call. `share` is a random number of thousandths.

@@ -190,6 +190,22 @@ async fn a_phone_that_fetches_before_its_doorbell_leaves_is_not_rung() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_comes_while_its_token_is_looked_up_is_not_rung_if_it_acks() {
+    let ringing = Ringing::new().await;
+    let group = ringing.group_of(&[1, 2, 3]).await;
+    ringing.world.store.take_long_for_tokens(Duration::from_secs(2));
+    let id = ringing.say(1, group, "expense").await;
+    sleep(Duration::from_secs(1)).await;
+    // One acks; the other one asks what there is, and then acks nothing.
+    ringing.world.system.ack_totals(key(2), &[id]).await.expect("acked");
+    ringing.world.system.pending(key(3), group).await.expect("read");
+    sleep(DOORBELL_GRACE - Duration::from_secs(1)).await;
+    assert_eq!(ringing.push.heard(), 0);
+    sleep(DOORBELL_WINDOW).await;
+    assert_eq!(ringing.tokens_heard(), [token(3)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_token_that_is_gone_is_forgotten_and_no_other() {
     let ringing = Ringing::new().await;
     let group = ringing.group_of(&[1, 2, 3]).await;

@@ -339,6 +339,23 @@ fn what_comes_while_a_device_is_being_rung_is_not_lost() {
 }
 
 #[test]
+fn what_comes_after_an_ack_while_a_device_is_being_rung_is_not_lost() {
+    let mut desk = Desk::new();
+    desk.tell(1, 1, 1);
+    let calls = desk.take();
+    // It comes by itself and goes again; the doorbell for what it has acked is still on its way.
+    desk.ack(1, 1);
+    let (word, given) = Word::new(2);
+    desk.core.waits(device(1), &news(1, 2, desk.now), Some(word), desk.now);
+    desk.core.rang(device(1), calls[0].log, Outcome::Taken, desk.now, 0);
+    desk.core.check_invariants();
+    assert!(given.note(3), "it is still to be rung for that");
+    desk.now += WINDOW;
+    assert_eq!(desk.ring(), [(1, 1, 2)]);
+    assert!(!given.stands());
+}
+
+#[test]
 fn what_fails_is_tried_again_and_not_before_it_was_asked_for() {
     let mut desk = Desk::new();
     desk.tell(1, 1, 1);
