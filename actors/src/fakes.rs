@@ -100,6 +100,11 @@ struct Hooks {
     reservation: Option<Arc<Barrier>>,
     /// How often entries that do not decode were read; none while all do.
     spoiled: Option<u64>,
+    /// How many more times the store is unavailable when entries are looked at for doorbells.
+    recent_failures: u32,
+    tokens_unreadable: bool,
+    /// How many more times the store is unavailable when a token is to be forgotten.
+    forget_failures: u32,
 }
 
 impl Default for MemoryStore {

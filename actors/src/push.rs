@@ -281,7 +281,8 @@ impl State {
     /// Rings whoever's turn has come, as far as there is room, and sees to it that it is looked again.
     fn go_on(&mut self) {
         let now = self.now();
-        if self.shared.doorstep.take_missed() && !self.rereading {
+        // What is missed while a reading is under way may be behind it: that waits for the next one.
+        if !self.rereading && self.shared.doorstep.take_missed() {
             let pause = ms(DOORBELL_REREAD_PAUSE).saturating_sub(now - self.reread_at.min(now));
             self.reread(Duration::from_millis(pause));
         }

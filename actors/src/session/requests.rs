@@ -295,10 +295,15 @@ async fn join(core: Arc<Core>, entries: Vec<CheckedEntry>, reply: Reply) {
     if !invited {
         return reply.refuse(Failure::new(ErrorCode::InviteInvalid));
     }
+    let key = brief.key;
+    if core.shared.paces.may_join(key, device).is_err() {
+        // Who has to wait is given no place, which would count among the device's for a minute: the log
+        // says so, or that it knows the entry.
+        return core.shared.cast_join(device, key, entries, false, reply);
+    }
     let groups_max = core.shared.options.groups_max;
     let now = core.shared.clock.now_ms();
     let since = now.saturating_sub(RESERVATION_LIFETIME.as_millis() as u64);
-    let key = brief.key;
     let reserved = core.shared.run_job(move |store| {
         Box::pin(async move { store.reserve(key, device, groups_max, now, since).await })
     });
