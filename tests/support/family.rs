@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sealwire_client::device::{Device, Options};
+use sealwire_client::device::{Device, KeyKeeping, Options};
 use sealwire_client::sync::{Attached, Consent, Offer, Report, SyncError, Whose};
 use sealwire_client::vault::VaultError;
 use sealwire_protocol::{DeviceKey, Head, LogId};
@@ -41,7 +41,8 @@ pub(crate) struct Phone {
 
 impl Phone {
     async fn new(directory: PathBuf, person: Person) -> Self {
-        let device = Device::create(&directory, None, Options::default()).await.expect("a device");
+        let device = Device::create(&directory, KeyKeeping::Unsealed, Options::default()).await;
+        let device = device.expect("a device");
         let key = device.key();
         let app = App::new(directory.join("app.db"));
         let mut phone = Self { directory, person, key, app, running: None, away: false };

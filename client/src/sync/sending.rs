@@ -232,7 +232,7 @@ impl Turn {
             return Ok(false);
         }
         self.vault.set_own(Mark { count, digest });
-        self.write(|writer, vault| writer.keep_vault(vault)).await?;
+        self.settle().await?;
         Ok(true)
     }
 
