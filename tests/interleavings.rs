@@ -12,13 +12,13 @@ use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::Builder;
 
 use crate::support::app::SHAPES;
-use crate::support::family::{Family, Tally, Turn};
+use crate::support::family::{Family, Tally};
 use crate::support::line::Fault;
 use crate::support::needles::{contains, everything_in};
+use crate::support::on_both_databases;
 use crate::support::place::Database;
 use crate::support::steps::{ADA, CLEO, PLANTED, SHARED, Step, Trouble, Write, any_step};
 use crate::support::verdict::Verdict;
-use crate::support::{eventually, on_both_databases};
 
 /// How many interleavings are tried, unless SEALWIRE_TEST_INTERLEAVINGS says otherwise. The devices are the
 /// same on both databases, and PostgreSQL takes twice as long.
@@ -67,9 +67,7 @@ impl Family {
     }
 
     async fn the_relay_holds_nothing(mut self) -> Tally {
-        let status = self.phones[0].running().await.status().await.expect("a status");
-        let stored = self.world.stored(status.vault.expect("a vault").log).await;
-        self.tally.compacted = u32::from(stored.floor.seq > 0);
+        self.tally.compacted = u32::from(self.floor().await > 0);
         let planted = PLANTED.iter().chain([&SHARED]);
         let held = |bytes: &[u8]| planted.clone().any(|it| contains(bytes, it.as_bytes()));
         assert!(!self.line.has_carried(held), "something has travelled in the clear");
@@ -138,6 +136,7 @@ on_both_databases!(
     what_is_cut_off_of_a_revocation_is_done_by_the_next_try,
     a_rotation_that_was_cut_off_and_comes_too_late_holds_up_nothing,
     entries_below_a_floor_that_come_twice_are_no_alarm,
+    a_push_whose_answer_was_lost_may_be_compacted_before_it_is_sent_again,
 );
 
 fn cut_off(fault: Fault) -> Trouble {
@@ -179,14 +178,26 @@ async fn a_rotation_that_was_cut_off_and_comes_too_late_holds_up_nothing(databas
 async fn entries_below_a_floor_that_come_twice_are_no_alarm(database: Database) {
     let mut family = Family::gather(database).await;
     family.step(Step::Snapshot(0, Trouble::NONE)).await;
-    assert!(family.turn(1, Turn::Sync, Trouble::NONE).await, "confirmed");
-    let status = family.phones[0].running().await.status().await.expect("a status");
-    let log = status.vault.expect("a vault").log;
-    eventually("the floor has risen", async || family.world.stored(log).await.floor.seq > 0).await;
+    family.step(Step::Sync(1, Trouble::NONE)).await;
+    assert!(family.floor().await > 0, "it was confirmed");
     let new = family.add(ADA).await;
     family.invite(0, new).await;
     family.let_in(Trouble::NONE).await;
     family.step(Step::Sync(new, cut_off(Fault::Doubled))).await;
+    family.settle().await;
+    family.everything_is_as_it_must_be().await;
+}
+
+async fn a_push_whose_answer_was_lost_may_be_compacted_before_it_is_sent_again(database: Database) {
+    let mut family = Family::gather(database).await;
+    family.step(Step::Write(0, Write::Insert(1))).await;
+    family.step(Step::Sync(0, cut_off(Fault::AnswerLost(0)))).await;
+    family.step(Step::Snapshot(1, Trouble::NONE)).await;
+    family.step(Step::Sync(2, Trouble::NONE)).await;
+    assert!(family.floor().await > 0, "it was confirmed");
+    family.step(Step::Write(0, Write::Amount(1))).await;
+    // It is not taken for a clone.
+    family.step(Step::Sync(0, Trouble::NONE)).await;
     family.settle().await;
     family.everything_is_as_it_must_be().await;
 }

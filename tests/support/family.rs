@@ -7,12 +7,11 @@ use std::time::Duration;
 use sealwire_client::device::{Device, KeyKeeping, Options};
 use sealwire_client::sync::{Attached, Consent, Offer, Report, SyncError, Whose};
 use sealwire_client::vault::VaultError;
-use sealwire_protocol::{DeviceKey, Head};
+use sealwire_protocol::{DeviceKey, Head, LogId};
 use tempfile::TempDir;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::DEADLINE;
 use super::app::{self, App, schema};
 use super::cli::Terminal;
 use super::line::{Fault, Line};
@@ -21,6 +20,11 @@ use super::place::Database;
 use super::steps::{CLEO, NEWCOMERS_MAX, PEOPLE, PLANTED, Step, Trouble, Write};
 use super::verdict::Person;
 use super::world::World;
+use super::{DEADLINE, holds_within};
+
+/// How long the relay may take to let go of what a snapshot holds: it looks every 20 ms. It may have done so
+/// already, or have nothing to let go of.
+const COMPACTION: Duration = Duration::from_millis(300);
 
 /// Most turns of everybody until nothing is left to be sent or read.
 const ROUNDS_MAX: usize = 8;
@@ -37,9 +41,8 @@ pub(crate) struct Phone {
 
 impl Phone {
     async fn new(directory: PathBuf, person: Person) -> Self {
-        let device = Device::create(&directory, KeyKeeping::Unsealed, Options::default())
-            .await
-            .expect("a device");
+        let device = Device::create(&directory, KeyKeeping::Unsealed, Options::default()).await;
+        let device = device.expect("a device");
         let key = device.key();
         let app = App::new(directory.join("app.db"));
         let mut phone = Self { directory, person, key, app, running: None, away: false };
@@ -212,6 +215,9 @@ impl Family {
             Some(Ok(report)) => {
                 assert!(!away, "it was away");
                 report.iter().for_each(is_clean);
+                if report.is_some_and(|report| report.confirmed) {
+                    self.is_compacted().await;
+                }
                 true
             }
             Some(Err(error)) => {
@@ -224,6 +230,25 @@ impl Family {
                 false
             }
         }
+    }
+
+    /// Waits for what the relay does when a snapshot was confirmed, if there is anything to do.
+    async fn is_compacted(&mut self) {
+        let before = self.floor().await;
+        let log = self.log().await;
+        let rises = async || self.world.stored(log).await.floor.seq > before;
+        let _ = holds_within(COMPACTION, rises).await;
+    }
+
+    /// Up to where the relay has let go of changesets.
+    pub(crate) async fn floor(&mut self) -> u64 {
+        let log = self.log().await;
+        self.world.stored(log).await.floor.seq
+    }
+
+    async fn log(&mut self) -> LogId {
+        let status = self.phones[0].running().await.status().await.expect("a status");
+        status.vault.expect("a vault").log
     }
 
     /// Whether a device that nothing has happened to may fail like this, and try again.

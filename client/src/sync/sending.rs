@@ -2,7 +2,7 @@
 //!
 //! Holds always:
 //! - an entry is in the database, with its number and bytes, before a byte of it is sent;
-//! - what the relay has not answered is sent again as it was, in the same cut;
+//! - what the relay has not answered is sent again as it was, in the same cut, or found to be there;
 //! - what it refuses for good waits again, and nothing behind it is lost.
 
 use std::time::Duration;
@@ -201,6 +201,9 @@ impl Turn {
                 return Ok(());
             }
         }
+        if code == ErrorCode::Conflict && self.was_let_go(count, failure).await? {
+            return Ok(());
+        }
         if code == ErrorCode::Conflict || code == ErrorCode::OutOfOrder {
             self.shared.write(|writer| set_meta(writer.db, "cloned", true)).await?;
             return Err(SyncError::Cloned);
@@ -218,6 +221,19 @@ impl Turn {
             }
         }
         Err(ended(WireError::Refused(Box::new(*failure)).into()))
+    }
+
+    /// The relay does not know an entry again that it has let go of since, as a snapshot holds it. If this
+    /// device's newest entry there is one of these, all up to it are in the vault. Says whether it is.
+    async fn was_let_go(&mut self, refused: u64, failure: &Failure) -> Result<bool, SyncError> {
+        let (Some(count), Some(digest)) = (failure.count, failure.digest) else { return Ok(false) };
+        let found = self.shared.read(move |db| outbox::find(db, count)).await?;
+        if count < refused || found.is_none_or(|(known, _)| known != digest) {
+            return Ok(false);
+        }
+        self.vault.set_own(Mark { count, digest });
+        self.settle().await?;
+        Ok(true)
     }
 
     /// The relay has nothing of this device behind `read`: what is here is to be sent again. Says whether
