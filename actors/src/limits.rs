@@ -262,7 +262,7 @@ pub const DOORBELL_LOGS_MAX: usize = 32;
 /// queued. Beyond it the ones that were rung are forgotten first.
 pub const DOORBELL_DEVICES_MAX: usize = 131_072;
 
-/// Logs in which something waits for these devices, in all: 30 MiB at most. Beyond it a device is rung for
+/// Logs in which something waits for these devices, in all: 32 MiB at most. Beyond it a device is rung for
 /// those that are remembered.
 pub const DOORBELL_WAITS_MAX: usize = 262_144;
 

@@ -35,7 +35,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
 use self::breaker::{Breaker, ms};
-use self::core::{Call, Core, News, Outcome, Room, Spared, Taken};
+use self::core::{Call, Core, News, Outcome, Room, Spared, Still, Taken};
 use self::doorstep::{Acked, Awake, Named, Sleeper, Told};
 use crate::limits::{
     DOORBELL_DEVICES_MAX, DOORBELL_LOOKBACK, DOORBELL_REREAD_PAUSE, DOORBELL_WAITS_MAX, PUSH_BATCH,
@@ -281,7 +281,8 @@ impl State {
     /// Rings whoever's turn has come, as far as there is room, and sees to it that it is looked again.
     fn go_on(&mut self) {
         let now = self.now();
-        if self.shared.doorstep.take_missed() && !self.rereading {
+        // What is missed while a reading is under way may be behind it: that waits for the next one.
+        if !self.rereading && self.shared.doorstep.take_missed() {
             let pause = ms(DOORBELL_REREAD_PAUSE).saturating_sub(now - self.reread_at.min(now));
             self.reread(Duration::from_millis(pause));
         }
@@ -354,6 +355,17 @@ impl State {
                 deaf.push(call.device);
                 continue;
             };
+            match self.core.still(&call, now) {
+                Still::Wanted => {}
+                later => {
+                    if let Still::Needless(spared) = later {
+                        count_spared(spared);
+                    }
+                    self.calls -= 1;
+                    self.core.rang(call.device, call.log, Outcome::NotTried(now), now, 0);
+                    continue;
+                }
+            }
             let Service { push, breaker } = &mut self.services[service];
             if breaker.room(now, 1) == 0 {
                 let until = breaker.rests_until(now).unwrap_or(now + ms(PUSH_RETRY_MIN));

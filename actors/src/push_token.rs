@@ -62,6 +62,12 @@ impl Shared {
             Box::pin(async move { note_waiting(&shared, &store).await })
         }));
         if !queued {
+            // No job will take it.
+            drop(noted);
+            let mut waiting = self.doorbells.lock();
+            if let Some(place) = waiting.iter().rposition(|(_, answer)| answer.is_closed()) {
+                waiting.remove(place);
+            }
             return Err(unavailable());
         }
         let noted = ask(async { noted.await.unwrap_or(Err(StoreError::Unavailable)) });

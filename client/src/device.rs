@@ -30,8 +30,9 @@ use zeroize::Zeroizing;
 
 pub use events::Events;
 pub use ledger::Written;
-pub use types::{LogInfo, Member, Options, Outgoing};
+pub use types::{KeyKeeping, LogInfo, Member, Options, Outgoing};
 
+pub use crate::engine::patience;
 pub use crate::store::logs::Phase;
 pub use crate::store::outbox::{Sending, Unsent};
 pub use crate::store::requests::JoinRequest;
@@ -40,7 +41,6 @@ pub use totals::NAME_BYTES_MAX;
 use crate::address::RelayUrl;
 use crate::entry::Outline;
 use crate::error::Error;
-use crate::identity::file::KeyFileError;
 use crate::identity::{Identity, JoinSeed, random};
 use crate::invite::Invite;
 use crate::session::Connection;
@@ -58,23 +58,21 @@ pub struct Device {
 }
 
 impl Device {
-    /// Makes a new device in a directory, which is made if it is not there. With a passphrase its
-    /// key is kept sealed; with [`Options::keychain`] it is kept in the system's keychain, and a
-    /// passphrase is not used.
+    /// Makes a new device in a directory, which is made if it is not there, and keeps its key where
+    /// `keeping` says.
     ///
     /// # Errors
     /// [`KeyFileError::Exists`] if there is one already.
     pub async fn create(
         directory: impl AsRef<Path>,
-        passphrase: Option<&str>,
+        keeping: KeyKeeping<'_>,
         options: Options,
     ) -> Result<Self, Error> {
-        let passphrase = passphrase.map(|text| Zeroizing::new(text.to_owned()));
+        let keeping = keeping.owned();
         Self::on_thread(directory.as_ref().to_owned(), options, move |directory| {
             make_private(directory).map_err(|_| Error::Directory)?;
             let identity = Identity::generate()?;
-            let passphrase = passphrase.as_ref().map(|text| text.as_str());
-            keep(&identity, directory, passphrase, options.keychain)?;
+            keeping.keep(&identity, &directory.join(KEY_FILE))?;
             Ok(identity)
         })
         .await
@@ -265,17 +263,6 @@ impl Device {
         let relay = relay.clone();
         self.shared.write(move |db| store::pin_relay(db, &relay, key)).await
     }
-}
-
-/// Keeps a new device's key where it is to be: the file is sealed if there is a passphrase.
-fn keep(
-    identity: &Identity,
-    directory: &Path,
-    passphrase: Option<&str>,
-    keychain: bool,
-) -> Result<(), KeyFileError> {
-    let path = directory.join(KEY_FILE);
-    if keychain { identity.save_in_keychain(&path) } else { identity.save(&path, passphrase) }
 }
 
 /// A group that this device is, or is about to be, a member of, and may write to.

@@ -42,6 +42,7 @@ use crate::identity::Identity;
 use crate::store::{Store, StoreError, logs};
 
 pub(crate) use self::desk::Now;
+pub use self::giving::patience;
 pub(crate) use self::ledger::history;
 pub(crate) use self::spoiled::Spoiled;
 pub(crate) use self::totals::GROUP_KEY;

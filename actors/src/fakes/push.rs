@@ -39,6 +39,16 @@ impl PushStore for MemoryStore {
         &self,
         devices: &[DeviceKey],
     ) -> Result<Vec<Option<(String, String)>>, StoreError> {
+        let (takes, unreadable) = {
+            let hooks = self.hooks.lock();
+            (hooks.token_lookups_take, hooks.tokens_unreadable)
+        };
+        if takes > Duration::ZERO {
+            sleep(takes).await;
+        }
+        if unreadable {
+            return Err(StoreError::Unavailable);
+        }
         self.read(|state| devices.iter().map(|device| state.push_token(*device)).collect())
     }
 
@@ -48,6 +58,13 @@ impl PushStore for MemoryStore {
         platform: &str,
         token: &str,
     ) -> Result<bool, StoreError> {
+        {
+            let mut hooks = self.hooks.lock();
+            if hooks.forget_failures > 0 {
+                hooks.forget_failures -= 1;
+                return Err(StoreError::Unavailable);
+            }
+        }
         let mut state = self.state.lock();
         let there = state
             .push_token(device)
@@ -84,9 +101,16 @@ impl PushStore for MemoryStore {
         before: u64,
         limit: usize,
     ) -> Result<Vec<RecentEntry>, StoreError> {
-        if let Some(reads) = &mut self.hooks.lock().spoiled {
-            *reads += 1;
-            return Err(StoreError::Corrupt);
+        {
+            let mut hooks = self.hooks.lock();
+            if let Some(reads) = &mut hooks.spoiled {
+                *reads += 1;
+                return Err(StoreError::Corrupt);
+            }
+            if hooks.recent_failures > 0 {
+                hooks.recent_failures -= 1;
+                return Err(StoreError::Unavailable);
+            }
         }
         self.read(|state| {
             state.logs.get(&key).map_or(Ok(Vec::new()), |log| log.recent_entries(before, limit))
@@ -115,6 +139,26 @@ impl PushStore for MemoryStore {
 }
 
 impl MemoryStore {
+    /// So many times the store is unavailable when entries are looked at for doorbells.
+    pub fn fail_recent_entries(&self, times: u32) {
+        self.hooks.lock().recent_failures = times;
+    }
+
+    /// While on, the store is unavailable when it is asked where doorbells are that are to be rung.
+    pub fn fail_token_lookups(&self, on: bool) {
+        self.hooks.lock().tokens_unreadable = on;
+    }
+
+    /// How long it takes from now on to look up where doorbells are that are to be rung.
+    pub fn take_long_for_tokens(&self, long: Duration) {
+        self.hooks.lock().token_lookups_take = long;
+    }
+
+    /// So many times the store is unavailable when a token is to be forgotten.
+    pub fn fail_forgetting(&self, times: u32) {
+        self.hooks.lock().forget_failures = times;
+    }
+
     /// From now on no entry decodes that is looked at for doorbells.
     pub fn spoil_recent_entries(&self) {
         self.hooks.lock().spoiled = Some(0);

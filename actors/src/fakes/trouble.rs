@@ -30,6 +30,18 @@ pub fn crowd_another_committer(system: &System, key: LogKey, gate: oneshot::Rece
     }
 }
 
+/// Has as much wait for the committer of small writes as it takes, until `gate` opens.
+pub fn fill_a_committer(system: &System, gate: oneshot::Receiver<()>) {
+    let committer = system.shared.committer(LogKey(0));
+    committer.job(Box::new(|_| Box::pin(async { drop(gate.await) })));
+    while committer.job(Box::new(|_| Box::pin(async {}))) {}
+}
+
+/// Ends the actor of doorbells as a bug would.
+pub fn fail_doorbells(system: &System) {
+    system.shared.doorstep.kill();
+}
+
 /// Asks more of a log at once than its actor's mailbox takes. The actor must not run meanwhile: the
 /// runtime has one thread.
 pub fn crowd_a_log(system: &System, key: LogKey) {

@@ -5,10 +5,11 @@
 //! waits for none of it. When the log's memory goes, so does what it has told: the next entry tells again,
 //! and the next ack as well.
 //!
-//! In a vault nothing is kept of acks, so what is left after one is not known here: the word holds the
-//! newest entry instead, and [`Doorstep::awake`](crate::push::doorstep::Doorstep::awake) is told of acks.
+//! The word holds the newest entry of which the log was silent. In a vault nothing is kept of acks, so what
+//! is left after one is not known here: [`Doorstep::awake`](crate::push::doorstep::Doorstep::awake) is told
+//! of acks, and compares.
 
-use sealwire_protocol::{DeviceKey, LogType};
+use sealwire_protocol::DeviceKey;
 use tokio::time::{Duration, Instant};
 
 use super::state::{State, reader};
@@ -66,15 +67,11 @@ impl State {
                     continue;
                 }
                 match &state.bell {
-                    Bell::Told { urgency: told, given, .. } if *told >= urgency => {
-                        let stands = match self.log_type {
-                            LogType::Group => given.stands(),
-                            LogType::Vault => given.note(entry.seq),
-                        };
-                        if stands {
-                            bells.coalesced += 1;
-                            continue;
-                        }
+                    Bell::Told { urgency: told, given, .. }
+                        if *told >= urgency && given.note(entry.seq) =>
+                    {
+                        bells.coalesced += 1;
+                        continue;
                     }
                     Bell::Deaf { registrations: then } if *then == registrations => continue,
                     Bell::Told { .. } | Bell::Deaf { .. } | Bell::Unknown | Bell::Silent => {}

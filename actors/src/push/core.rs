@@ -49,7 +49,7 @@ pub(super) struct News {
     pub(super) since: u64,
     /// Whether the device has an outbox now.
     pub(super) here: bool,
-    /// Whether this is no news if the device is known to be waited for in this log.
+    /// Whether it was read in the store: it is no news if the device is, or was, rung for it.
     pub(super) again: bool,
 }
 
@@ -74,6 +74,19 @@ pub(crate) struct Call {
     pub(super) urgency: Urgency,
     /// When what it is rung for became visible.
     pub(super) since: u64,
+    /// Whether the device was here then.
+    pub(super) here: bool,
+}
+
+/// Whether a call that was to be made still is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Still {
+    /// It is.
+    Wanted,
+    /// The device has come since, and has its time to ack.
+    Later,
+    /// It has acked.
+    Needless(Spared),
 }
 
 /// What became of a call.
@@ -101,8 +114,8 @@ pub(super) struct Spared {
 }
 
 impl Spared {
-    fn count(&mut self, wait: &Wait) {
-        if wait.here {
+    fn count(&mut self, here: bool) {
+        if here {
             self.here += 1;
         } else {
             self.fetched += 1;
@@ -123,6 +136,9 @@ struct Wait {
     log: LogKey,
     id: LogId,
     seq: u64,
+    /// The newest entry that the device is, or was, rung for along with it, but for what is noted in the
+    /// word.
+    newest: u64,
     urgency: Urgency,
     since: u64,
     /// Not rung for before this.
@@ -135,8 +151,41 @@ struct Wait {
     fresh: bool,
     /// Whether the device had its time to ack, or was not here.
     graced: bool,
-    /// Whether more came while the device was being rung for it.
+    /// Whether it, or more of it, came while the device was being rung.
     more: bool,
+}
+
+impl Wait {
+    /// `calling` tells whether its device is being rung at this moment: that is not for this.
+    fn new(news: &News, due: u64, word: Option<Word>, calling: bool) -> Self {
+        Self {
+            log: news.log,
+            id: news.id,
+            seq: news.seq,
+            newest: news.seq,
+            urgency: news.urgency,
+            since: news.since,
+            due,
+            word,
+            here: news.here,
+            fresh: true,
+            graced: news.here,
+            more: calling,
+        }
+    }
+
+    /// Whether this was read in the store and is known.
+    fn knows(&self, news: &News) -> bool {
+        let noted = self.word.as_ref().map_or(0, Word::newest);
+        news.again && news.seq <= self.newest.max(noted)
+    }
+
+    /// Ends its word, and keeps what was noted in it.
+    fn end_word(&mut self) {
+        if let Some(word) = self.word.take() {
+            self.newest = self.newest.max(word.newest());
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -256,45 +305,37 @@ impl Core {
         let calling = known.stage == Stage::Calling;
         let full = known.waits.len() >= DOORBELL_LOGS_MAX || self.waits >= self.room.waits;
         let taken = match known.wait(news.log) {
-            Some(_) if news.again => Taken::Coalesced,
+            Some(wait) if wait.knows(news) => Taken::Coalesced,
             Some(wait) if wait.fresh => {
                 wait.urgency = wait.urgency.max(news.urgency);
                 wait.more |= calling;
                 if calling {
                     wait.seq = news.seq;
                 }
-                wait.word = word;
+                wait.newest = wait.newest.max(news.seq);
+                // What is read in the store brings none.
+                wait.word = word.or(wait.word.take());
                 Taken::Coalesced
             }
             Some(wait) => {
-                wait.seq = news.seq;
-                wait.urgency = news.urgency;
-                wait.since = news.since;
-                wait.due = due;
-                wait.word = word;
-                wait.here = news.here;
-                wait.fresh = true;
-                wait.graced = news.here;
+                *wait = Wait::new(news, due, word, calling);
                 Taken::Queued
             }
-            // A device that is rung for one of so many looks at them all.
-            None if full => Taken::Coalesced,
+            None if full => {
+                let rung_for = known.waits.iter_mut().filter(|wait| !wait.fresh);
+                match rung_for.min_by_key(|wait| wait.since) {
+                    Some(wait) => {
+                        *wait = Wait::new(news, due, word, calling);
+                        Taken::Queued
+                    }
+                    // A device that is rung for one of so many looks at them all.
+                    None => Taken::Coalesced,
+                }
+            }
             None => {
                 // Most devices wait in one log: they do not pay for more.
                 known.waits.reserve_exact(1);
-                known.waits.push(Wait {
-                    log: news.log,
-                    id: news.id,
-                    seq: news.seq,
-                    urgency: news.urgency,
-                    since: news.since,
-                    due,
-                    word,
-                    here: news.here,
-                    fresh: true,
-                    graced: news.here,
-                    more: false,
-                });
+                known.waits.push(Wait::new(news, due, word, calling));
                 self.waits += 1;
                 Taken::Queued
             }
@@ -322,7 +363,7 @@ impl Core {
                 self.waits -= known.forget(|wait| {
                     let goes = wait.log == log;
                     if goes && wait.fresh && !calling {
-                        spared.count(wait);
+                        spared.count(wait.here);
                     }
                     !goes
                 });
@@ -333,8 +374,8 @@ impl Core {
                 {
                     wait.seq = wait.seq.max(seq);
                     wait.since = since;
-                    // It is awake: it has its time to go on.
-                    wait.due = since.saturating_add(ms(DOORBELL_GRACE)).max(now);
+                    // It is awake: it has its time to go on, however old it is what is left.
+                    wait.due = now + ms(DOORBELL_GRACE);
                     wait.fresh = true;
                     wait.graced = true;
                 }
@@ -362,9 +403,12 @@ impl Core {
             let Some(read) = read.filter(|_| wait.log == log) else {
                 return true;
             };
-            let newest = wait.word.take().map_or(0, Word::end).max(wait.seq);
+            let newest = wait.word.take().map_or(0, Word::end).max(wait.newest);
+            if newest < u64::MAX {
+                wait.newest = newest;
+            }
             if newest <= read && wait.fresh && !calling {
-                spared.count(wait);
+                spared.count(wait.here);
             }
             newest > read
         });
@@ -401,9 +445,9 @@ impl Core {
                     if wait.graced || !here(device) {
                         wait.more = false;
                         // What comes from now on may be too late for this doorbell.
-                        wait.word = None;
-                        let Wait { id, seq, urgency, since, .. } = *wait;
-                        calls.push(Call { device, log, id, seq, urgency, since });
+                        wait.end_word();
+                        let Wait { id, seq, urgency, since, here, .. } = *wait;
+                        calls.push(Call { device, log, id, seq, urgency, since, here });
                         continue;
                     }
                     wait.graced = true;
@@ -414,6 +458,21 @@ impl Core {
             self.stay(device, now);
         }
         calls
+    }
+
+    /// Whether to go on with a call whose token was being looked up.
+    pub(super) fn still(&self, call: &Call, now: u64) -> Still {
+        let known = self.devices.get(&call.device);
+        let wait = known.and_then(|known| known.waits.iter().find(|wait| wait.log == call.log));
+        match wait {
+            Some(wait) if wait.due <= now => Still::Wanted,
+            Some(_) => Still::Later,
+            None => {
+                let mut spared = Spared::default();
+                spared.count(call.here);
+                Still::Needless(spared)
+            }
+        }
     }
 
     /// What became of a call. `share` is a random number of thousandths.

@@ -63,6 +63,11 @@ impl Word {
         (Self(word), given)
     }
 
+    /// The newest entry that was noted in it so far.
+    pub(super) fn newest(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
     /// Ends it, and gives the newest entry that was noted in it. Whatever is noted later finds no word.
     pub(super) fn end(self) -> u64 {
         // Where one is being noted at this moment, nobody knows yet which.
@@ -72,6 +77,7 @@ impl Word {
 
 impl Given {
     /// Whether the word stands.
+    #[cfg(test)]
     pub(crate) fn stands(&self) -> bool {
         self.0.strong_count() > 0
     }
@@ -218,6 +224,14 @@ impl Doorstep {
     /// For how long the oldest word that was left has waited.
     pub(crate) fn oldest(&self) -> Duration {
         self.mailbox.read().as_ref().map_or(Duration::ZERO, Mailbox::oldest)
+    }
+
+    /// Ends the actor with which word is left.
+    #[cfg(any(test, feature = "fakes"))]
+    pub(crate) fn kill(&self) {
+        if let Some(mailbox) = self.mailbox.read().as_ref() {
+            mailbox.cell().kill();
+        }
     }
 
     /// From now on word is left with this actor.

@@ -190,6 +190,22 @@ async fn a_phone_that_fetches_before_its_doorbell_leaves_is_not_rung() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_comes_while_its_token_is_looked_up_is_not_rung_if_it_acks() {
+    let ringing = Ringing::new().await;
+    let group = ringing.group_of(&[1, 2, 3]).await;
+    ringing.world.store.take_long_for_tokens(Duration::from_secs(2));
+    let id = ringing.say(1, group, "expense").await;
+    sleep(Duration::from_secs(1)).await;
+    // One acks; the other one asks what there is, and then acks nothing.
+    ringing.world.system.ack_totals(key(2), &[id]).await.expect("acked");
+    ringing.world.system.pending(key(3), group).await.expect("read");
+    sleep(DOORBELL_GRACE - Duration::from_secs(1)).await;
+    assert_eq!(ringing.push.heard(), 0);
+    sleep(DOORBELL_WINDOW).await;
+    assert_eq!(ringing.tokens_heard(), [token(3)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_token_that_is_gone_is_forgotten_and_no_other() {
     let ringing = Ringing::new().await;
     let group = ringing.group_of(&[1, 2, 3]).await;
@@ -297,6 +313,101 @@ async fn a_row_that_does_not_decode_is_not_read_again_and_again() {
     let second = Ringing::over(store.clone()).await;
     sleep(DOORBELL_REREAD_PAUSE * 10).await;
     assert_eq!((store.recent_reads(), second.push.heard()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_actor_of_doorbells_that_fails_is_replaced_and_forgets_nobody() {
+    let ringing = Ringing::new().await;
+    let group = ringing.group_of(&[1, 2, 3]).await;
+    // One doorbell fails and is to be tried again, and the other is being rung.
+    ringing.push.always_say(Some(Rang::Later(Trouble::Unavailable, None)));
+    let id = ringing.say(1, group, "expense").await;
+    ringing.until_heard(2).await;
+    ringing.push.take_heard();
+    ringing.push.take_long(Duration::from_secs(5));
+    sleep(Duration::from_secs(2)).await;
+    trouble::fail_doorbells(&ringing.world.system);
+    ringing.push.take_long(Duration::ZERO);
+    ringing.push.always_say(None);
+    let rung = || ringing.push.heard();
+    ringing.world.until(|| rung() >= 2).await;
+    let mut heard = ringing.push.take_heard();
+    heard.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+    let heard: Vec<_> = heard.into_iter().map(|(token, ring)| (token, ring.payload)).collect();
+    assert_eq!(heard, [(token(2), id), (token(3), id)]);
+    // And whoever comes after that is told to the new one.
+    for seed in [2, 3] {
+        ringing.world.system.ack_totals(key(seed), &[id]).await.expect("acked");
+    }
+    sleep(DOORBELL_WINDOW * 3).await;
+    ringing.push.take_heard();
+    ringing.say(1, group, "expense").await;
+    ringing.until_heard(2).await;
+    assert_eq!(ringing.tokens_heard(), [token(2), token(3)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_is_no_failure_of_the_push_service() {
+    let ringing = Ringing::new().await;
+    let members: Vec<u8> = (1..=60).collect();
+    let group = ringing.group_of(&members).await;
+    let other = ringing.group_of(&[1, 70]).await;
+    // Nobody's token can be looked up, more often in a row than a push service may fail.
+    ringing.world.store.fail_token_lookups(true);
+    ringing.say(1, group, "expense").await;
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(ringing.push.heard(), 0);
+    ringing.world.store.fail_token_lookups(false);
+    // So those who had no part in it are rung at once.
+    let before = Instant::now();
+    ringing.say(1, other, "expense").await;
+    let rung = || ringing.push.heard() > 0;
+    ringing.world.until(rung).await;
+    assert!(before.elapsed() < Duration::from_millis(100), "{:?}", before.elapsed());
+    ringing.until_heard(members.len()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_cannot_be_forgotten_now_is_asked_about_again() {
+    let ringing = Ringing::new().await;
+    let group = ringing.group_of(&[1, 2]).await;
+    let store = ringing.world.store.clone();
+    ringing.push.always_say(Some(Rang::Unregistered));
+    store.fail_forgetting(2);
+    ringing.say(1, group, "expense").await;
+    ringing.world.until_async(|| async { store.push_token(key(2)).await == Ok(None) }).await;
+    assert_eq!(ringing.tokens_heard().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registration_that_finds_no_room_leaves_nothing_behind() {
+    let ringing = Ringing::new().await;
+    let system = &ringing.world.system;
+    let (open, gate) = oneshot::channel();
+    trouble::fill_a_committer(system, gate);
+    let place = Some(("fcm".to_owned(), token(1)));
+    let refused = system.set_push_token(key(1), place).await.map_err(|failure| failure.code);
+    assert_eq!(refused, Err(ErrorCode::Unavailable));
+    assert!(system.shared.doorbells.lock().is_empty());
+    drop(open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_cannot_be_read_after_a_restart_is_read_again() {
+    let store = Arc::new(MemoryStore::new());
+    let first = Ringing::over(store.clone()).await;
+    first.push.always_say(Some(Rang::Later(Trouble::Unreachable, None)));
+    for sleeper in [2, 3] {
+        let group = first.group_of(&[1, sleeper]).await;
+        first.say(1, group, "expense").await;
+    }
+    first.world.system.stop(Instant::now() + Duration::from_secs(1)).await;
+    store.fail_recent_entries(1);
+    let second = Ringing::over(store).await;
+    second.until_heard(1).await;
+    assert_eq!(second.tokens_heard(), [token(3)], "the other log could not be read");
+    sleep(DOORBELL_REREAD_PAUSE * 2).await;
+    assert_eq!(second.tokens_heard(), [token(2)]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -111,7 +111,9 @@ impl Log {
         if !control {
             self.ack_due = true;
         }
-        if !below {
+        if below {
+            self.track.take_below(entry.seq);
+        } else {
             self.advance(call, digest)?;
         }
         Ok(())

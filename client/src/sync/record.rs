@@ -55,6 +55,8 @@ pub(crate) struct Record {
     group: Option<Life>,
     private: Option<Life>,
     pub(crate) cells: BTreeMap<(NameId, KeyScope), Register>,
+    /// Whether some cell stayed on this device when the record was stored last.
+    was_alone: bool,
 }
 
 impl Record {
@@ -126,6 +128,18 @@ impl Record {
             alone: true,
         });
         *cell = Register { stamp: stamp.max(cell.stamp), kept: None, alone: true };
+    }
+
+    /// Whether some cell stays on this device, or did when it was stored last.
+    pub(crate) fn is_or_was_alone(&self) -> bool {
+        self.was_alone || self.cells.values().any(|cell| cell.alone)
+    }
+
+    /// The columns of a row that is there, whose cells stay on this device.
+    pub(crate) fn alone(&self) -> Vec<NameId> {
+        let there = [self.group, self.private].into_iter().flatten().any(|life| life.alive);
+        let alone = self.cells.iter().filter(|(_, cell)| there && cell.alone);
+        alone.map(|((column, _), _)| *column).collect()
     }
 
     /// The newest reading of anything in it that is not beyond `reach`: what a write of the whole row
@@ -210,12 +224,13 @@ impl Record {
                 cell.kept = Some(value);
             }
         }
+        let was_alone = !alone.is_empty();
         for of in alone {
             if let Some(cell) = cells.get_mut(&of) {
                 cell.alone = true;
             }
         }
-        Ok(Some(Self { shown, group, private, cells }))
+        Ok(Some(Self { shown, group, private, cells, was_alone }))
     }
 }
 

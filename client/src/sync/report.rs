@@ -118,7 +118,8 @@ pub struct Status {
     pub sealed: u64,
     /// Rows that a constraint of the app's tables forbids. They are kept.
     pub withheld: u64,
-    /// Cells that are too long to be sent.
+    /// Cells that are too long to be sent, or cannot be stamped later than what they take the place of, as
+    /// of now: they stay on this device.
     pub oversized: u64,
 }
 

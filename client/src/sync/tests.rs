@@ -1,6 +1,6 @@
 //! Devices of two people, their databases, and a vault that is a list.
 
-mod convergence;
+mod orders;
 mod rules;
 mod ties;
 

@@ -318,6 +318,7 @@ impl Vault {
             Err(rejection) => self.note_rejected(entry, step, rejection),
         }
         if step == Step::Below {
+            self.track.take_below(entry.seq);
             return Ok(());
         }
         let position = self.track.advance(digest_of(&entry.header));

@@ -158,6 +158,24 @@ fn a_device_that_acks_steadily_is_not_rung_although_something_is_always_left() {
 }
 
 #[test]
+fn a_device_that_wakes_up_and_acks_one_by_one_is_not_rung_for_the_old_ones_that_are_left() {
+    let mut desk = Desk::new();
+    let told = desk.now;
+    desk.tell(1, 1, 1);
+    assert_eq!(desk.ring(), [(1, 1, 1)]);
+    // It takes a while to wake up; a hundred came meanwhile.
+    desk.now += 3 * GRACE;
+    for seq in 2..100 {
+        desk.core.acked(device(1), LogKey(1), Some((seq, told + 1)), desk.now);
+        assert_eq!(desk.ring(), [], "it is acking");
+        desk.now += 100;
+    }
+    // Then its connection breaks.
+    desk.now += GRACE;
+    assert_eq!(desk.ring(), [(1, 1, 99)]);
+}
+
+#[test]
 fn a_device_that_comes_while_its_doorbell_waits_has_its_time_to_ack() {
     let mut desk = Desk::new();
     desk.tell(1, 1, 1);
@@ -239,6 +257,45 @@ fn a_log_is_silent_about_a_device_until_it_is_rung() {
 }
 
 #[test]
+fn what_was_told_and_never_heard_is_rung_for_once_it_is_read_and_what_was_rung_for_is_not() {
+    let mut desk = Desk::new();
+    let again = |desk: &mut Desk, seq| {
+        let news = News { again: true, ..news(1, seq, desk.now) };
+        desk.core.waits(device(1), &news, None, desk.now)
+    };
+    let (word, given) = Word::new(1);
+    desk.core.waits(device(1), &news(1, 1, desk.now), Some(word), desk.now);
+    assert!(given.note(2));
+    assert_eq!(again(&mut desk, 2), Taken::Coalesced);
+    assert!(given.stands(), "the log has nothing new to say");
+    assert_eq!(desk.ring(), [(1, 1, 1)]);
+    assert_eq!(again(&mut desk, 2), Taken::Coalesced, "it was rung for both");
+    desk.now += WINDOW;
+    assert_eq!(desk.ring(), []);
+    // Word of the third was lost, and of the fourth while it is rung for the third.
+    assert_eq!(again(&mut desk, 3), Taken::Queued);
+    let calls = desk.take();
+    assert_eq!(calls.len(), 1);
+    again(&mut desk, 4);
+    desk.core.rang(device(1), calls[0].log, Outcome::Taken, desk.now, 0);
+    desk.now += 2 * WINDOW;
+    assert_eq!(desk.ring(), [(1, 1, 4)]);
+}
+
+#[test]
+fn a_device_that_is_here_when_it_is_read_has_its_time_to_ack_however_old_that_is() {
+    let mut desk = Desk::new();
+    let old = News { again: true, here: true, ..news(1, 1, desk.now - 10 * GRACE) };
+    desk.core.waits(device(1), &old, None, desk.now);
+    desk.here = true;
+    desk.now += GRACE - 1;
+    assert_eq!(desk.ring(), []);
+    desk.now += 1;
+    let calls = desk.take();
+    assert_eq!((calls.len(), calls[0].since), (1, old.since), "its age is that of the entry");
+}
+
+#[test]
 fn a_doorbell_that_is_refused_is_not_tried_with_everything_that_comes() {
     let mut desk = Desk::new();
     desk.tell(1, 1, 1);
@@ -279,6 +336,23 @@ fn what_comes_while_a_device_is_being_rung_is_not_lost() {
     assert_eq!(desk.ring(), []);
     desk.now += WINDOW;
     assert_eq!(desk.ring(), [(1, 1, 2)]);
+}
+
+#[test]
+fn what_comes_after_an_ack_while_a_device_is_being_rung_is_not_lost() {
+    let mut desk = Desk::new();
+    desk.tell(1, 1, 1);
+    let calls = desk.take();
+    // It comes by itself and goes again; the doorbell for what it has acked is still on its way.
+    desk.ack(1, 1);
+    let (word, given) = Word::new(2);
+    desk.core.waits(device(1), &news(1, 2, desk.now), Some(word), desk.now);
+    desk.core.rang(device(1), calls[0].log, Outcome::Taken, desk.now, 0);
+    desk.core.check_invariants();
+    assert!(given.note(3), "it is still to be rung for that");
+    desk.now += WINDOW;
+    assert_eq!(desk.ring(), [(1, 1, 2)]);
+    assert!(!given.stands());
 }
 
 #[test]
@@ -356,6 +430,23 @@ fn there_is_an_end_to_what_is_remembered_and_those_who_wait_are_kept_longest() {
 }
 
 #[test]
+fn a_device_that_was_rung_for_as_many_logs_as_are_told_apart_is_rung_for_one_more() {
+    let mut desk = Desk::new();
+    let many = DOORBELL_LOGS_MAX as i64;
+    for log in 0..many {
+        desk.tell(1, log, 1);
+    }
+    let mut rung = 0;
+    while rung < DOORBELL_LOGS_MAX {
+        rung += desk.ring().len();
+        desk.now += WINDOW;
+    }
+    assert_eq!(desk.tell(1, many, 1), Taken::Queued);
+    desk.now += DOORBELL_WINDOW_MAX.as_millis() as u64;
+    assert_eq!(desk.ring(), [(1, many, 1)]);
+}
+
+#[test]
 fn what_is_remembered_takes_what_the_limits_say() {
     use std::mem::size_of;
     const MIB: usize = 1024 * 1024;
@@ -374,7 +465,7 @@ fn what_is_remembered_takes_what_the_limits_say() {
     let wait = allocated(size_of::<Wait>()) + word;
     let devices = device * crate::limits::DOORBELL_DEVICES_MAX;
     let waits = wait * crate::limits::DOORBELL_WAITS_MAX;
-    assert_eq!((devices.div_ceil(MIB), waits.div_ceil(MIB)), (59, 30));
+    assert_eq!((devices.div_ceil(MIB), waits.div_ceil(MIB)), (59, 32));
 }
 
 #[derive(Clone, Debug)]

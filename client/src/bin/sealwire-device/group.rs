@@ -152,17 +152,20 @@ async fn join(args: &Args, out: Output, device: &Device, text: &str) -> Result<(
 async fn say_who(events: &mut Events, log: LogId) -> Result<()> {
     // What has happened is told at once; nothing is waited for.
     while let Ok(event) = timeout(AT_ONCE, events.next()).await {
-        match event? {
-            Event::KeyReceived { log: of, from, .. } if of == log => {
-                let print = fingerprint(from);
-                remark(&format!("the key came from the device with the fingerprint {print}"));
-                break;
-            }
-            Event::InviterGone { log: of, .. } if of == log => remark(
+        let event = event?;
+        if event.log() != Some(log) {
+            continue;
+        }
+        if let Event::KeyReceived { from, .. } = event {
+            let print = fingerprint(from);
+            remark(&format!("the key came from the device with the fingerprint {print}"));
+            break;
+        }
+        if let Event::InviterGone { .. } = event {
+            remark(
                 "whoever made the invite is no member any more; ask somebody else whether these are \
                  the right members, with the fingerprints of `group members`",
-            ),
-            _ => {}
+            );
         }
     }
     Ok(())
