@@ -86,6 +86,8 @@ mod documents;
 mod vaults;
 // The same for clients that ask over HTTP now and then.
 mod vaults_http;
+// Writes, turns, cuts, crashes and new keys on four devices, in any order, end with the same tables.
+mod interleavings;
 // A small snapshot that opens to a huge one costs whoever opens it nothing but an error.
 mod bombs;
 // An app's own database is the same on all devices, and what is private to one person is that person's.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use sealwire_client::device::{Device, Options};
+use sealwire_client::device::{Device, KeyKeeping, Options};
 use sealwire_client::identity::Identity;
 use sealwire_client::recovery::RecoveryCode;
 use sealwire_client::totals::seal::{self, GroupKey, PairKey};
@@ -347,7 +347,9 @@ async fn a_restore_that_was_interrupted_goes_on(database: Database) {
     // The device is made, and the program is gone before it has joined anything.
     let read = RecoveryCode::parse(&code).expect("a code");
     let url = world.url();
-    let made = Device::restore(place.path(), None, &url, &read, PIN, Options::default()).await;
+    let made =
+        Device::restore(place.path(), KeyKeeping::Unsealed, &url, &read, PIN, Options::default())
+            .await;
     let new = made.expect("restored").key();
     let back = at(place.path());
     back.ok(&["recovery", "restore"]).await;

@@ -159,7 +159,7 @@ async fn a_new_device_is_ready_from_snapshot_and_tail(database: Database) {
         snapshot.size >> 10,
         begun.elapsed()
     );
-    let tablet = tablet.push(TAIL.min(year), CHANGESET_BYTES).await;
+    let tablet = Box::pin(tablet.push(TAIL.min(year), CHANGESET_BYTES)).await;
     phone.vault.pull(&mut phone.wire).await.expect("pulled");
     phone.vault.confirm(&mut phone.wire, snapshot.digest).await.expect("confirmed");
     let log = laptop.vault.log();
@@ -193,7 +193,7 @@ async fn a_week_of_changesets_in_one_pull(database: Database) {
     let mut laptop = Member::found(&world).await;
     let mut phone = laptop.enrol(&world, 2).await;
     let log = laptop.vault.log();
-    laptop.push(WEEK, 1024).await;
+    Box::pin(laptop.push(WEEK, 1024)).await;
     let cursor = phone.vault.head();
     let mut at_socket = Vec::new();
     for _ in 0..5 {

@@ -99,6 +99,8 @@ struct Hooks {
     unwelcome: BTreeSet<DeviceKey>,
     /// What the next reservation's answer waits at.
     reservation: Option<Arc<Barrier>>,
+    /// What the answer to the next question where a subscription begins waits at.
+    subscription: Option<Arc<Barrier>>,
     /// How often entries that do not decode were read; none while all do.
     spoiled: Option<u64>,
     /// How many more times the store is unavailable when entries are looked at for doorbells.
@@ -220,6 +222,14 @@ impl MemoryStore {
         barrier
     }
 
+    /// The same of the next answer to where a subscription begins, once it was read.
+    #[must_use]
+    pub fn hold_next_subscription(&self) -> Arc<Barrier> {
+        let barrier = Arc::new(Barrier::new(2));
+        self.hooks.lock().subscription = Some(barrier.clone());
+        barrier
+    }
+
     /// Raises a log's version, as one who changes it without appending.
     pub fn raise_version(&self, key: LogKey) {
         self.state.lock().raise_version(key);
@@ -278,6 +288,14 @@ impl Drop for Waiting<'_> {
     }
 }
 
+/// Waits at a barrier of two, and once more.
+async fn meet_twice(barrier: Option<Arc<Barrier>>) {
+    if let Some(barrier) = barrier {
+        barrier.wait().await;
+        barrier.wait().await;
+    }
+}
+
 #[async_trait]
 impl Store for MemoryStore {
     fn incarnation(&self) -> u64 {
@@ -313,10 +331,7 @@ impl Store for MemoryStore {
     ) -> Result<ReserveResult, StoreError> {
         let reserved = self.state.lock().reserve(key, device, groups_max, now, since);
         let barrier = self.hooks.lock().reservation.take();
-        if let Some(barrier) = barrier {
-            barrier.wait().await;
-            barrier.wait().await;
-        }
+        meet_twice(barrier).await;
         Ok(reserved)
     }
 
@@ -347,7 +362,10 @@ impl Store for MemoryStore {
         key: LogKey,
         device: DeviceKey,
     ) -> Result<Option<SubscriptionRecord>, StoreError> {
-        self.read(|state| state.subscription(key, device))
+        let record = self.read(|state| state.subscription(key, device));
+        let barrier = self.hooks.lock().subscription.take();
+        meet_twice(barrier).await;
+        record
     }
 
     async fn members(&self, key: LogKey) -> Result<Option<(Position, Vec<Member>)>, StoreError> {

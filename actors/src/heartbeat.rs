@@ -4,6 +4,7 @@
 //! a slot for each second of the longest interval; one task turns it. A session that was silent for
 //! [`SILENT_INTERVALS_MAX`] intervals is over: its socket may be half open, and nobody would notice.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -78,19 +79,31 @@ impl Wheel {
             let Some(outbox) = place.outbox.upgrade() else {
                 continue;
             };
-            let silent_s = now_s.saturating_sub(outbox.last_heard());
-            if silent_s > SILENT_INTERVALS_MAX * u64::from(place.interval_s) {
-                outbox.close(CloseReason::Silent);
-                continue;
+            // The wheel is everybody's: a session that makes it panic leaves it, and ends.
+            let beat = || beat(&outbox, place.interval_s, now_s, now_ms);
+            match catch_unwind(AssertUnwindSafe(beat)) {
+                Ok(Ok(())) => self.add(place.outbox, place.interval_s, now_s),
+                Ok(Err(reason)) => outbox.close(reason),
+                Err(_) => {
+                    tracing::error!("a heartbeat panicked");
+                    outbox.close(CloseReason::Internal);
+                }
             }
-            if outbox.stalled_for(now_s) > STALLED_MAX.as_secs() {
-                outbox.close(CloseReason::SlowConsumer);
-                continue;
-            }
-            outbox.heartbeat(0, now_ms);
-            self.add(place.outbox, place.interval_s, now_s);
         }
     }
+}
+
+/// Gives a session its heartbeat, or says why it is over.
+fn beat(outbox: &Outbox, interval_s: u16, now_s: u64, now_ms: u64) -> Result<(), CloseReason> {
+    let silent_s = now_s.saturating_sub(outbox.last_heard());
+    if silent_s > SILENT_INTERVALS_MAX * u64::from(interval_s) {
+        return Err(CloseReason::Silent);
+    }
+    if outbox.stalled_for(now_s) > STALLED_MAX.as_secs() {
+        return Err(CloseReason::SlowConsumer);
+    }
+    outbox.heartbeat(0, now_ms);
+    Ok(())
 }
 
 /// Turns the wheel once a second for as long as the system lives.
@@ -119,9 +132,48 @@ pub(crate) fn run(shared: Weak<Shared>) {
 
 #[cfg(test)]
 mod tests {
-    use sealwire_protocol::{DeviceKey, Instance};
+    use sealwire_protocol::limits::SUBSCRIPTIONS_MAX;
+    use sealwire_protocol::{DeviceKey, Digest, Instance, LogId, LogType};
 
     use super::*;
+    use crate::outbox::{Phase, Subscription};
+    use crate::ports::{LogKey, LogPlace, Position};
+    use crate::registry::Registry;
+
+    /// Subscribes it to more logs than a heartbeat has room for, and tells it of them all.
+    fn overload(outbox: &Outbox, registry: &Registry) {
+        let head = Position { seq: 1, chain: Digest::ZERO };
+        for number in 0..=SUBSCRIPTIONS_MAX as i64 {
+            let (id, key) = (LogId((number as u128).to_be_bytes()), LogKey(number));
+            outbox.add_log(LogPlace { id, key, log_type: LogType::Group });
+            let presence = registry.presence(key);
+            let subscription = Subscription::new(presence, 1, Phase::Entries, 1);
+            let ground = outbox.ground(key).expect("a member");
+            assert!(outbox.subscribe(1, ground, key, head, None, subscription));
+            outbox.offer(key, &[]);
+        }
+    }
+
+    #[test]
+    fn a_session_that_makes_the_wheel_panic_ends_and_the_others_go_on() {
+        let (wheel, registry) = (Wheel::default(), Registry::new(7));
+        let outboxes =
+            [1, 2, 3].map(|id| Outbox::new(id, DeviceKey([1; 32]), Instance([1; 16]), 7, None));
+        for outbox in &outboxes {
+            wheel.add(Arc::downgrade(outbox), 25, 0);
+        }
+        overload(&outboxes[1], &registry);
+        wheel.turn(25, 0);
+        let ends = outboxes.each_ref().map(|outbox| outbox.closing());
+        assert_eq!(ends, [None, Some(CloseReason::Internal), None]);
+        wheel.turn(50, 0);
+        for outbox in [&outboxes[0], &outboxes[2]] {
+            let mut frames = Vec::new();
+            outbox.take(usize::MAX, usize::MAX, &mut frames);
+            assert_eq!(frames.len(), 2);
+        }
+        assert_eq!(wheel.sessions(), 2);
+    }
 
     #[test]
     fn a_session_is_heard_of_at_each_interval_and_ends_when_it_is_silent_for_two() {
@@ -140,6 +192,7 @@ mod tests {
         }
         assert_eq!(outbox.closing(), Some(CloseReason::Silent));
     }
+
     #[test]
     fn a_session_that_has_ended_leaves_nothing_on_the_wheel() {
         let wheel = Wheel::default();

@@ -330,6 +330,11 @@ impl LogActor {
         };
         self.last_work = Instant::now();
         let AppendRequest { sender, entries, reserved, reply } = request;
+        if !reserved && state.member(sender).is_none() && self.in_flight.is_empty() {
+            // Its session believed otherwise: it has missed a commit whose outcome was unknown.
+            let (how, seq) = state.gone(sender);
+            self.shared.registry.member_gone(sender, self.key, how, seq);
+        }
         let Some(last) = entries.last().map(|entry| (entry.header.count, entry.digest)) else {
             return reply.refuse(Failure::new(ErrorCode::Malformed));
         };
@@ -339,10 +344,10 @@ impl LogActor {
         let (control, pace) = match entries.first().map(|entry| &entry.content) {
             // It is no member any more, and the store does not know that yet: what it reserves only
             // counts once its leave is durable.
-            Some(Content::Control(Control::Join { .. }))
+            Some(Content::Control(control @ Control::Join { .. }))
                 if !reserved && state.member(sender).is_none() =>
             {
-                (true, Err(unavailable()))
+                (true, paces.may_control(self.key, sender, control).and(Err(unavailable())))
             }
             Some(Content::Control(control)) => (true, paces.may_control(self.key, sender, control)),
             Some(Content::Rotation | Content::Plain) | None => (false, Ok(())),

@@ -66,8 +66,8 @@ struct Inner {
     queued_bytes: usize,
     /// What the answers among them count for: see [`answer_cost`].
     answer_bytes: usize,
-    /// Raised when a membership begins or ends: what was begun before it is begun on old ground.
-    membership_changes: u64,
+    /// The last number of a [`Membered::ground`].
+    grounds: u64,
     /// Bytes of entries that the device still grants; none without a window.
     window: Option<u64>,
     /// The logs that the device is a member of, sorted by key.
@@ -123,7 +123,7 @@ impl Outbox {
                 queue: VecDeque::new(),
                 queued_bytes: 0,
                 answer_bytes: 0,
-                membership_changes: 0,
+                grounds: 0,
                 window,
                 logs: Vec::new(),
                 waiting: VecDeque::new(),
@@ -283,9 +283,9 @@ impl Outbox {
     pub(crate) fn add_log(&self, log: LogPlace) {
         let mut inner = self.inner.lock();
         if let Err(index) = inner.find(log.key) {
-            inner.membership_changes += 1;
-            let LogPlace { id, key, log_type } = log;
-            inner.logs.insert(index, Membered { key, id, log_type, subscription: None });
+            inner.grounds += 1;
+            let (LogPlace { id, key, log_type }, ground) = (log, inner.grounds);
+            inner.logs.insert(index, Membered { key, id, log_type, ground, subscription: None });
         }
     }
 
@@ -296,19 +296,20 @@ impl Outbox {
         Some(LogPlace { id, key: log.key, log_type: log.log_type })
     }
 
-    /// A number that changes with the device's memberships and with the history of its logs.
-    pub(crate) fn membership_changes(&self) -> u64 {
-        self.inner.lock().membership_changes
+    /// A number that changes when the device's membership in this log begins or ends, and with the log's
+    /// history: what was begun before is begun on old ground. None if the device is no member.
+    pub(crate) fn ground(&self, key: LogKey) -> Option<u64> {
+        let inner = self.inner.lock();
+        inner.find(key).ok().map(|index| inner.logs[index].ground)
     }
 
     /// Subscribes, or begins an existing subscription anew: queues the answer, then what belongs
     /// before the first entry. Gives false if the device is not a member of the log, as far as this
-    /// outbox knows, or if memberships have changed since `changes`: the subscription was begun on
-    /// old ground.
+    /// outbox knows, or not on this ground any more.
     pub(crate) fn subscribe(
         &self,
         request: u32,
-        changes: u64,
+        ground: u64,
         key: LogKey,
         head: Position,
         floor: Option<FloorMark>,
@@ -318,7 +319,7 @@ impl Outbox {
         let Ok(index) = inner.find(key) else {
             return false;
         };
-        if inner.membership_changes != changes || inner.closing.is_some() {
+        if inner.logs[index].ground != ground || inner.closing.is_some() {
             return false;
         }
         let log = inner.logs[index].id;
@@ -378,7 +379,6 @@ impl Outbox {
             return;
         };
         inner.flush_stubs(index);
-        inner.membership_changes += 1;
         let log = inner.logs.remove(index).id;
         let frame = Membership { log, state, seq };
         inner.push_answer(Bytes::from(encode_relay(0, &frame.into())));
@@ -392,7 +392,8 @@ impl Outbox {
         let Ok(index) = inner.find(key) else {
             return;
         };
-        inner.membership_changes += 1;
+        inner.grounds += 1;
+        inner.logs[index].ground = inner.grounds;
         if inner.logs[index].subscription.take().is_none() {
             return;
         }

@@ -77,8 +77,8 @@ impl Paces {
         self.check(if own_alone { &both[..1] } else { &both }, 1)
     }
 
-    /// Whether a device may become a member of a `totals` group now. It may leave at any time: who
-    /// leaves has joined before.
+    /// Whether a device may become a member of a group now. It may leave a `totals` group at any time:
+    /// who leaves has joined before.
     pub(crate) fn may_join(&self, log: LogKey, device: DeviceKey) -> Result<(), Failure> {
         self.check(&[Lane::Device(log, device), Lane::Log(log)], 1)
     }

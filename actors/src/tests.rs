@@ -540,6 +540,37 @@ async fn a_subscription_stands_when_it_cannot_be_begun_anew() {
 }
 
 #[tokio::test]
+async fn a_subscription_is_not_disturbed_by_what_happens_in_another_log() {
+    let world = World::new().await;
+    let (mut alice, mut bob, group) = two_in_a_group(&world).await;
+    let mut carol = Device::connected(3, &world).await;
+    let other = carol.found().await;
+    (bob.count, bob.prev) = (1, Digest::ZERO);
+    bob.join(&other).await;
+    // While the store is being asked where one log stands, bob is revoked in the other.
+    let held = world.store.hold_next_subscription();
+    let (request, work) = bob.begin(frame::Subscribe { log: group.id, cursor: None, acked: None });
+    let work = tokio::spawn(work);
+    held.wait().await;
+    let revoke = Control::Revoke { device: bob.id(), join_key: None };
+    let entry = carol.control(other.id, &revoke, Head::NONE);
+    carol.append(entry).await.expect("revoked");
+    held.wait().await;
+    work.await.expect("no panic");
+    assert!(matches!(bob.answer_to(request).await, RelayFrame::Subscribed(_)));
+    // In this one it would be begun on old ground.
+    let held = world.store.hold_next_subscription();
+    let (request, work) = bob.begin(frame::Subscribe { log: group.id, cursor: None, acked: None });
+    let work = tokio::spawn(work);
+    held.wait().await;
+    let entry = alice.control(group.id, &revoke, Head::NONE);
+    alice.append(entry).await.expect("revoked");
+    held.wait().await;
+    work.await.expect("no panic");
+    assert_eq!(code(bob.appended(request).await), ErrorCode::Unavailable);
+}
+
+#[tokio::test]
 async fn a_device_joins_only_so_many_groups() {
     let world = World::new().await;
     let mut alice = Device::connected(1, &world).await;

@@ -75,6 +75,10 @@ impl Advice for Error {
             Self::Wire(error) => error.advice(),
             Self::Refused(code) => of_code(*code),
             Self::Cloned => CLONE,
+            Self::InviterUnknown => {
+                "leave it with `group leave`, ask whoever invited you for the link by another way, and \
+                 compare fingerprints: the link was changed, or the relay lies"
+            }
             Self::Timeout => {
                 "see that the relay is reached, give it longer with --wait, or try again"
             }
@@ -327,6 +331,9 @@ impl Advice for VaultError {
             }
             Self::Withheld => {
                 "ask the relay's operator, and sync again while another device of the vault is there"
+            }
+            Self::Spoiled => {
+                "sync again in a while; if it goes on, ask the relay's operator, whose disk may be damaged"
             }
             Self::NoKey => "sync while another device of the vault is there, which gives it",
             Self::TooLong => "write smaller rows, or fewer in one transaction",

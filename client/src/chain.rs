@@ -50,13 +50,16 @@ pub struct Track {
     incarnation: u64,
     at: Position,
     floor: Option<Position>,
+    /// Seq of the newest entry at or below a floor that was taken.
+    below: u64,
 }
 
 impl Track {
     /// Nothing was read.
     #[must_use]
     pub fn new(log: LogId) -> Self {
-        Self { incarnation: 0, at: Position { seq: 0, chain: chain_start(log) }, floor: None }
+        let at = Position { seq: 0, chain: chain_start(log) };
+        Self { incarnation: 0, at, floor: None, below: 0 }
     }
 
     /// Read up to `head`.
@@ -66,6 +69,7 @@ impl Track {
             incarnation: head.incarnation,
             at: Position { seq: head.seq, chain: head.chain },
             floor: None,
+            below: 0,
         }
     }
 
@@ -120,12 +124,20 @@ impl Track {
         }
     }
 
+    /// The entry at `seq`, which [`Track::step`] has called one below the floor, was taken: should it come
+    /// again, it is known. They come in order.
+    pub fn take_below(&mut self, seq: u64) {
+        self.below = seq;
+    }
+
     /// What is to be done with the item at `seq`.
     #[must_use]
     pub fn step(&self, seq: u64, control: bool) -> Step {
         match self.floor {
             Some(floor) if seq <= floor.seq => {
-                if control {
+                if control && seq <= self.below {
+                    Step::Known
+                } else if control {
                     Step::Below
                 } else {
                     Step::Gap
@@ -256,6 +268,21 @@ mod tests {
         assert_eq!(track.check(&forked(6), remember), HeadCheck::Differs);
         let restored = Head { incarnation: 6, ..head(9) };
         assert_eq!(track.check(&restored, remember), HeadCheck::OtherIncarnation);
+    }
+
+    #[test]
+    fn what_stands_below_a_floor_is_taken_once() {
+        let mut track = Track::new(LOG);
+        track.begin_floor(&head(9));
+        for n in [1, 2, 5] {
+            assert_eq!(track.step(n, true), Step::Below);
+            track.take_below(n);
+            assert_eq!(track.step(n, true), Step::Known);
+        }
+        // The connection breaks, and the relay begins again.
+        track.accepted(5);
+        track.begin_floor(&head(9));
+        assert_eq!([1, 5, 6].map(|n| track.step(n, true)), [Step::Known, Step::Known, Step::Below]);
     }
 
     #[test]

@@ -30,8 +30,9 @@ use zeroize::Zeroizing;
 
 pub use events::Events;
 pub use ledger::Written;
-pub use types::{LogInfo, Member, Options, Outgoing};
+pub use types::{KeyKeeping, LogInfo, Member, Options, Outgoing};
 
+pub use crate::engine::patience;
 pub use crate::store::logs::Phase;
 pub use crate::store::outbox::{Sending, Unsent};
 pub use crate::store::requests::JoinRequest;
@@ -40,7 +41,6 @@ pub use totals::NAME_BYTES_MAX;
 use crate::address::RelayUrl;
 use crate::entry::Outline;
 use crate::error::Error;
-use crate::identity::file::KeyFileError;
 use crate::identity::{Identity, JoinSeed, random};
 use crate::invite::Invite;
 use crate::session::Connection;
@@ -58,23 +58,21 @@ pub struct Device {
 }
 
 impl Device {
-    /// Makes a new device in a directory, which is made if it is not there. With a passphrase its
-    /// key is kept sealed; with [`Options::keychain`] it is kept in the system's keychain, and a
-    /// passphrase is not used.
+    /// Makes a new device in a directory, which is made if it is not there, and keeps its key where
+    /// `keeping` says.
     ///
     /// # Errors
     /// [`KeyFileError::Exists`] if there is one already.
     pub async fn create(
         directory: impl AsRef<Path>,
-        passphrase: Option<&str>,
+        keeping: KeyKeeping<'_>,
         options: Options,
     ) -> Result<Self, Error> {
-        let passphrase = passphrase.map(|text| Zeroizing::new(text.to_owned()));
+        let keeping = keeping.owned();
         Self::on_thread(directory.as_ref().to_owned(), options, move |directory| {
             make_private(directory).map_err(|_| Error::Directory)?;
             let identity = Identity::generate()?;
-            let passphrase = passphrase.as_ref().map(|text| text.as_str());
-            keep(&identity, directory, passphrase, options.keychain)?;
+            keeping.keep(&identity, &directory.join(KEY_FILE))?;
             Ok(identity)
         })
         .await
@@ -193,7 +191,10 @@ impl Device {
             .await
     }
 
-    /// Joins the group of an invite, once the relay is reached.
+    /// Joins the group of an invite, once the relay is reached. Whoever made the invite must be among the
+    /// members up to this device's own joining: if it never was, the link or the relay lies, no key is
+    /// taken and nothing sent ([`Event::InviterUnknown`](crate::event::Event::InviterUnknown)); if it is
+    /// none any more, that is told ([`Event::InviterGone`](crate::event::Event::InviterGone)).
     ///
     /// # Errors
     /// [`Error::RelayKeyChanged`] if the relay's address is known with another key,
@@ -210,8 +211,10 @@ impl Device {
                         return Err(Error::RelayKeyChanged { pinned, presented });
                     }
                 }
-                let id = match logs::find(db, invite.log)? {
-                    None => logs::insert(db, invite.log, &invite.relay, Some(&invite.seed))?,
+                let (id, read) = match logs::find(db, invite.log)? {
+                    None => {
+                        (logs::insert(db, invite.log, &invite.relay, Some(&invite.seed))?, false)
+                    }
                     Some(row) => {
                         match row.phase {
                             Phase::Joining | Phase::Member => return Err(Error::AlreadyMember),
@@ -220,9 +223,10 @@ impl Device {
                         }
                         logs::set_phase(db, row.id, Phase::Joining)?;
                         logs::set_join_seed(db, row.id, &invite.seed)?;
-                        row.id
+                        (row.id, row.membership.is_founded())
                     }
                 };
+                logs::set_inviter(db, id, invite.inviter, read)?;
                 outbox::insert(db, id, &Draft::Join)?;
                 Ok(invite.log)
             })
@@ -261,18 +265,14 @@ impl Device {
     }
 }
 
-/// Keeps a new device's key where it is to be: the file is sealed if there is a passphrase.
-fn keep(
-    identity: &Identity,
-    directory: &Path,
-    passphrase: Option<&str>,
-    keychain: bool,
-) -> Result<(), KeyFileError> {
-    let path = directory.join(KEY_FILE);
-    if keychain { identity.save_in_keychain(&path) } else { identity.save(&path, passphrase) }
+/// A group that this device is, or is about to be, a member of, and may write to.
+fn member_row(db: &Db, log: LogId) -> Result<LogRow, Error> {
+    let row = open_row(db, log)?;
+    if logs::is_stranger(db, row.id)? { Err(Error::InviterUnknown) } else { Ok(row) }
 }
 
-fn member_row(db: &Db, log: LogId) -> Result<LogRow, Error> {
+/// A group that this device is, or is about to be, a member of.
+fn open_row(db: &Db, log: LogId) -> Result<LogRow, Error> {
     let row = logs::find(db, log)?.ok_or(Error::NoSuchLog)?;
     match row.phase {
         _ if row.blocked => Err(Error::Cloned),

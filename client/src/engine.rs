@@ -21,6 +21,7 @@ mod opening;
 mod reading;
 mod restored;
 mod sending;
+mod spoiled;
 mod taking;
 mod totals;
 
@@ -41,7 +42,9 @@ use crate::identity::Identity;
 use crate::store::{Store, StoreError, logs};
 
 pub(crate) use self::desk::Now;
+pub use self::giving::patience;
 pub(crate) use self::ledger::history;
+pub(crate) use self::spoiled::Spoiled;
 pub(crate) use self::totals::GROUP_KEY;
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -173,7 +176,7 @@ impl Engine {
             work(logs, &mut call)?;
             if call.desk.end.is_none() && call.desk.come_back.is_none() {
                 for log in logs.values_mut() {
-                    log.subscribe_if_due(&mut call);
+                    log.subscribe_if_due(&mut call)?;
                     log.run_timers(&mut call)?;
                     // Before the lost device goes: it is asked for nothing.
                     log.see_to_history(&call)?;
@@ -207,7 +210,7 @@ impl Engine {
 fn load_new(logs: &mut BTreeMap<LogId, Log>, call: &Call<'_>, relay: &RelayUrl) -> Result<()> {
     for outer in logs::outer(call.db, relay)? {
         if let Some(log) = logs.get_mut(&outer.log) {
-            log.note_outer(&outer);
+            log.note_outer(call.db, &outer)?;
         } else if let Some(row) = logs::find(call.db, outer.log)? {
             logs.insert(outer.log, Log::load(call.db, row)?);
         }

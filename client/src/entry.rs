@@ -170,6 +170,16 @@ pub enum Rejection {
     Reused,
 }
 
+impl Rejection {
+    /// Whether the entry may come whole another time: its header stands in the chain, and what came with
+    /// it is not its own. In a vault, whose relay checks every entry, that is never its author's doing; in
+    /// a group, whose relay checks bodies and addressees, a signature may be.
+    #[must_use]
+    pub fn is_spoiled(self) -> bool {
+        matches!(self, Self::Body | Self::Audience | Self::Signature)
+    }
+}
+
 /// What a received entry says, once it has been found to be whole.
 #[derive(Clone, Debug)]
 pub struct Judged {

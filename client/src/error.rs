@@ -95,6 +95,11 @@ pub enum Error {
     /// else, or it was restored from a backup.
     #[error("this device was cloned, or restored from a backup")]
     Cloned,
+    /// Whoever made the invite that this device joined by was never a member of the group that the relay
+    /// shows: the link was changed on its way, or the relay shows another history. No key was taken, and
+    /// nothing is sent; [`Device::leave`](crate::device::Device::leave) ends it.
+    #[error("whoever made the invite was never a member of the group that the relay shows")]
+    InviterUnknown,
     /// It did not happen in the time given.
     #[error("it took too long")]
     Timeout,

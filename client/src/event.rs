@@ -71,6 +71,23 @@ pub enum Event {
         /// Who has given it.
         from: DeviceKey,
     },
+    /// Whoever made the invite that this device joined by is no member any more: it has left, or was
+    /// removed. A person may want to ask somebody else who these members are.
+    InviterGone {
+        /// Which group.
+        log: LogId,
+        /// Who made the invite.
+        inviter: DeviceKey,
+    },
+    /// Whoever made the invite that this device joined by was never a member of the group that the relay
+    /// shows: the link was changed on its way, or the relay shows another history. No key is taken from
+    /// these members, and nothing is sent to them. Tell a person.
+    InviterUnknown {
+        /// Which group.
+        log: LogId,
+        /// Who made the invite.
+        inviter: DeviceKey,
+    },
     /// An entry cannot be opened. It is kept sealed; if a key comes that opens it,
     /// [`Event::Entry`] follows.
     Unreadable {
@@ -214,6 +231,8 @@ impl Event {
             | Self::Left { log, .. }
             | Self::Revoked { log, .. }
             | Self::KeyReceived { log, .. }
+            | Self::InviterGone { log, .. }
+            | Self::InviterUnknown { log, .. }
             | Self::Unreadable { log, .. }
             | Self::Rejected { log, .. }
             | Self::Missing { log, .. }

@@ -4,11 +4,12 @@
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! use std::time::Duration;
 //! use sealwire_client::address::RelayUrl;
-//! use sealwire_client::device::{Device, Options, Outgoing};
+//! use sealwire_client::device::{Device, KeyKeeping, Options, Outgoing};
 //! use sealwire_client::event::Event;
 //!
 //! let relay = RelayUrl::parse("wss://relay.example")?;
-//! let device = Device::create("/home/anna/.local/share/app", None, Options::default()).await?;
+//! let place = "/home/anna/.local/share/app";
+//! let device = Device::create(place, KeyKeeping::Keychain, Options::default()).await?;
 //! let mut events = device.events().await?;
 //!
 //! // Works without a relay in reach; what is to be sent waits in the outbox.
@@ -106,6 +107,7 @@ pub mod padding;
 pub mod recovery;
 pub mod seal;
 pub mod session;
+mod spoiled;
 mod store;
 pub mod stretch;
 pub mod sync;

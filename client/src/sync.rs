@@ -69,6 +69,7 @@ mod replay;
 mod report;
 mod schema;
 mod sending;
+pub mod snapshot;
 mod state;
 #[cfg(test)]
 mod tests;

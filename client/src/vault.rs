@@ -7,8 +7,8 @@
 //!
 //! What the relay says is checked: every entry is signed by a device that was enrolled when it was
 //! ordered, its count and digest follow its author's before, and the chain is computed, never
-//! believed. What is wrong by itself is kept apart ([`Pulled::rejected`]) and stops nothing; what makes
-//! two histories ends the work with an error.
+//! believed. What is wrong by itself is kept apart ([`Pulled::rejected`]) and stops nothing, and what came
+//! otherwise than it was written is read again; what makes two histories ends the work with an error.
 //!
 //! ```no_run
 //! # async fn example(mut wire: sealwire_client::wire::Wire)
@@ -34,6 +34,7 @@ mod reading;
 mod saved;
 mod scopes;
 mod snapshot;
+mod spoiled;
 mod waiting;
 mod writing;
 
@@ -60,11 +61,13 @@ use crate::chain::Track;
 use crate::entry::Outline;
 use crate::identity::{Identity, NoRandomness, random};
 use crate::numbering::Mark;
+use crate::spoiled::Unproven;
 use crate::wire::{Wire, WireError};
 use chains::Chains;
 use keys::Keys;
 use saved::Saved;
 use scopes::Scopes;
+use spoiled::{Healing, Spoiled};
 use waiting::{Rereading, Waiting};
 
 /// Why something could not be done. Unless it says otherwise, nothing has changed.
@@ -85,6 +88,12 @@ pub enum VaultError {
     /// them. Nothing was passed over: the next attempt asks again from the same place. Tell a person.
     #[error("the relay withholds entries and names no snapshot that holds them")]
     Withheld,
+    /// An entry came otherwise than it was written ([`Rejection::is_spoiled`]), and has not come whole
+    /// since: what this device has may lack it. It is read again by later pulls.
+    ///
+    /// [`Rejection::is_spoiled`]: crate::entry::Rejection::is_spoiled
+    #[error("an entry of the vault came spoiled and has not come whole yet")]
+    Spoiled,
     /// This device does not hold the content key that it needs.
     #[error("this device does not hold the content key")]
     NoKey,
@@ -130,6 +139,12 @@ pub struct Vault {
     senders: BTreeMap<DeviceKey, Mark>,
     /// Those of them whose newest known entry lies below a floor: the next one may skip some.
     loose: BTreeSet<DeviceKey>,
+    /// Entries that were not believed, for the next one of their author to name.
+    unproven: Unproven,
+    /// What came otherwise than it was written, and is to be read again.
+    spoiled: Option<Spoiled>,
+    /// That reading, while it is under way.
+    healing: Option<Healing>,
     /// The newest entry of this device that was appended.
     own: Mark,
     keys: Keys,
@@ -190,6 +205,9 @@ impl Vault {
             devices: Devices::new(),
             senders: BTreeMap::new(),
             loose: BTreeSet::new(),
+            unproven: Unproven::default(),
+            spoiled: None,
+            healing: None,
             own: Mark::NONE,
             keys: Keys::default(),
             scopes: Scopes::default(),

@@ -31,6 +31,8 @@ use tokio::time::{Instant, sleep};
 
 use self::load::Load;
 use self::measured::Disturbed;
+#[cfg(any(feature = "nats", feature = "mosquitto"))]
+pub(crate) use self::measured::KEPT_UP;
 pub(crate) use self::measured::{Checked, Measured, Step};
 pub(crate) use self::parts::Part;
 use self::parts::Parts;
@@ -140,9 +142,13 @@ impl Measurement for Arguments {
 
     type Measured = Measured;
 
-    fn shape(&self) -> Option<Shape> {
+    fn shape(&self) -> Shape {
         let Self { groups, members, body, in_flight, .. } = *self;
-        Some(Shape { groups, members, body, per_log: in_flight, batch: None })
+        Shape::talk(groups, members, body, in_flight)
+    }
+
+    fn connections(&self) -> usize {
+        0
     }
 
     fn check(&self) -> Result<()> {
@@ -357,7 +363,8 @@ async fn disturb(kind: Disturbance, relay: &mut Relay, loads: &mut Loads) -> Res
         }
         Disturbance::Pause => relay.pause(PAUSE).await?,
     }
-    Ok(Disturbed { kind, took_ms: begin.elapsed().as_secs_f64() * 1000.0 })
+    let took_ms = begin.elapsed().as_secs_f64() * 1000.0;
+    Ok(Disturbed { kind, took_ms, first_start_ms: relay.first_start_ms() })
 }
 
 impl Rate {

@@ -1,7 +1,8 @@
 //! Everything that there is a budget for, in one run: on SQLite, and beside it on PostgreSQL.
 //!
 //! The parts are scenarios that exist for their own sake. Each has a relay and an empty database of its
-//! own, and they come one after the other, so that none is measured beside another. A budget that is
+//! own, and they come one after the other, so that none is measured beside another, or beside what
+//! another has left for the disk. A budget that is
 //! missed is a figure like others; what was not taken, or a promise that was broken, is a failure.
 
 mod budget;
@@ -13,10 +14,12 @@ mod table;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::Args;
 use serde::Serialize;
+use tokio::time::timeout;
 
 use self::database::{Fresh, Server};
 use self::part::{Manner, Part, Shown};
@@ -25,6 +28,9 @@ use crate::frame::relay::About;
 use crate::limits::REPEATS_MAX;
 use crate::progress;
 use crate::report::{self, Document, Run};
+
+/// How long the system may take to write out what was left in its memory: some gigabytes.
+const WRITE_OUT_DEADLINE: Duration = Duration::from_secs(60);
 
 /// What `budgets` is asked to do.
 #[derive(Args, Serialize)]
@@ -122,6 +128,7 @@ async fn take_all(
                 format!("{name}, {}", part.scenario())
             };
             progress::say(&title);
+            write_out().await;
             let mut made = Vec::new();
             match take(arguments, manner, part, &title, server, &mut made).await {
                 Ok(shown) => column.add(shown),
@@ -137,6 +144,14 @@ async fn take_all(
     column
 }
 
+/// Has the system write out what earlier parts have left in its memory: the next one would wait behind it
+/// at the disk.
+async fn write_out() {
+    let writing = tokio::task::spawn_blocking(rustix::fs::sync);
+    // What takes longer is measured as it is; no answer but that there is.
+    let _ = timeout(WRITE_OUT_DEADLINE, writing).await;
+}
+
 /// One part, with databases that are made for it.
 async fn take(
     arguments: &Arguments,
@@ -150,9 +165,7 @@ async fn take(
     if let Some(directory) = &arguments.directory {
         given.extend(["--directory".into(), directory.clone().into_os_string()]);
     }
-    if part.has_ceilings(manner) {
-        given.push("--ceilings".into());
-    }
+    given.push(format!("--ceilings={}", part.has_ceilings(manner)).into());
     if let Some(server) = server {
         if let Some(disk) = &arguments.disk {
             given.extend(["--disk".into(), disk.clone().into_os_string()]);

@@ -77,9 +77,14 @@ impl Measurement for Arguments {
 
     type Measured = Measured;
 
-    fn shape(&self) -> Option<Shape> {
-        let (groups, body) = (self.live_groups, self.body);
-        Some(Shape { groups, members: TALK_MEMBERS, body, per_log: TALK_IN_FLIGHT, batch: None })
+    fn shape(&self) -> Shape {
+        let talk = Shape::talk(self.live_groups, TALK_MEMBERS, self.body, TALK_IN_FLIGHT);
+        Shape { readers: self.devices, messages: self.entries, ..talk }
+    }
+
+    fn connections(&self) -> usize {
+        let talk = self.live_rate.map_or(0, |_| self.live_groups * TALK_MEMBERS);
+        self.devices + 1 + talk
     }
 
     fn check(&self) -> Result<()> {

@@ -1,13 +1,17 @@
 //! What this machine does at best, in the same shape as a measurement: the disk alone, WebSockets
-//! alone, and the relay's store alone.
+//! alone, handshakes and sessions alone, and the relay's store alone.
 //!
-//! What a relay reaches is a share of these, and a share can be compared from one machine to another.
+//! What a relay reaches is told as a ratio to these, and a ratio can be compared from one machine to
+//! another.
 
+mod best;
 mod disk;
 mod fan_out;
 pub(crate) mod raw;
+mod session;
 #[cfg(feature = "ceiling")]
 mod store;
+mod stream;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,12 +21,15 @@ use clap::Args;
 use sealwire_protocol::limits::{BODY_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX};
 use serde::Serialize;
 
+pub(crate) use self::best::Best;
 use self::disk::Disk;
 use self::fan_out::FanOut;
+use self::session::Sessions;
 use self::store::Committed;
+use self::stream::Streams;
 use crate::limits::{DEVICES_MAX, MEMBERS_MAX, SECONDS_MAX};
 use crate::progress;
-use crate::report::{self, Document, Figures, Line, Measure, Ratio, Run, line};
+use crate::report::{self, Against, Document, Figures, Line, Measure, Run, Unit, line};
 
 #[cfg(not(feature = "ceiling"))]
 mod store {
@@ -67,6 +74,9 @@ mod store {
 /// Share of the time that the disk takes to keep 8 KiB, below which a commit has not waited for it.
 const DURABLE_SHARE: f64 = 0.5;
 
+/// Most messages in a row.
+const MESSAGES_MAX: usize = 1_000_000;
+
 /// What a load is made of.
 #[derive(Clone, Copy, Debug, Args, Serialize)]
 pub(crate) struct Shape {
@@ -85,6 +95,19 @@ pub(crate) struct Shape {
     /// Entries in one commit; by default as many as the relay puts into one.
     #[arg(long)]
     pub(crate) batch: Option<usize>,
+    /// Connections that are sent messages in a row at the same time: devices that were away.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) readers: usize,
+    /// Messages that wait for each of these.
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) messages: usize,
+}
+
+impl Shape {
+    /// Groups that talk, and one device that was away.
+    pub(crate) fn talk(groups: usize, members: usize, body: usize, per_log: usize) -> Self {
+        Self { groups, members, body, per_log, batch: None, readers: 1, messages: 10_000 }
+    }
 }
 
 /// What `ceiling` is asked to do.
@@ -118,6 +141,8 @@ pub(crate) struct Arguments {
 pub(crate) struct Ceilings {
     disk: Disk,
     fan_out: FanOut,
+    streams: Streams,
+    sessions: Sessions,
     /// None of a build without the feature `ceiling`.
     store: Option<Committed>,
     /// Share of the store's ceiling that a run of `append` has reached.
@@ -134,6 +159,8 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     );
     ensure!((2..=MEMBERS_MAX).contains(&shape.members), "2 to {MEMBERS_MAX} members");
     ensure!(shape.groups > 0 && shape.groups * shape.members <= DEVICES_MAX, "too many devices");
+    ensure!((1..MEMBERS_MAX).contains(&shape.readers), "1 to {} readers", MEMBERS_MAX - 1);
+    ensure!((1..=MESSAGES_MAX).contains(&shape.messages), "1 to {MESSAGES_MAX} messages");
     ensure!((1..=SECONDS_MAX).contains(&arguments.seconds), "1 to {SECONDS_MAX} seconds");
     let reached = arguments.against.as_deref().map(reached).transpose()?;
     let (reached, acked) = reached.unzip();
@@ -187,33 +214,21 @@ impl Ceilings {
         let line = progress::wait("WebSockets alone");
         let fan_out = fan_out::measure(shape, time).await?;
         line.finish_and_clear();
+        let line = progress::wait("messages in a row alone");
+        let streams = stream::measure(shape, time).await?;
+        line.finish_and_clear();
+        let line = progress::wait("handshakes and sessions alone");
+        let sessions = session::measure(time / 2).await?;
+        line.finish_and_clear();
         let line = progress::wait("the store alone");
         let store = store::measure(shape, url, directory.path(), time).await?;
         line.finish_and_clear();
-        Ok(Self { disk, fan_out, store, share: None })
+        Ok(Self { disk, fan_out, streams, sessions, store, share: None })
     }
 
-    /// A rate of appends as a share of what the store does alone: with the acks and deletions of those
-    /// who receive, if there is anybody.
-    pub(crate) fn of_store(
-        &self,
-        name: impl Into<String>,
-        per_second: f64,
-        acked: bool,
-    ) -> Option<Ratio> {
-        let best = self.store.as_ref()?.entries_per_second(acked);
-        let of = if acked { "the store alone, with acks" } else { "the store alone" };
-        Some(Ratio::new(name, per_second, best, of))
-    }
-
-    /// A rate of deliveries as a share of what WebSockets do alone.
-    pub(crate) fn of_fan_out(&self, name: impl Into<String>, per_second: f64) -> Ratio {
-        Ratio::new(name, per_second, self.fan_out.deliveries_per_second, "WebSockets alone")
-    }
-
-    /// A rate of entries to one device as a share of what one WebSocket does alone.
-    pub(crate) fn of_stream(&self, name: impl Into<String>, per_second: f64) -> Ratio {
-        Ratio::new(name, per_second, self.fan_out.stream_per_second, "one WebSocket alone")
+    /// Whether this build has measured the store.
+    pub(crate) fn knows_store(&self) -> bool {
+        self.store.is_some()
     }
 
     /// Why commits that take so long cannot all be durable; nothing if they can.
@@ -227,11 +242,6 @@ impl Ceilings {
             )
         })
     }
-
-    /// A rate of commits as a share of what the disk does alone.
-    pub(crate) fn of_disk(&self, name: impl Into<String>, per_second: f64) -> Ratio {
-        Ratio::new(name, per_second, self.disk.syncs_per_second(), "fdatasync alone")
-    }
 }
 
 impl Figures for Ceilings {
@@ -240,7 +250,11 @@ impl Figures for Ceilings {
             line("8 KiB more, fdatasync", report::percentiles(&self.disk.append)),
             line("8 KiB over, fdatasync", report::percentiles(&self.disk.overwrite)),
         ];
+        let per_second = self.disk.bytes_per_second;
+        lines.push(line("many bytes", report::quantity(per_second, Unit::BytesPerSecond.name())));
         lines.extend(self.fan_out.lines());
+        lines.extend(self.streams.lines());
+        lines.extend(self.sessions.lines());
         match &self.store {
             Some(store) => lines.extend(store.lines()),
             None => lines.push(line("the store alone", "not in this build: feature `ceiling`")),
@@ -252,8 +266,20 @@ impl Figures for Ceilings {
     }
 
     fn measures(&self) -> Vec<Measure> {
-        let mut measures = Measure::latencies("8 KiB more, fdatasync", &self.disk.append);
+        let itself = |_| Against::Itself;
+        let mut measures = Measure::latencies("8 KiB more, fdatasync", &self.disk.append, itself);
+        let overwrite = &self.disk.overwrite;
+        measures.extend(Measure::latencies("8 KiB over, fdatasync", overwrite, itself));
+        let per_second = self.disk.bytes_per_second;
+        measures.push(Measure::higher(
+            "many bytes to the disk",
+            Unit::BytesPerSecond,
+            per_second,
+            Against::Itself,
+        ));
         measures.extend(self.fan_out.measures());
+        measures.extend(self.streams.measures());
+        measures.extend(self.sessions.measures());
         measures.extend(self.store.iter().flat_map(Committed::measures));
         measures
     }

@@ -48,11 +48,7 @@ impl Crowd {
     /// The same for one part of so many devices: it holds its share of them, and makes its share of the
     /// new connections of a second.
     pub(crate) fn part(url: &str, devices: usize, share: Share) -> Result<Self> {
-        let relay = RelayUrl::parse(url).context("the relay's address")?;
-        ensure!(
-            relay.is_plaintext(),
-            "the load tester speaks to a relay on this machine alone: ws://"
-        );
+        let relay = on_this_machine(url)?;
         ensure!(devices <= DEVICES_MAX, "at most {DEVICES_MAX} devices");
         let open_files_max = Process::own().open_files_max()?;
         ensure!(
@@ -105,6 +101,13 @@ impl Crowd {
         }
         Box::pin(wire::connect(&self.relay, device, &options)).await
     }
+}
+
+/// The address of a relay, which is refused if it leaves this machine.
+pub(crate) fn on_this_machine(url: &str) -> Result<RelayUrl> {
+    let relay = RelayUrl::parse(url).context("the relay's address")?;
+    ensure!(relay.is_plaintext(), "the load tester speaks to a relay on this machine alone: ws://");
+    Ok(relay)
 }
 
 /// How long to wait, if the relay has asked for patience.

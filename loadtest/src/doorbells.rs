@@ -21,7 +21,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use sealwire_client::address::RelayUrl;
 use serde::Serialize;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -30,10 +29,11 @@ use self::measured::{Measured, Rung, Seen};
 use self::provider::Provider;
 use self::service::Manners;
 use crate::ceiling::Shape;
+use crate::crowd::on_this_machine;
 use crate::frame::Measurement;
 use crate::frame::relay::Relay;
 use crate::frame::timeline::Timeline;
-use crate::limits::{DEVICES_MAX, DRAIN_DEADLINE, LOOK_PAUSE, ROUNDS_MAX, SECONDS_MAX};
+use crate::limits::{DEVICES_MAX, DRAIN_DEADLINE, LOOK_PAUSE, ROUNDS_MAX, SECONDS_MAX, SETUPS_MAX};
 use crate::progress;
 
 /// Longest body of a payload, in bytes: half of its length in hex.
@@ -85,8 +85,13 @@ impl Measurement for Arguments {
 
     type Measured = Measured;
 
-    fn shape(&self) -> Option<Shape> {
-        None
+    fn shape(&self) -> Shape {
+        Shape::talk(self.groups, self.sleepers + 1, self.body, 1)
+    }
+
+    fn connections(&self) -> usize {
+        // Who sleeps comes, says where it is rung, and goes.
+        self.groups + SETUPS_MAX
     }
 
     fn check(&self) -> Result<()> {
@@ -117,7 +122,7 @@ impl Measurement for Arguments {
     async fn measure(&self, relay: &mut Relay) -> Result<Measured> {
         let mut provider = Provider::start(self.manners).await?;
         let mut timeline = Timeline::default();
-        let mut seen = Seen::new();
+        let mut seen = Seen::new(self.total(), provider.call_alone().await?);
         for number in 0..self.rounds {
             let started = Instant::now();
             if number > 0 {
@@ -172,8 +177,7 @@ impl Arguments {
 }
 
 async fn address(relay: &Relay) -> Result<SocketAddr> {
-    let url = RelayUrl::parse(&relay.url).context("the relay's address")?;
-    ensure!(url.is_plaintext(), "the load tester speaks to a relay on this machine alone");
+    let url = on_this_machine(&relay.url)?;
     let address = tokio::net::lookup_host(url.authority()).await?.find(SocketAddr::is_ipv4);
     address.filter(|it| it.ip().is_loopback()).context("an IPv4 address")
 }

@@ -16,13 +16,15 @@ pub(crate) mod timeline;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use clap::{Args, value_parser};
+use anyhow::{Context, Result, ensure};
+use clap::{ArgAction, Args, value_parser};
 use serde::Serialize;
 
 use self::relay::{About, Relay};
 use crate::ceiling::{Ceilings, Shape};
+use crate::crowd::on_this_machine;
 use crate::limits::{REPEATS_MAX, SECONDS_MAX};
+use crate::process::may_open;
 use crate::report::{self, Document, Figures, Run};
 
 /// What every measurement can be asked to do.
@@ -35,13 +37,14 @@ pub(crate) struct Frame {
     /// Measure so many times; a relay that is started here is a new one each time.
     #[arg(long, default_value_t = 1)]
     pub(crate) repeat: usize,
-    /// Before that, measure what this machine does at best in the same shape, and tell figures as
-    /// shares of it.
-    #[arg(long)]
+    /// Before that, measure what this machine does at best in the same shape, and tell every figure as a
+    /// ratio to it; `--ceilings=false` leaves that out.
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value = "true")]
     pub(crate) ceilings: bool,
     /// With --ceilings: a database that may be filled, of the kind that the relay has. By default a
     /// new SQLite file.
-    #[arg(long, value_name = "URL", requires = "ceilings")]
+    #[arg(long, value_name = "URL")]
     #[serde(skip)]
     pub(crate) ceiling_database: Option<String>,
     /// With --ceilings: seconds that are measured, of each.
@@ -78,8 +81,12 @@ pub(crate) trait Measurement: Args + Serialize {
     /// What it has seen.
     type Measured: Figures;
 
-    /// The shape of its load; none if there is no best to compare it with.
-    fn shape(&self) -> Option<Shape>;
+    /// The shape of its load: what the machine does at best is measured in the same.
+    fn shape(&self) -> Shape;
+
+    /// Most connections that this process has at the same time; none of a crowd that is spread over
+    /// several processes where it is too large for one.
+    fn connections(&self) -> usize;
 
     /// Refuses arguments that make no sense, before anything is started.
     fn check(&self) -> Result<()>;
@@ -109,15 +116,15 @@ pub(crate) async fn take<M: Measurement>(framed: &Framed<M>) -> Result<Taken<M::
     let Framed { frame, measurement } = framed;
     ensure!((1..=REPEATS_MAX).contains(&frame.repeat), "1 to {REPEATS_MAX} repetitions");
     measurement.check()?;
-    let ceilings = match measurement.shape() {
-        Some(shape) if frame.ceilings => {
-            let (url, directory) = (frame.ceiling_database.as_deref(), frame.target.directory());
-            let time = Duration::from_secs(frame.ceiling_seconds);
-            Some(Box::pin(Ceilings::measure(&shape, url, directory, time)).await?)
-        }
-        None if frame.ceilings => bail!("`{}` has no ceiling to be compared with", M::NAME),
-        Some(_) | None => None,
-    };
+    on_this_machine(&frame.target.url)?;
+    may_open(measurement.connections())?;
+    let mut ceilings = None;
+    if frame.ceilings {
+        let (url, directory) = (frame.ceiling_database.as_deref(), frame.target.directory());
+        let time = Duration::from_secs(frame.ceiling_seconds);
+        let shape = measurement.shape();
+        ceilings = Some(Box::pin(Ceilings::measure(&shape, url, directory, time)).await?);
+    }
     let mut runs = Vec::with_capacity(frame.repeat);
     let mut about = None;
     for _ in 0..frame.repeat {

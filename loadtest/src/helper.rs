@@ -13,10 +13,13 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use crate::limits::ANSWER_DEADLINE;
+use crate::process::Process;
 
 /// A process that serves; dropped, it ends.
 pub(crate) struct Helper {
+    /// Ended when this is dropped.
     _child: Child,
+    process: Process,
     port: u16,
 }
 
@@ -30,10 +33,16 @@ impl Helper {
             .kill_on_drop(true)
             .spawn()
             .context("starting a process beside this one")?;
+        let process = Process::find(child.id().context("it has ended at once")?)?;
         let output = child.stdout.take().context("its output")?;
         let mut port = String::new();
         timeout(ANSWER_DEADLINE, BufReader::new(output).read_line(&mut port)).await??;
-        Ok(Self { _child: child, port: port.trim().parse().context("its port")? })
+        Ok(Self { _child: child, process, port: port.trim().parse().context("its port")? })
+    }
+
+    /// Its process, to be looked at.
+    pub(crate) fn process(&self) -> Process {
+        self.process
     }
 
     /// Where it serves.

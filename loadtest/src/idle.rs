@@ -20,7 +20,8 @@ use tokio::time::sleep;
 
 pub(crate) use self::silent::Part;
 use self::silent::Silent;
-use crate::ceiling::Shape;
+use crate::append::{TALK_IN_FLIGHT, TALK_MEMBERS};
+use crate::ceiling::{Best, Shape};
 use crate::frame::Measurement;
 use crate::frame::relay::Relay;
 use crate::frame::sampler::Sampler;
@@ -28,10 +29,16 @@ use crate::frame::timeline::Timeline;
 use crate::limits::{DEVICES_MAX, MEMBERS_MAX, SECONDS_MAX};
 use crate::process::Memory;
 use crate::progress;
-use crate::report::{Figures, Line, Measure, line, mebibytes, memory, whole};
+use crate::report::{
+    Against, Better, Figures, Line, Measure, Plain, Unit, line, mebibytes, memory, whole,
+};
 
 /// About how long it takes: what samples are spread over.
 const LENGTH: Duration = Duration::from_secs(600);
+
+/// The talk of a crowd that is not silent, for what the machine does at best: idle sessions have none.
+const TALK_GROUPS: usize = 250;
+const TALK_BODY_BYTES: usize = 1024;
 
 /// What `idle` is asked to do.
 #[derive(Args, Serialize)]
@@ -88,6 +95,8 @@ struct Step {
     memory: Memory,
     /// Seconds from the end of the work of this step to the moment at which the relay was at rest.
     rest_s: f64,
+    /// Of these, how many were waited in any case.
+    least_rest_s: f64,
     /// Whether it came to rest before patience ended.
     rested: bool,
     /// Cores that it used in the last seconds of that.
@@ -102,8 +111,12 @@ impl Measurement for Arguments {
 
     type Measured = Measured;
 
-    fn shape(&self) -> Option<Shape> {
-        None
+    fn shape(&self) -> Shape {
+        Shape::talk(TALK_GROUPS, TALK_MEMBERS, TALK_BODY_BYTES, TALK_IN_FLIGHT)
+    }
+
+    fn connections(&self) -> usize {
+        0
     }
 
     fn check(&self) -> Result<()> {
@@ -134,6 +147,7 @@ async fn watch_memory(arguments: &Arguments, relay: &Relay) -> Result<Measured> 
             sessions,
             memory: rest.memory,
             rest_s: rest.after.as_secs_f64(),
+            least_rest_s: arguments.rest as f64,
             rested: rest.rested,
             resting_cores: rest.cores,
             bytes_per_session: per_session(rest.memory.resident, was.resident),
@@ -224,17 +238,49 @@ impl Figures for Measured {
     }
 
     fn measures(&self) -> Vec<Measure> {
-        let mut measures = Vec::new();
-        if let Some(bytes) = self.bytes_per_session {
-            measures.push(Measure::lower("memory per session", "bytes", bytes));
+        let session = || Against::Best(Best::Sessions(1));
+        let bytes =
+            |name: String, bytes: f64, against| Measure::lower(name, Unit::Bytes, bytes, against);
+        let memory =
+            |name: &str, bytes_now: u64| bytes(name.to_owned(), bytes_now as f64, Against::Memory);
+        let mut measures = vec![
+            memory("memory before", self.before.resident),
+            memory("memory before, anonymous", self.before.anonymous),
+        ];
+        for step in &self.steps {
+            let at = |what: &str| format!("{} sessions: {what}", step.sessions);
+            let rest = step.rest_s * 1e6;
+            let silence = Against::figure("the least silence", step.least_rest_s.max(1.0) * 1e6);
+            measures.extend([
+                memory(&at("memory"), step.memory.resident),
+                memory(&at("memory, anonymous"), step.memory.anonymous),
+                bytes(at("per new session"), step.bytes_per_session, session()),
+                bytes(
+                    at("per new session, anonymous"),
+                    step.anonymous_bytes_per_session,
+                    session(),
+                ),
+                Measure::lower(at("cores"), Unit::Cores, step.resting_cores, Against::Cores),
+                Measure::lower(at("until it rested"), Unit::Microseconds, rest, silence),
+            ]);
+        }
+        if let Some(all) = self.bytes_per_session {
+            measures.push(bytes("memory per session".to_owned(), all, session()));
+        }
+        if let Some(anonymous) = self.anonymous_bytes_per_session {
+            let name = "memory per session, anonymous".to_owned();
+            measures.push(bytes(name, anonymous, session()));
         }
         if let Some(cores) = self.resting_cores_per_thousand {
-            measures.push(Measure::lower("cores per 1,000 idle sessions", "cores", cores));
+            let name = "cores per 1,000 idle sessions";
+            measures.push(Measure::lower(name, Unit::Cores, cores, Against::Cores));
         }
+        let before = Against::figure("memory before", self.before.resident as f64);
         let after = self.after.resident as f64;
-        measures.push(Measure::lower("memory after all have left", "bytes", after));
+        measures.push(bytes("memory after all have left".to_owned(), after, before));
         let ratio = self.after_over_before;
-        measures.push(Measure::lower("memory after all have left, over before", "", ratio));
+        let name = "memory after all have left, over before";
+        measures.push(Measure::plain(name, Plain::Number, Better::Lower, ratio));
         measures
     }
 

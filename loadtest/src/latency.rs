@@ -32,11 +32,50 @@ pub(crate) struct Spread {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Percentiles {
     pub(crate) count: u64,
+    pub(crate) mean_us: f64,
     pub(crate) p50_us: f64,
     pub(crate) p90_us: f64,
     pub(crate) p99_us: f64,
     pub(crate) p999_us: f64,
     pub(crate) max_us: f64,
+}
+
+/// Where a histogram is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Point {
+    Mean,
+    P50,
+    P90,
+    P99,
+    P999,
+    Max,
+}
+
+impl Point {
+    /// What is told of a latency.
+    pub(crate) const TOLD: [Self; 5] = [Self::P50, Self::P90, Self::P99, Self::P999, Self::Max];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Mean => "mean",
+            Self::P50 => "p50",
+            Self::P90 => "p90",
+            Self::P99 => "p99",
+            Self::P999 => "p99.9",
+            Self::Max => "max",
+        }
+    }
+
+    /// Share of what was counted that is no longer than what stands there; of the mean, half.
+    pub(crate) fn share(self) -> f64 {
+        match self {
+            Self::Mean | Self::P50 => 0.5,
+            Self::P90 => 0.9,
+            Self::P99 => 0.99,
+            Self::P999 => 0.999,
+            Self::Max => 1.0,
+        }
+    }
 }
 
 impl Latencies {
@@ -111,10 +150,23 @@ impl Latencies {
 }
 
 impl Percentiles {
+    /// In microseconds.
+    pub(crate) fn at(&self, point: Point) -> f64 {
+        match point {
+            Point::Mean => self.mean_us,
+            Point::P50 => self.p50_us,
+            Point::P90 => self.p90_us,
+            Point::P99 => self.p99_us,
+            Point::P999 => self.p999_us,
+            Point::Max => self.max_us,
+        }
+    }
+
     fn of(histogram: &Histogram<u64>) -> Self {
         let at = |quantile: f64| microseconds(histogram.value_at_quantile(quantile));
         Self {
             count: histogram.len(),
+            mean_us: (histogram.mean() / 100.0).round() / 10.0,
             p50_us: at(0.5),
             p90_us: at(0.9),
             p99_us: at(0.99),

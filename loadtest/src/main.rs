@@ -81,7 +81,10 @@ enum Command {
     Compare(compare::Arguments),
     /// A WebSocket server that does nothing but pass on; `ceiling` starts it.
     #[command(hide = true)]
-    RawRelay,
+    RawRelay {
+        #[arg(long)]
+        lean: bool,
+    },
     /// A part of a crowd that is too large for one process; the measurements start it.
     #[command(hide = true)]
     CrowdPart,
@@ -121,7 +124,7 @@ async fn run(command: &Command) -> Result<()> {
         #[cfg(any(feature = "nats", feature = "mosquitto"))]
         Command::Peers(arguments) => Box::pin(peers::run(arguments)).await,
         Command::Compare(arguments) => compare::run(arguments),
-        Command::RawRelay => ceiling::raw::serve().await,
+        Command::RawRelay { lean } => ceiling::raw::serve(*lean).await,
         Command::CrowdPart => parts::serve().await,
         Command::PushService(manners) => doorbells::service::serve(*manners).await,
     }

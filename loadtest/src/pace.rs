@@ -38,8 +38,8 @@ pub(crate) fn start(
                 break;
             }
         }
-        let due = due_times(rate).take_while(|due| *due < end).count() as u64;
-        tally.unsent(due - told);
+        let untold = due_times(rate).skip(told).take_while(|due| *due < end);
+        untold.for_each(|due| tally.never_sent(due));
     })
 }
 
@@ -88,6 +88,24 @@ mod tests {
         assert_eq!(heard, 50);
         assert_eq!(second_ticks.recv().await, Some(10_000_000));
         pacer.join().expect("it ends");
+        tally.give_up(tally.now(), 1, 1);
         assert_eq!(tally.counts().unsent, 0);
+    }
+
+    #[tokio::test]
+    async fn what_nobody_has_taken_is_never_sent_and_not_forgotten() {
+        let tally = Arc::new(Tally::new(0, 1));
+        let (sender, mut ticks) = mpsc::channel(2);
+        tally.begin();
+        let pacer = start(100, vec![sender], &tally);
+        ticks.close();
+        let mut told = 0;
+        while ticks.recv().await.is_some() {
+            told += 1;
+        }
+        pacer.join().expect("it ends");
+        tally.give_up(tally.now(), 1, 1);
+        assert_eq!(tally.counts().unsent, 100 - told);
+        assert_eq!(tally.push_to_appended().count, 100 - told);
     }
 }

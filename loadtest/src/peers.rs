@@ -18,17 +18,21 @@ mod server;
 mod table;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use async_trait::async_trait;
-use clap::Args;
+use clap::{ArgAction, Args, value_parser};
 use sealwire_protocol::limits::{BODY_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX};
 use serde::Serialize;
 
 use self::load::Talk;
 use self::peer::Peer;
 use self::table::{Column, Measured};
-use crate::limits::{DEVICES_MAX, MEMBERS_MAX, SECONDS_MAX};
+use crate::append::Rate;
+use crate::ceiling::{Ceilings, Shape};
+use crate::limits::{DEVICES_MAX, MEMBERS_MAX, RATES_MAX, SECONDS_MAX};
+use crate::process;
 use crate::report::{self, Document, Run};
 
 /// What `peers` is asked to do.
@@ -51,6 +55,14 @@ pub(crate) struct Arguments {
     mosquitto: Option<PathBuf>,
     #[command(flatten)]
     load: Load,
+    /// Before that, measure what this machine does at best in the same shape, and tell every figure as a
+    /// ratio to it; `--ceilings=false` leaves that out.
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value = "true")]
+    ceilings: bool,
+    /// Seconds that are measured of each of these.
+    #[arg(long, default_value_t = 5, value_parser = value_parser!(u64).range(1..=SECONDS_MAX))]
+    ceiling_seconds: u64,
     /// Also write everything to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
@@ -75,17 +87,24 @@ struct Load {
     /// Publishes of each group that may be under way.
     #[arg(long, default_value_t = 8)]
     in_flight: usize,
-    /// Publishes per second of all groups, for latency.
-    #[arg(long, default_value_t = 1000)]
-    rate: u32,
-    /// Seconds that are measured.
+    /// Publishes per second that are due in all groups together, one rate after the other; `max` for as
+    /// many as the system takes.
+    #[arg(long, value_delimiter = ',', default_value = "10,1000,2500,5000,10000,max")]
+    rate: Vec<Rate>,
+    /// Seconds that are measured, of each rate.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
-    /// Numbers of silent devices at which memory is read, each subscribed to three groups.
-    #[arg(long, value_delimiter = ',', default_value = "400,2000")]
+    /// Numbers of silent devices at which memory is read, rising; each is subscribed to three groups.
+    #[arg(long, value_delimiter = ',', default_value = "1000,5000,10000")]
     sessions: Vec<usize>,
+    /// Length in bytes of what each device sends and receives before it falls silent; 0 for nothing.
+    #[arg(long, default_value_t = BODY_BYTES_MAX)]
+    silent_body: usize,
+    /// Least seconds of silence before memory is read.
+    #[arg(long, default_value_t = 15)]
+    rest: u64,
     /// Seconds between the disconnect of all and the last look at the memory.
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 60)]
     after: u64,
     /// Entries that wait for a device that was away.
     #[arg(long, default_value_t = 10_000)]
@@ -102,7 +121,7 @@ trait Contender {
     fn durability(&self) -> &'static str;
 
     /// As many publishes as it takes, or so many a second.
-    async fn talk(&mut self, load: &Load, rate: Option<u32>) -> Result<Talk>;
+    async fn talk(&mut self, load: &Load, rate: Rate) -> Result<Talk>;
 
     /// Bytes of memory per silent device, and the memory after all have left over that before.
     async fn idle(&mut self, load: &Load) -> Result<(f64, f64)>;
@@ -117,7 +136,15 @@ trait Contender {
 
 /// Measures all of them, and reports.
 pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
-    check(&arguments.load)?;
+    let Arguments { load, .. } = arguments;
+    check(load)?;
+    let mut ceilings = None;
+    if arguments.ceilings {
+        let talk = Shape::talk(load.groups, load.members, load.body, load.in_flight);
+        let shape = Shape { messages: load.entries, ..talk };
+        let time = Duration::from_secs(arguments.ceiling_seconds);
+        ceilings = Some(Box::pin(Ceilings::measure(&shape, None, None, time)).await?);
+    }
     let mut columns = Vec::new();
     let relay = sealwire::start(&arguments.relay, arguments.database.clone()).await?;
     columns.push(measure(relay, &arguments.load).await?);
@@ -131,13 +158,13 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
         let peer: Box<dyn Peer> = Box::new(mosquitto::start(program).await?);
         columns.push(measure(Box::new(peer), &arguments.load).await?);
     }
-    let runs = [Run::new(Measured::new(columns), None)];
+    let runs = [Run::new(Measured::new(columns), ceilings.as_ref())];
     let document = Document {
         scenario: "peers",
         command: "peers",
         arguments,
         relay: None,
-        ceilings: None,
+        ceilings: ceilings.as_ref(),
         runs: &runs,
     };
     report::publish(&document, arguments.json.as_deref(), arguments.html.as_deref())
@@ -155,17 +182,23 @@ fn check(load: &Load) -> Result<()> {
         load::HEAD_BYTES
     );
     ensure!((1..=IN_FLIGHT_REQUESTS_MAX).contains(&load.in_flight), "publishes under way");
-    ensure!(load.rate > 0 && (1..=SECONDS_MAX).contains(&load.seconds), "a rate and a time");
-    ensure!(load.after <= SECONDS_MAX && load.entries > 0, "entries, and a time after");
-    let [first, last] = load.sessions[..] else {
-        anyhow::bail!("two numbers of sessions");
-    };
-    ensure!(0 < first && first < last && last <= DEVICES_MAX, "sessions that rise");
+    ensure!((1..=RATES_MAX).contains(&load.rate.len()), "1 to {RATES_MAX} rates");
+    ensure!((1..=SECONDS_MAX).contains(&load.seconds), "1 to {SECONDS_MAX} seconds");
+    ensure!(load.silent_body <= BODY_BYTES_MAX, "a body has at most {BODY_BYTES_MAX} bytes");
     ensure!(
-        first.is_multiple_of(load.members) && last.is_multiple_of(load.members),
+        load.rest.max(load.after) <= SECONDS_MAX && load.entries > 0,
+        "entries, and times of {SECONDS_MAX} seconds at most"
+    );
+    let rising = load.sessions.windows(2).all(|pair| pair[0] < pair[1]);
+    let [first, .., last] = load.sessions[..] else {
+        anyhow::bail!("two numbers of sessions at least");
+    };
+    ensure!(0 < first && rising && last <= DEVICES_MAX, "sessions that rise");
+    ensure!(
+        load.sessions.iter().all(|sessions| sessions.is_multiple_of(load.members)),
         "sessions are multiples of --members"
     );
-    Ok(())
+    process::may_open((load.groups * load.members).max(last))
 }
 
 async fn measure(mut contender: Box<dyn Contender + '_>, load: &Load) -> Result<Column> {
@@ -173,8 +206,11 @@ async fn measure(mut contender: Box<dyn Contender + '_>, load: &Load) -> Result<
     let measured = Box::pin(async {
         // Silence first: nothing has been said yet that could still take memory.
         let (idle_bytes, after_over_before) = contender.idle(load).await.context("silence")?;
-        let paced = contender.talk(load, Some(load.rate)).await.context("talk at a rate")?;
-        let saturated = contender.talk(load, None).await.context("talk")?;
+        let mut talks = Vec::with_capacity(load.rate.len());
+        for rate in &load.rate {
+            let talk = Box::pin(contender.talk(load, *rate)).await;
+            talks.push(talk.with_context(|| format!("talk at {rate}"))?);
+        }
         let catch_up_ms = contender.catch_up(load).await.context("catching up")?;
         let durability = contender.durability();
         anyhow::Ok(Column {
@@ -182,8 +218,7 @@ async fn measure(mut contender: Box<dyn Contender + '_>, load: &Load) -> Result<
             durability,
             idle_bytes,
             after_over_before,
-            paced,
-            saturated,
+            talks,
             catch_up_ms,
         })
     });

@@ -19,7 +19,6 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use http_body_util::BodyExt;
 use hyper::Method;
 use hyper::body::Incoming;
-use sealwire_client::address::RelayUrl;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
@@ -30,6 +29,7 @@ use self::http::{Answer, Calls};
 use self::measured::Measured;
 use self::start::{Started, Unread};
 use crate::ceiling::Shape;
+use crate::crowd::on_this_machine;
 use crate::frame::Measurement;
 use crate::frame::relay::Relay;
 use crate::frame::sampler::Sampler;
@@ -92,8 +92,12 @@ impl Measurement for Arguments {
 
     type Measured = Measured;
 
-    fn shape(&self) -> Option<Shape> {
-        None
+    fn shape(&self) -> Shape {
+        Shape::talk(self.groups, self.members, self.body, 1)
+    }
+
+    fn connections(&self) -> usize {
+        self.groups * self.members * self.connections_each()
     }
 
     fn check(&self) -> Result<()> {
@@ -102,9 +106,7 @@ impl Measurement for Arguments {
             "2 to {GROUP_MEMBERS_MAX} members"
         );
         ensure!((1..=SHARED_MAX).contains(&self.shared), "1 to {SHARED_MAX} shared groups");
-        // Each phone has two connections; with a start, one for each client object and stream.
-        let connections = if self.start { self.shared + 7 } else { 2 };
-        let (phones, most) = (self.groups * self.members, DEVICES_MAX / connections);
+        let (phones, most) = (self.groups * self.members, DEVICES_MAX / self.connections_each());
         ensure!((1..=most).contains(&phones), "1 to {most} phones");
         ensure!((HEAD_BYTES..=BODY_BYTES_MAX).contains(&self.body), "16 to {BODY_BYTES_MAX} bytes");
         ensure!(self.rate > 0 && self.ack_every > 0, "a rate, and acks");
@@ -116,8 +118,7 @@ impl Measurement for Arguments {
     }
 
     async fn measure(&self, relay: &mut Relay) -> Result<Measured> {
-        let url = RelayUrl::parse(&relay.url).context("the relay's address")?;
-        ensure!(url.is_plaintext(), "the load tester speaks to a relay on this machine alone");
+        let url = on_this_machine(&relay.url)?;
         let address = tokio::net::lookup_host(url.authority()).await?.find(SocketAddr::is_ipv4);
         let address = address.filter(|it| it.ip().is_loopback()).context("an IPv4 address")?;
         let before = relay.process().and_then(|process| process.memory().ok());
@@ -126,11 +127,19 @@ impl Measurement for Arguments {
         let after = relay.process().and_then(|process| process.memory().ok());
         let mut measured = Box::pin(talk(self, relay, groups)).await?;
         measured.started = started;
+        measured.connections = self.connections_each();
         let phones = (self.groups * self.members) as f64;
         measured.bytes_per_phone = before
             .zip(after)
             .map(|(before, after)| (after.resident as f64 - before.resident as f64) / phones);
         Ok(measured)
+    }
+}
+
+impl Arguments {
+    /// Connections of a phone: two; with a start, one for each client object and stream.
+    fn connections_each(&self) -> usize {
+        if self.start { self.shared + 7 } else { 2 }
     }
 }
 
@@ -260,6 +269,7 @@ async fn talk(arguments: &Arguments, relay: &Relay, groups: Vec<Group>) -> Resul
     }
     bar.finish_and_clear();
     pacer.join().map_err(|_| anyhow!("the pacer has panicked"))?;
+    tally.give_up(tally.now(), 1, arguments.members - 1);
     finish.send_replace(Some(Arc::new(posted)));
     let mut faults = Faults::default();
     let mut checked = 0;

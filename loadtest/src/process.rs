@@ -6,9 +6,11 @@ use std::fs;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
+
+use crate::limits::OPEN_FILES_RESERVE;
 
 /// Clock ticks per second in `/proc/PID/stat`: fixed for programs by the kernel's interface, whatever
 /// the kernel's own clock is.
@@ -119,6 +121,17 @@ impl Process {
             .context("the process has ended, or is not ours to look at")?;
         parse_open_files(&limits).context("/proc/PID/limits has another form")
     }
+}
+
+/// Refuses more connections than this process may have at the same time.
+pub(crate) fn may_open(connections: usize) -> Result<()> {
+    let most = Process::own().open_files_max()?;
+    ensure!(
+        connections as u64 + OPEN_FILES_RESERVE <= most,
+        "{connections} connections need more open files than the {most} that one process may have: \
+         raise `ulimit -n`, or take fewer devices"
+    );
+    Ok(())
 }
 
 /// Processes that do a part of this one's work, and the time that each was last seen to have used: one

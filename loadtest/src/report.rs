@@ -6,6 +6,7 @@
 pub(crate) mod compare;
 mod kept;
 mod machine;
+mod measure;
 mod numbers;
 mod page;
 mod plot;
@@ -16,15 +17,18 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::Result;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 pub(crate) use self::kept::Kept;
+pub(crate) use self::measure::{Against, Better, Measure, Plain, Ratio, Unit, median, range};
 pub(crate) use self::numbers::{duration, mebibytes, memory, percentiles, quantity, rate, whole};
 use self::written::Written;
 use crate::ceiling::Ceilings;
 use crate::frame::relay::About;
 use crate::frame::timeline::Timeline;
-use crate::latency::Percentiles;
+
+/// What ratios stand under.
+pub(crate) const RATIOS: &str = "as ratios to what this machine does, in the same run";
 
 /// The figures of one run.
 pub(crate) trait Figures: Serialize {
@@ -46,11 +50,6 @@ pub(crate) trait Figures: Serialize {
 
     /// What cannot be, given what this machine does at best.
     fn doubts(&self, _ceilings: &Ceilings) -> Vec<String> {
-        Vec::new()
-    }
-
-    /// What of this machine's best was reached.
-    fn ratios(&self, _ceilings: &Ceilings) -> Vec<Ratio> {
         Vec::new()
     }
 
@@ -79,99 +78,6 @@ pub(crate) fn line(label: impl Into<String>, value: impl Into<String>) -> Line {
 /// A line with several columns.
 pub(crate) fn row(label: impl Into<String>, values: Vec<String>) -> Line {
     Line { label: label.into(), values }
-}
-
-/// Which way a figure should go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Better {
-    Lower,
-    Higher,
-    /// It says something, but not good or bad.
-    Neither,
-}
-
-/// A figure that two reports can be compared by.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Measure {
-    pub(crate) name: String,
-    pub(crate) unit: String,
-    pub(crate) better: Better,
-    /// One of each run, or one of each of its rounds.
-    pub(crate) values: Vec<f64>,
-}
-
-impl Measure {
-    pub(crate) fn lower(name: impl Into<String>, unit: &str, value: f64) -> Self {
-        Self::new(name.into(), unit, Better::Lower, value)
-    }
-
-    /// One that each run has several values of.
-    pub(crate) fn lower_each(name: impl Into<String>, unit: &str, values: Vec<f64>) -> Self {
-        Self { name: name.into(), unit: unit.to_owned(), better: Better::Lower, values }
-    }
-
-    pub(crate) fn higher(name: impl Into<String>, unit: &str, value: f64) -> Self {
-        Self::new(name.into(), unit, Better::Higher, value)
-    }
-
-    pub(crate) fn neutral(name: impl Into<String>, unit: &str, value: f64) -> Self {
-        Self::new(name.into(), unit, Better::Neither, value)
-    }
-
-    /// Three measures of a latency.
-    pub(crate) fn latencies(name: &str, of: &Percentiles) -> Vec<Self> {
-        let at = |which: &str, value| Self::lower(format!("{name}, {which}"), "µs", value);
-        vec![at("p50", of.p50_us), at("p99", of.p99_us), at("max", of.max_us)]
-    }
-
-    fn new(name: String, unit: &str, better: Better, value: f64) -> Self {
-        Self { name, unit: unit.to_owned(), better, values: vec![value] }
-    }
-
-    /// Its median, and its range.
-    fn line(&self) -> Line {
-        let (low, high) = range(&self.values);
-        let unit = &self.unit;
-        let [median, low, high] = [self.median(), low, high].map(|it| quantity(it, unit));
-        line(self.name.clone(), format!("{median} ({low} to {high})"))
-    }
-
-    /// The middle of its values, the higher one of two.
-    pub(crate) fn median(&self) -> f64 {
-        median(&self.values)
-    }
-}
-
-/// A figure as a share of what this machine does at best.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Ratio {
-    name: String,
-    value: f64,
-    pub(crate) best: f64,
-    pub(crate) share: f64,
-    of: &'static str,
-}
-
-impl Ratio {
-    pub(crate) fn new(name: impl Into<String>, value: f64, best: f64, of: &'static str) -> Self {
-        Self { name: name.into(), value, best, share: value / best, of }
-    }
-
-    /// What it says, without its name.
-    pub(crate) fn text(&self) -> String {
-        let Self { value, best, share, of, .. } = self;
-        let [value, best] = [*value, *best].map(rate);
-        format!("{:.1} % of {of}: {value} of {best}", share * 100.0)
-    }
-
-    fn line(&self) -> Line {
-        line(self.name.clone(), self.text())
-    }
-
-    fn measure(&self) -> Measure {
-        Measure::higher(format!("{}, of {}", self.name, self.of), "%", self.share * 100.0)
-    }
 }
 
 /// One run of a measurement.
@@ -219,18 +125,29 @@ pub(crate) struct Document<'a, A, F> {
 }
 
 impl<A, F: Figures> Document<'_, A, F> {
-    /// The figures of each run as shares of what the machine does at best, if that is known.
+    /// The figures of each run as ratios to what the machine does, as far as that is known.
     fn ratios(&self) -> Vec<Vec<Ratio>> {
         let of = |run: &Run<F>| {
-            self.ceilings.map_or_else(Vec::new, |ceilings| run.figures.ratios(ceilings))
+            let measures = run.figures.measures();
+            measures.iter().filter_map(|measure| measure.ratio(self.ceilings)).collect()
         };
         self.runs.iter().map(of).collect()
     }
 
     /// What it can be compared by.
-    fn measures(&self, ratios: &[Vec<Ratio>]) -> Vec<Measure> {
-        let ratios = ratios.iter().flatten().map(Ratio::measure);
-        together(self.runs.iter().flat_map(|run| run.figures.measures()).chain(ratios))
+    fn measures(&self) -> Vec<Measure> {
+        let all = self.runs.iter().flat_map(|run| run.figures.measures());
+        together(all.map(|measure| measure.hold(self.ceilings)))
+    }
+
+    /// What has to be said where figures stand without what they are to be held against.
+    fn lacks(&self) -> Option<&'static str> {
+        let needs = |run: &Run<F>| run.figures.measures().iter().any(Measure::needs_ceilings);
+        let lacks = self.ceilings.is_none() && self.runs.iter().any(needs);
+        lacks.then_some(
+            "what this machine does at best was not measured (--ceilings=false): its ratios are \
+             left out",
+        )
     }
 }
 
@@ -241,7 +158,7 @@ pub(crate) fn publish<A: Serialize, F: Figures>(
     html: Option<&Path>,
 ) -> Result<()> {
     let ratios = document.ratios();
-    let measures = document.measures(&ratios);
+    let measures = document.measures();
     print(document, &ratios, &measures)?;
     if let Some(path) = html {
         page::write(path, document, &ratios, &measures)?;
@@ -263,7 +180,10 @@ fn together(all: impl Iterator<Item = Measure>) -> Vec<Measure> {
                 places.insert(measure.name.clone(), measures.len());
                 measures.push(measure);
             }
-            Some(&place) => measures[place].values.extend(measure.values),
+            Some(&place) => {
+                measures[place].values.extend(measure.values);
+                measures[place].ratios.extend(measure.ratios);
+            }
         }
     }
     measures
@@ -287,12 +207,15 @@ fn print<A, F: Figures>(
         }
         print_lines(&mut out, run.figures.lines())?;
         if !ratios.is_empty() {
-            print_lines(&mut out, vec![line("-- of what this machine does at best", "")])?;
+            print_lines(&mut out, vec![line(format!("-- {RATIOS}"), "")])?;
             print_lines(&mut out, ratios.iter().map(Ratio::line).collect())?;
         }
         for warning in &run.warnings {
             writeln!(out, "! {warning}")?;
         }
+    }
+    if let Some(lacks) = document.lacks() {
+        writeln!(out, "{lacks}")?;
     }
     if runs.len() > 1 {
         writeln!(out, "\nall runs: median (lowest to highest)")?;
@@ -321,20 +244,6 @@ fn print_lines(out: &mut impl Write, lines: Vec<Line>) -> Result<()> {
     Ok(())
 }
 
-/// The middle of some numbers, the higher one of two.
-pub(crate) fn median(numbers: &[f64]) -> f64 {
-    let mut sorted = numbers.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
-}
-
-/// The lowest and the highest of some numbers.
-pub(crate) fn range(numbers: &[f64]) -> (f64, f64) {
-    let low = numbers.iter().copied().min_by(f64::total_cmp).unwrap_or_default();
-    let high = numbers.iter().copied().max_by(f64::total_cmp).unwrap_or_default();
-    (low, high)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -348,7 +257,11 @@ mod tests {
         }
 
         fn measures(&self) -> Vec<Measure> {
-            vec![Measure::higher("a", "/s", self.0), Measure::lower("b", "µs", 1.0)]
+            let against = Against::figure("b", 2.0);
+            vec![
+                Measure::higher("a", Unit::PerSecond, self.0, against.clone()),
+                Measure::lower("b", Unit::Microseconds, 1.0, against),
+            ]
         }
     }
 

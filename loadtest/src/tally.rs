@@ -3,8 +3,8 @@
 //! A body begins with the nanosecond of the run at which it was due: whoever receives it knows how
 //! long it was under way, and nothing has to be looked up.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,9 @@ use crate::latency::{Latencies, Percentiles, Spread};
 
 /// Length of the time at the beginning of each body.
 pub(crate) const STAMP_BYTES: usize = size_of::<u64>();
+
+/// Most due times that are remembered of what was never sent; more are counted alone.
+const UNSENT_MAX: usize = 4_000_000;
 
 const NANOSECONDS: u64 = 1_000_000_000;
 
@@ -68,6 +71,8 @@ pub(crate) struct Tally {
     delivered_in_window: AtomicU64,
     refused: AtomicU64,
     unsent: AtomicU64,
+    /// When these were due, until they are given up.
+    unsent_dues: Mutex<Vec<u64>>,
     /// Nanosecond of the run at which a device last had something.
     heard: AtomicU64,
     silence: AtomicU64,
@@ -110,6 +115,7 @@ impl Tally {
             delivered_in_window: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             unsent: AtomicU64::new(0),
+            unsent_dues: Mutex::default(),
             heard: AtomicU64::new(begin),
             silence: AtomicU64::new(0),
             told: [AtomicU64::new(0), AtomicU64::new(0)],
@@ -148,8 +154,33 @@ impl Tally {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn unsent(&self, entries: u64) {
-        self.unsent.fetch_add(entries, Ordering::Relaxed);
+    /// Something was due then and was not sent before the end.
+    pub(crate) fn never_sent(&self, due: u64) {
+        let mut dues = self.unsent_dues.lock().unwrap_or_else(PoisonError::into_inner);
+        if dues.len() < UNSENT_MAX {
+            dues.push(due);
+        } else {
+            self.unsent.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// At `now` nobody waits any longer for what was never sent, each time so many entries, with so many
+    /// copies. They count as if they had been answered and delivered now: no relay has them sooner, so
+    /// that one which stalls is not measured by those alone whom it let in.
+    pub(crate) fn give_up(&self, now: u64, entries: usize, copies: usize) {
+        let dues =
+            std::mem::take(&mut *self.unsent_dues.lock().unwrap_or_else(PoisonError::into_inner));
+        self.unsent.fetch_add((dues.len() * entries) as u64, Ordering::Relaxed);
+        for (latencies, times) in
+            [(&self.push_to_appended, entries), (&self.push_to_deliver, copies)]
+        {
+            let waited = |measured: bool| {
+                let dues = dues.iter().filter(|due| self.window.holds(**due) == measured);
+                dues.flat_map(|due| std::iter::repeat_n(now.saturating_sub(*due), times)).collect()
+            };
+            latencies.record(&mut waited(true));
+            latencies.record_aside(&mut waited(false));
+        }
     }
 
     /// An entry that was due at `due` was answered at `now`.
@@ -315,6 +346,26 @@ mod tests {
         assert_eq!((interval.appended, interval.delivered), (3, 1));
         assert_eq!(interval.push_to_appended.expect("three").count, 3);
         assert_eq!(tally.take_interval().appended, 0);
+    }
+
+    #[test]
+    fn what_was_never_sent_counts_as_long_as_it_waited() {
+        let tally = Tally::new(1, 2);
+        let second = NANOSECONDS;
+        let mut unsaid = Unsaid::default();
+        tally.appended(&mut unsaid, second, second + 1_000_000);
+        tally.add(&mut unsaid);
+        // One before the window, two in it.
+        [second / 2, 2 * second, 2 * second + 1].into_iter().for_each(|due| tally.never_sent(due));
+        tally.give_up(5 * second, 1, 3);
+        assert_eq!(tally.counts().unsent, 3);
+        let (appended, delivered) = (tally.push_to_appended(), tally.push_to_deliver());
+        assert_eq!((appended.count, delivered.count), (3, 6));
+        assert!((appended.p50_us - 3_000_000.0).abs() < 3_000.0, "{appended:?}");
+        assert!(delivered.p50_us > 2_990_000.0, "{delivered:?}");
+        // They are given up once.
+        tally.give_up(9 * second, 1, 3);
+        assert_eq!(tally.counts().unsent, 3);
     }
 
     #[test]

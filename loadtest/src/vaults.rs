@@ -84,9 +84,14 @@ impl Measurement for Arguments {
 
     type Measured = Measured;
 
-    fn shape(&self) -> Option<Shape> {
+    fn shape(&self) -> Shape {
         let Self { vaults, devices, body, batch, .. } = *self;
-        Some(Shape { groups: vaults, members: devices, body, per_log: batch, batch: None })
+        let messages = self.away.max(1);
+        Shape { messages, ..Shape::talk(vaults, devices, body, batch) }
+    }
+
+    fn connections(&self) -> usize {
+        self.vaults * self.devices + 1
     }
 
     fn check(&self) -> Result<()> {
@@ -164,6 +169,7 @@ impl Arguments {
             .per_second()
             .map(|rate| pace::start(rate / u32::try_from(self.batch).unwrap_or(1), ticks, &tally));
         let heads = self.until_pushed(&tally, &mut pushing, &mut pulling).await?;
+        let given_up = tally.now();
         finish.send_replace(Some(Arc::new(heads)));
         let (mut faults, mut checked) = (Faults::default(), 0);
         while let Some(pulled) = pulling.join_next().await {
@@ -174,6 +180,7 @@ impl Arguments {
         if let Some(pacer) = pacer {
             pacer.join().map_err(|_| anyhow!("the pacer has panicked"))?;
         }
+        tally.give_up(given_up, self.batch, self.batch * (self.devices - 1));
         let timeline = sampler.end()?;
         let server = timeline
             .between(self.warm_up as f64, length.as_secs_f64())

@@ -114,6 +114,20 @@ impl Typing {
         shown.await.unwrap_or_else(|_| panic!("not in time: {text:?} in {:?}", self.seen));
     }
 
+    /// Waits for its end, or kills it when something has happened. Says whether it was killed.
+    pub(crate) async fn killed_when(mut self, happens: impl Future<Output = ()>) -> bool {
+        tokio::select! {
+            ended = self.child.wait() => {
+                ended.expect("it ran");
+                false
+            }
+            () = happens => {
+                self.child.kill().await.expect("killed");
+                true
+            }
+        }
+    }
+
     /// Ends its input, and waits for its end.
     pub(crate) async fn end(mut self) {
         self.input = None;

@@ -1,15 +1,18 @@
 //! What the promises are kept with: databases, relays, devices, and the judge of their histories.
 
+pub(crate) mod app;
 pub(crate) mod backup;
 pub(crate) mod cli;
 pub(crate) mod cluster;
 pub(crate) mod crowd;
 pub(crate) mod databases;
 pub(crate) mod device;
+pub(crate) mod family;
 pub(crate) mod fcm;
 pub(crate) mod history;
 pub(crate) mod household;
 pub(crate) mod http;
+pub(crate) mod line;
 pub(crate) mod needles;
 pub(crate) mod person;
 pub(crate) mod phone;
@@ -18,7 +21,9 @@ pub(crate) mod place;
 pub(crate) mod process;
 pub(crate) mod random;
 pub(crate) mod raw;
+pub(crate) mod steps;
 pub(crate) mod vault_client;
+pub(crate) mod verdict;
 pub(crate) mod view;
 pub(crate) mod world;
 

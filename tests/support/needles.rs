@@ -59,7 +59,7 @@ impl Needle {
 }
 
 /// Whether a part of `hay` is `needle`.
-fn contains(hay: &[u8], needle: &[u8]) -> bool {
+pub(crate) fn contains(hay: &[u8], needle: &[u8]) -> bool {
     let Some(first) = needle.first() else { return true };
     let mut rest = hay;
     while let Some(at) = rest.iter().position(|byte| byte == first) {

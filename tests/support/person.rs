@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sealwire_client::address::RelayUrl;
 use sealwire_client::backoff::Bounds;
-use sealwire_client::device::{Device, Events, Options, Outgoing};
+use sealwire_client::device::{Device, Events, KeyKeeping, Options, Outgoing};
 use sealwire_client::error::Error;
 use sealwire_client::event::Event;
 use sealwire_client::recovery::RecoveryCode;
@@ -36,7 +36,7 @@ impl Person {
     /// A person with a new device.
     pub(crate) async fn new() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let made = Device::create(directory.path(), None, options()).await;
+        let made = Device::create(directory.path(), KeyKeeping::Unsealed, options()).await;
         Self::with(directory, made.expect("a device")).await
     }
 
@@ -47,7 +47,9 @@ impl Person {
         pin: &str,
     ) -> Result<Self, Error> {
         let directory = tempfile::tempdir().expect("a directory");
-        let made = Device::restore(directory.path(), None, relay, code, pin, options()).await?;
+        let made =
+            Device::restore(directory.path(), KeyKeeping::Unsealed, relay, code, pin, options())
+                .await?;
         Ok(Self::with(directory, made).await)
     }
 

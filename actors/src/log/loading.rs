@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::state::State;
 use super::{LogActor, LogMessage, Memory};
-use crate::ports::{LogRecord, Position, StoreError};
+use crate::ports::{LogRecord, StoreError};
 
 impl LogActor {
     /// Forgets everything that is not known to be committed, and loads anew.
@@ -42,7 +42,7 @@ impl LogActor {
                 self.memory = Memory::Ready(Box::new(state));
                 self.committed = Some(position);
                 self.shared.registry.publish_loaded(self.key, &self.presence, position);
-                self.reconcile(position);
+                self.reconcile();
                 if self.next_part > 1 {
                     // What was under way may have been committed, and nobody was told.
                     self.shared.doorstep.missed(0);
@@ -77,17 +77,14 @@ impl LogActor {
 
     /// Brings sessions up to what the store holds. A commit whose outcome was unknown may have
     /// admitted a device or removed one, and nobody has told its sessions.
-    pub(super) fn reconcile(&mut self, position: Position) {
+    pub(super) fn reconcile(&mut self) {
         let Memory::Ready(state) = &mut self.memory else {
             return;
         };
         let registry = &self.shared.registry;
         for device in self.presence.devices() {
             if state.member_since(device).is_none() {
-                let (how, seq) =
-                    state.revoked_at(device).map_or((MembershipState::Left, position.seq), |seq| {
-                        (MembershipState::Revoked, seq)
-                    });
+                let (how, seq) = state.gone(device);
                 registry.member_gone(device, self.key, how, seq);
             }
         }

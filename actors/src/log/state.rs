@@ -409,9 +409,12 @@ impl State {
         self.members.get(&device).map(|member| member.member.joined_seq)
     }
 
-    /// By which entry a device was revoked, if it was.
-    pub(super) fn revoked_at(&self, device: DeviceKey) -> Option<u64> {
-        self.revoked.get(&device).copied()
+    /// How a device that is no member has gone, and where that was known.
+    pub(super) fn gone(&self, device: DeviceKey) -> (MembershipState, u64) {
+        match self.revoked.get(&device) {
+            Some(seq) => (MembershipState::Revoked, *seq),
+            None => (MembershipState::Left, self.head.seq),
+        }
     }
 
     /// The members, each since which entry.

@@ -18,6 +18,8 @@ pub(super) struct Membered {
     pub(super) key: LogKey,
     pub(super) id: LogId,
     pub(super) log_type: LogType,
+    /// See [`super::Outbox::ground`].
+    pub(super) ground: u64,
     pub(super) subscription: Option<Box<Subscription>>,
 }
 

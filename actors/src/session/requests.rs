@@ -295,10 +295,15 @@ async fn join(core: Arc<Core>, entries: Vec<CheckedEntry>, reply: Reply) {
     if !invited {
         return reply.refuse(Failure::new(ErrorCode::InviteInvalid));
     }
+    let key = brief.key;
+    if core.shared.paces.may_join(key, device).is_err() {
+        // Who has to wait is given no place, which would count among the device's for a minute: the log
+        // says so, or that it knows the entry.
+        return core.shared.cast_join(device, key, entries, false, reply);
+    }
     let groups_max = core.shared.options.groups_max;
     let now = core.shared.clock.now_ms();
     let since = now.saturating_sub(RESERVATION_LIFETIME.as_millis() as u64);
-    let key = brief.key;
     let reserved = core.shared.run_job(move |store| {
         Box::pin(async move { store.reserve(key, device, groups_max, now, since).await })
     });
@@ -438,7 +443,9 @@ async fn begin_reading(
     }
     // First a subscriber, then the question where the log stands: what is published in between is
     // offered, refused as behind, and found by the first page.
-    let changes = core.outbox.membership_changes();
+    let Some(ground) = core.outbox.ground(key) else {
+        return refuse_unknown(core, request, log).await;
+    };
     let unfinished = Unfinished { core: &core, key };
     let presence = core.shared.registry.subscribe(key, &core.outbox);
     let losses = presence.losses();
@@ -466,10 +473,10 @@ async fn begin_reading(
         cast_ack(&core, key, losses, &state, compared);
     }
     let subscription = Subscription::new(presence, from, phase, record.joined_seq);
-    if core.outbox.subscribe(request, changes, key, record.head, floor, subscription) {
+    if core.outbox.subscribe(request, ground, key, record.head, floor, subscription) {
         std::mem::forget(unfinished);
     } else {
-        // Memberships changed while the store was asked: what it said may be wrong by now.
+        // The membership changed while the store was asked: what it said may be wrong by now.
         core.refuse(request, unavailable());
     }
 }

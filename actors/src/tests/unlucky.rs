@@ -76,6 +76,28 @@ async fn a_join_whose_answer_was_lost_can_be_used_after_the_resend() {
 }
 
 #[tokio::test]
+async fn a_leave_whose_answer_was_lost_does_not_keep_its_device_from_joining_again() {
+    let world = World::new().await;
+    let (_alice, mut bob, group) = two_in_a_group(&world).await;
+    // Nobody tells a session of a loss that does not listen to the log.
+    let leave = bob.control(group.id, &Control::Leave, Head::NONE);
+    world.store.next_commits(1, Mishap::AnswerLost);
+    assert_eq!(code(bob.append(leave.clone()).await), ErrorCode::Unavailable);
+    assert_eq!(code(bob.append(leave).await), ErrorCode::NoSuchLog);
+    let rejoin = bob.join_entry(&group);
+    assert_eq!(bob.append(rejoin).await.expect("joined").seq, 4);
+
+    // Also without sending the leave again.
+    let leave = bob.control(group.id, &Control::Leave, Head::NONE);
+    world.store.next_commits(1, Mishap::AnswerLost);
+    assert_eq!(code(bob.append(leave).await), ErrorCode::Unavailable);
+    let rejoin = bob.join_entry(&group);
+    assert_eq!(code(bob.append(rejoin.clone()).await), ErrorCode::Unavailable);
+    assert_eq!(bob.append(rejoin).await.expect("joined").seq, 6);
+    bob.subscribe(group.id, None).await.expect("subscribed");
+}
+
+#[tokio::test]
 async fn a_founding_whose_answer_was_lost_can_be_used_after_the_resend() {
     let world = World::new().await;
     let mut alice = Device::connected(1, &world).await;
@@ -369,6 +391,35 @@ async fn who_writes_one_control_entry_after_the_other_is_told_to_wait() {
     alice.say(group.id, b"all the same").await;
     let leave = bob.control(group.id, &Control::Leave, Head::NONE);
     bob.append(leave).await.expect("left");
+}
+
+#[tokio::test]
+async fn who_must_wait_before_joining_again_holds_no_place_meanwhile() {
+    let world = World::new().await;
+    let mut bob = Device::connected(2, &world).await;
+    let mut groups = Vec::new();
+    for seed in 10..17 {
+        let mut founder = Device::connected(seed, &world).await;
+        groups.push(founder.found().await);
+    }
+    for group in &groups[..5] {
+        (bob.count, bob.prev) = (1, Digest::ZERO);
+        bob.join(group).await;
+    }
+    let restless = &groups[5];
+    (bob.count, bob.prev) = (1, Digest::ZERO);
+    let failure = loop {
+        let entry = bob.join_entry(restless);
+        if let Err(failure) = bob.append(entry).await {
+            break failure;
+        }
+        let leave = bob.control(restless.id, &Control::Leave, Head::NONE);
+        bob.append(leave).await.expect("left");
+    };
+    assert_eq!(failure.code, ErrorCode::RateLimited);
+    assert!(failure.retry_after_ms.is_some());
+    (bob.count, bob.prev) = (1, Digest::ZERO);
+    bob.join(&groups[6]).await;
 }
 
 #[tokio::test]

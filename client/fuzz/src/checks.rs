@@ -17,6 +17,7 @@ use sealwire_client::padding;
 use sealwire_client::recovery::{Contents, RecoveryCode};
 use sealwire_client::seal::{self, EpochKey, Place};
 use sealwire_client::sync::changeset::Changes;
+use sealwire_client::sync::snapshot;
 use sealwire_client::sync::{Consent, Offer};
 use sealwire_client::totals::payload::Payload;
 use sealwire_client::totals::recovery::{self as totals, KdfParams, SealedVault};
@@ -161,6 +162,23 @@ pub fn sealed(bytes: &[u8]) {
     if let Ok(content) = padding::unpad(bytes) {
         assert_eq!(padding::pad(content).as_deref(), Ok(bytes));
     }
+}
+
+/// A snapshot's state, as it comes and as it is inside: it ends within the bound, and says how many rows.
+pub fn snapshot(bytes: &[u8]) {
+    const BYTES_MAX: u64 = 4 * 1024 * 1024;
+    if let Ok(rows) = snapshot::check(bytes, BYTES_MAX) {
+        assert!((rows as u64) < BYTES_MAX, "a row takes bytes");
+    }
+    if let Ok(rows) = snapshot::check_unpacked(bytes) {
+        assert!(rows < bytes.len(), "a row takes bytes");
+    }
+}
+
+/// The body of a vault's entry.
+pub fn boxes(bytes: &[u8]) {
+    let Some(boxes) = snapshot::boxes(bytes) else { return };
+    assert!(!boxes.is_empty() && boxes.iter().map(Vec::len).sum::<usize>() <= bytes.len());
 }
 
 /// The changes in a box of a changeset: they have one spelling.

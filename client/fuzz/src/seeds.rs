@@ -22,7 +22,7 @@ use super::checks;
 pub type Check = fn(&[u8]);
 
 /// Every target.
-pub const CHECKS: [(&str, Check); 9] = [
+pub const CHECKS: [(&str, Check); 11] = [
     ("payload", checks::payload),
     ("ledger", checks::ledger),
     ("content", checks::content),
@@ -32,6 +32,8 @@ pub const CHECKS: [(&str, Check); 9] = [
     ("recovery", checks::recovery),
     ("sealed", checks::sealed),
     ("changeset", checks::changeset),
+    ("boxes", checks::boxes),
+    ("snapshot", checks::snapshot),
 ];
 
 /// The true bytes of a target. `vectors` is the directory of the protocol's vectors.
@@ -88,6 +90,13 @@ pub fn of(target: &str, vectors: &Path) -> Vec<Vec<u8>> {
         .concat(),
         "sealed" => [bytes("bodies.json", "body"), bytes("totals_blobs.json", "blob")].concat(),
         "changeset" => vec![changes().encode().expect("encoded")],
+        "boxes" => {
+            let one = changes().encode().expect("encoded");
+            let mut body = vec![0x92, 0xc4, 2, 1, 2, 0xc4, one.len() as u8];
+            body.extend(one);
+            vec![body]
+        }
+        "snapshot" => vec![state(), packed(&state())],
         other => panic!("there is no target {other}"),
     }
 }
@@ -147,6 +156,23 @@ fn contents() -> Contents {
         key: Some(key),
     };
     Contents { seed: [1; 32], name: Some("Anna".to_owned()), groups: vec![group] }
+}
+
+/// A state of one row, as frames of MessagePack.
+#[must_use]
+pub fn state() -> Vec<u8> {
+    let start = [&b"\x81\xa5Start\x93\x01\x03\x91\xc4\x20"[..], &[9; 32]].concat();
+    let rows = b"\x81\xa4Rows\x94\xa1t\x91\xa2id\x91\xa1a\x91\x93\x91\xa1k\x93\x05\x00\xc3\x91\x94\x00\x05\x00\xa1v";
+    let frame = |bytes: &[u8]| [&(bytes.len() as u32).to_be_bytes(), bytes].concat();
+    [frame(&start), frame(rows)].concat()
+}
+
+/// The same as a Zstandard frame (RFC 8878) of one block that is stored as it is.
+#[must_use]
+pub fn packed(bytes: &[u8]) -> Vec<u8> {
+    let last_and_raw = (bytes.len() as u32) << 3 | 1;
+    let header = [0x28, 0xb5, 0x2f, 0xfd, 0x20, bytes.len() as u8];
+    [&header[..], &last_and_raw.to_le_bytes()[..3], bytes].concat()
 }
 
 fn changes() -> Changes {

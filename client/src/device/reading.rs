@@ -19,12 +19,13 @@ impl Device {
     /// write there.
     ///
     /// # Errors
-    /// [`Error::Refused`] if the relay does not let it in, [`Error::Timeout`].
+    /// [`Error::Refused`] if the relay does not let it in, [`Error::InviterUnknown`], [`Error::Timeout`].
     pub async fn wait_ready(&self, log: LogId, deadline: Duration) -> Result<(), Error> {
         let ready = move |db: &Db| {
             let row = logs::find(db, log)?.ok_or(Error::NoSuchLog)?;
             match row.phase {
                 Phase::Joining => Ok(None),
+                Phase::Member if logs::is_stranger(db, row.id)? => Err(Error::InviterUnknown),
                 Phase::Member => Ok(holds_key(db, &row)?.then_some(())),
                 Phase::Left => Err(Error::NotAMember),
                 Phase::Revoked => Err(Error::Revoked),
@@ -58,7 +59,7 @@ impl Device {
     pub async fn wait_settled(&self, log: LogId, deadline: Duration) -> Result<(), Error> {
         let settled = move |db: &Db| {
             let row = logs::find(db, log)?.ok_or(Error::NoSuchLog)?;
-            if row.blocked || !row.phase.is_open() {
+            if row.blocked || !row.phase.is_open() || logs::is_stranger(db, row.id)? {
                 return Ok(Some(()));
             }
             let replaces = !log.is_totals() && logs::replaces(db, row.id)?.is_some();

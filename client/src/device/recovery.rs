@@ -16,7 +16,7 @@ use sealwire_protocol::digest::sha256;
 use sealwire_protocol::{Digest, Kind, LogId};
 use zeroize::Zeroizing;
 
-use super::{Device, Options, make_private};
+use super::{Device, KeyKeeping, Options, make_private};
 use crate::address::RelayUrl;
 use crate::engine::GROUP_KEY;
 use crate::error::Error;
@@ -128,7 +128,7 @@ impl Device {
         self.shared.write(store::recovery::remove).await
     }
 
-    /// Makes a device in a directory out of a recovery vault. A wrong PIN is reported to the relay,
+    /// Makes a device in a directory out of a recovery vault, and keeps its key where `keeping` says. A wrong PIN is reported to the relay,
     /// which locks the vault after a few.
     ///
     /// A Totals vault needs no more than a connection to its relay then: the members are asked for
@@ -139,7 +139,7 @@ impl Device {
     /// [`Error::Recovery`]; [`Error::KeyFile`] if there is a device in the directory.
     pub async fn restore(
         directory: impl AsRef<Path>,
-        passphrase: Option<&str>,
+        keeping: KeyKeeping<'_>,
         relay: &RelayUrl,
         code: &RecoveryCode,
         pin: &str,
@@ -156,8 +156,7 @@ impl Device {
             }
         };
         let vault = calls::fetch(relay, &text).await?;
-        let (relay, passphrase) =
-            (relay.clone(), passphrase.map(|it| Zeroizing::new(it.to_owned())));
+        let (relay, keeping) = (relay.clone(), keeping.owned());
         let pin = Zeroizing::new(pin.to_owned());
         let at = relay.clone();
         let sent = text.clone();
@@ -173,7 +172,6 @@ impl Device {
         Self::on_thread(directory.as_ref().to_owned(), options, move |directory| {
             make_private(directory).map_err(|_| Error::Directory)?;
             let Restored { identity, contents, kept } = restored;
-            let passphrase = passphrase.as_ref().map(|text| text.as_str());
             let store = directory.join(super::STORE_FILE);
             if directory.join(super::KEY_FILE).exists() || store.exists() {
                 return Err(KeyFileError::Exists.into());
@@ -183,7 +181,7 @@ impl Device {
             })?;
             // The key last: without it there is no device. What was to be its file would be in the
             // way of the next restore.
-            let kept = super::keep(&identity, directory, passphrase, options.keychain);
+            let kept = keeping.keep(&identity, &directory.join(super::KEY_FILE));
             if kept.is_err() {
                 std::fs::remove_file(&store).map_err(|_| Error::Directory)?;
             }

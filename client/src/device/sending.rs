@@ -8,7 +8,7 @@ use sealwire_protocol::{DeviceKey, Digest, LogId};
 
 use super::ledger::take_own;
 use super::totals::say_goodbye;
-use super::{Device, Outgoing, Phase, Sending, Unsent, member_row};
+use super::{Device, Outgoing, Phase, Sending, Unsent, member_row, open_row};
 use crate::content::PAYLOAD_BYTES_MAX;
 use crate::error::Error;
 use crate::identity::JoinSeed;
@@ -99,7 +99,7 @@ impl Device {
         let me = self.key();
         self.shared
             .write(move |db| {
-                let row = member_row(db, log)?;
+                let row = open_row(db, log)?;
                 // Once is enough: a second one would undo a later joining.
                 if let Some(id) =
                     outbox::find_unsettled(db, row.id, |draft| *draft == Draft::Leave)?

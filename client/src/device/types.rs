@@ -1,11 +1,15 @@
 //! What is given to a device, and what it tells.
 
+use std::path::Path;
 use std::time::Duration;
 
 use sealwire_protocol::{DeviceKey, Head, Kind, LogId};
+use zeroize::Zeroizing;
 
 use crate::address::RelayUrl;
 use crate::backoff::Bounds;
+use crate::identity::Identity;
+use crate::identity::file::KeyFileError;
 use crate::store::logs::Phase;
 
 /// How a device behaves.
@@ -18,8 +22,50 @@ pub struct Options {
     /// How often it is looked whether another process of this device has written; none for never,
     /// when there is no other.
     pub watch_others: Option<Duration>,
-    /// Whether the key of a new device is kept in the system's keychain rather than in a file.
-    pub keychain: bool,
+}
+
+/// Where the key of a new device is kept. There is no default: a key in the clear is somebody's choice.
+/// Whoever has the key is the device.
+#[derive(Clone, Copy)]
+pub enum KeyKeeping<'a> {
+    /// In the system's keychain. [`keychain_answers`](crate::identity::keychain_answers) says whether
+    /// there is one.
+    Keychain,
+    /// In a file, sealed under a passphrase that every opening of the device needs. An empty one seals
+    /// nothing.
+    Sealed(&'a str),
+    /// In the clear, in a file that only its owner may read: for tests, and where the disk itself is sealed.
+    Unsealed,
+}
+
+/// The same, for another thread.
+pub(super) enum Keeping {
+    Keychain,
+    Sealed(Zeroizing<String>),
+    Unsealed,
+}
+
+impl KeyKeeping<'_> {
+    pub(super) fn owned(self) -> Keeping {
+        match self {
+            Self::Keychain => Keeping::Keychain,
+            Self::Sealed(passphrase) => Keeping::Sealed(Zeroizing::new(passphrase.to_owned())),
+            Self::Unsealed => Keeping::Unsealed,
+        }
+    }
+}
+
+impl Keeping {
+    pub(super) fn keep(&self, identity: &Identity, path: &Path) -> Result<(), KeyFileError> {
+        match self {
+            Self::Keychain => identity.save_in_keychain(path),
+            Self::Sealed(passphrase) if passphrase.is_empty() => {
+                Err(KeyFileError::PassphraseNeeded)
+            }
+            Self::Sealed(passphrase) => identity.save(path, Some(passphrase)),
+            Self::Unsealed => identity.save(path, None),
+        }
+    }
 }
 
 impl Default for Options {
@@ -28,7 +74,6 @@ impl Default for Options {
             heartbeat: Duration::from_secs(60),
             backoff: Bounds::default(),
             watch_others: Some(Duration::from_millis(250)),
-            keychain: false,
         }
     }
 }

@@ -23,6 +23,14 @@ const TURNS_MAX: usize = 8;
 /// How often one member is given a key that it asks for.
 const ANSWER_PAUSE: Duration = Duration::from_secs(10);
 
+/// How long after its question a member of a group of so many has to wait, at most, for what another one
+/// who is connected can give: every turn, a slow network, and some more.
+#[must_use]
+pub fn patience(members: usize) -> Duration {
+    let turns = u32::try_from(members.min(TURNS_MAX) + 2).unwrap_or(1);
+    Duration::from_secs(8) + TURN * turns
+}
+
 impl Log {
     /// A member may lack the current key: this device's turn to give it comes.
     pub(super) fn expect_to_deliver(&mut self, call: &Call<'_>, device: DeviceKey) -> Result<()> {

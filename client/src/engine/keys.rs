@@ -51,6 +51,9 @@ impl Log {
         let Ok(body) = KeyBody::decode(entry.body.as_ref()) else {
             return Ok(Err(Rejection::Keys));
         };
+        if self.stranger {
+            return Ok(Err(Rejection::Keys));
+        }
         if Some(body.scope) != self.membership.scope() {
             return Ok(Err(Rejection::Keys));
         }
@@ -297,6 +300,7 @@ impl Log {
         }
         self.hurry_at = self.hurry_at.filter(|at| *at > call.now.at);
         self.deliver_due(call)?;
+        self.look_again_when_due(call);
         if self.ask_at.is_some_and(|at| at <= call.now.at) {
             self.ask_peers(call)?;
         }

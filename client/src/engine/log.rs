@@ -9,6 +9,7 @@ use sealwire_protocol::{AckSet, DeviceKey, Digest, LogId};
 
 use super::Result;
 use super::desk::{Asked, Call};
+use super::spoiled::Spoiled;
 use crate::chain::Track;
 use crate::holders::Holders;
 use crate::membership::Membership;
@@ -87,6 +88,14 @@ pub(super) struct Log {
     progress_changed: bool,
     /// Where the remembered history was last cut.
     pruned_at: u64,
+    /// Whose invite this device joins by, and whether that one was met among the members.
+    pub(super) inviter: Option<(DeviceKey, bool)>,
+    /// Whether it never was: no key is taken, and nothing sent.
+    pub(super) stranger: bool,
+    /// Entries that came otherwise than they were written: not acked, and looked at again.
+    pub(super) spoiled: Spoiled,
+    /// When, as far as that is known on this connection.
+    pub(super) look_again_at: Option<Instant>,
     /// Whether something was taken that this device has to ack.
     pub(super) ack_due: bool,
     /// The device whose place this one takes, until that is out of the group.
@@ -149,6 +158,10 @@ impl Log {
             pruned_at: 0,
             ack_due: false,
             replaces: logs::replaces(db, row.id)?,
+            inviter: logs::inviter(db, row.id)?,
+            stranger: logs::is_stranger(db, row.id)?,
+            spoiled: logs::spoiled(db, row.id)?,
+            look_again_at: None,
             wants_history: logs::wants_history(db, row.id)?,
             asking: logs::asking(db, row.id)?,
             history_at: None,
@@ -161,28 +174,33 @@ impl Log {
     }
 
     /// Another part of the program may have changed these.
-    pub(super) fn note_outer(&mut self, outer: &Outer) {
+    pub(super) fn note_outer(&mut self, db: &Connection, outer: &Outer) -> Result<()> {
         // Joining again after having left is decided there; everything else here.
         if !self.phase.is_open() && outer.phase == Phase::Joining {
             self.phase = Phase::Joining;
             self.subscription = Subscription::Off;
+            self.inviter = logs::inviter(db, self.id)?;
+            self.stranger = logs::is_stranger(db, self.id)?;
         }
         self.blocked = outer.blocked;
         self.invited |= outer.invited;
+        Ok(())
     }
 
     /// Subscribes if this device is a member and nothing speaks against it.
-    pub(super) fn subscribe_if_due(&mut self, call: &mut Call<'_>) {
+    pub(super) fn subscribe_if_due(&mut self, call: &mut Call<'_>) -> Result<()> {
         let due = self.phase == Phase::Member
             && self.subscription == Subscription::Off
             && self.is_free(call.now.at);
         if !due || !call.has_room() {
-            return;
+            return Ok(());
         }
+        let cursor = self.cursor(call)?;
         self.subscription = Subscription::Asked;
         let acked = AckState { incarnation: self.acked_incarnation, acked: self.acked.to_wire() };
-        let frame = Subscribe { log: self.log, cursor: self.track.head(), acked: Some(acked) };
+        let frame = Subscribe { log: self.log, cursor, acked: Some(acked) };
         call.ask(Asked::Subscribe(self.log), frame);
+        Ok(())
     }
 
     /// Whether nothing asks for patience.
@@ -192,7 +210,7 @@ impl Log {
 
     /// When something is to be done without being asked.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        [self.hold_until, self.hurry_at, self.ask_at, self.history_at]
+        [self.hold_until, self.hurry_at, self.ask_at, self.history_at, self.look_again_at]
             .into_iter()
             .flatten()
             .chain(self.deliveries.values().copied())
@@ -270,8 +288,10 @@ impl Log {
     pub(super) fn save(&mut self, call: &mut Call<'_>) -> Result<()> {
         if self.progress_changed {
             let seq = self.track.position().seq;
-            // Everything up to the cursor is committed with this call.
-            self.acked.insert(1, seq);
+            // Everything up to the cursor is committed with this call; what came spoiled is not here.
+            for (first, last) in self.spoiled.between(seq) {
+                self.acked.insert(first, last);
+            }
             logs::save_progress(
                 call.db,
                 self.id,

@@ -37,11 +37,11 @@ impl Log {
         if named {
             sender.addressed = sender.addressed.max(header.count);
         }
-        if header.count <= sender.delivered {
+        if header.count <= sender.delivered && !self.spoiled.has(entry.seq) {
             // It was given to the app before: the relay's history has changed, and this part has not.
             return Ok(());
         }
-        sender.delivered = header.count;
+        sender.delivered = sender.delivered.max(header.count);
         let sealed = Sealed {
             sender: header.sender,
             count: header.count,

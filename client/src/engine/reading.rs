@@ -83,7 +83,7 @@ impl Log {
         let control = entry.header.decode().is_ok_and(|header| header.kind == Kind::Control);
         let step = self.track.step(entry.seq, control);
         match step {
-            Step::Known => return Ok(()),
+            Step::Known => return self.look_again(call, entry),
             Step::Gap => {
                 self.resync(call);
                 return Ok(());
@@ -104,13 +104,16 @@ impl Log {
                 Err(rejection) => Err(rejection),
             }
         };
-        if let Err(rejection) = taken {
-            self.reject(call, entry, rejection)?;
+        match taken {
+            Ok(()) => self.is_whole(call, entry.seq)?,
+            Err(rejection) => self.reject(call, entry, rejection, below)?,
         }
         if !control {
             self.ack_due = true;
         }
-        if !below {
+        if below {
+            self.track.take_below(entry.seq);
+        } else {
             self.advance(call, digest)?;
         }
         Ok(())
@@ -123,8 +126,12 @@ impl Log {
         }
         for (seq, stub) in (stubs.seq..).zip(stubs.stubs.iter()) {
             match self.track.step(seq, false) {
-                Step::Known => continue,
-                Step::Next => {}
+                Step::Known => {
+                    // There is no body any more.
+                    self.is_whole(call, seq)?;
+                    continue;
+                }
+                Step::Next => self.is_whole(call, seq)?,
                 Step::Gap | Step::Below => {
                     self.resync(call);
                     return Ok(());
@@ -329,7 +336,24 @@ impl Log {
     }
 
     /// Keeps what is not believed, and says so.
-    fn reject(&mut self, call: &mut Call<'_>, entry: &Entry, reason: Rejection) -> Result<()> {
+    fn reject(
+        &mut self,
+        call: &mut Call<'_>,
+        entry: &Entry,
+        reason: Rejection,
+        below: bool,
+    ) -> Result<()> {
+        // One that was told of is told of once, and when it is whole.
+        let told = self.spoiled.has(entry.seq);
+        if let Ok(header) = entry.header.decode()
+            && reason.is_spoiled()
+            && !below
+        {
+            self.note_spoiled(call, entry, &header)?;
+        }
+        if told {
+            return Ok(());
+        }
         let event = Event::Rejected { log: self.log, seq: entry.seq, reason };
         call.tell(self.id, &event)?;
         let Ok(header) = entry.header.decode() else { return Ok(()) };

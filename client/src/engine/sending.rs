@@ -84,6 +84,23 @@ impl Log {
             return self.number_totals(call, waiting);
         }
         let Waiting { id, draft, after_seq } = waiting;
+        if self.stranger && draft != Draft::Leave {
+            match draft {
+                // What a person has written is kept.
+                Draft::Content { .. } | Draft::Ledger { .. } => {
+                    outbox::refuse(call.db, id, ErrorCode::InviteInvalid)?;
+                }
+                Draft::Found
+                | Draft::Join
+                | Draft::Leave
+                | Draft::Revoke { .. }
+                | Draft::Rotate { .. }
+                | Draft::Deliver { .. }
+                | Draft::Ask { .. }
+                | Draft::Totals { .. } => outbox::drop_waiting(call.db, id)?,
+            }
+            return Ok(Next::Again);
+        }
         if draft == Draft::Join {
             return self.number_join(call, id);
         }

@@ -211,6 +211,9 @@ impl Log {
         let news = seq > self.read_before;
         match change {
             Change::Founded(device) | Change::Joined(device) => {
+                if news {
+                    self.check_inviter(call, device)?;
+                }
                 if device == me && news {
                     if matches!(change, Change::Founded(_)) {
                         self.holders.founded();
@@ -252,6 +255,26 @@ impl Log {
             Change::JoinKey => {}
         }
         Ok(())
+    }
+
+    /// Whoever made the invite that this device joins by must have been a member before it: only then are
+    /// these the members that its person was invited by.
+    fn check_inviter(&mut self, call: &Call<'_>, joined: DeviceKey) -> Result<()> {
+        let Some((inviter, met)) = self.inviter else { return Ok(()) };
+        if joined == inviter && !met {
+            self.inviter = Some((inviter, true));
+            return logs::set_inviter_met(call.db, self.id);
+        }
+        if joined != call.device.key() || self.membership.has(inviter) {
+            return Ok(());
+        }
+        let log = self.log;
+        if met {
+            return call.tell(self.id, &Event::InviterGone { log, inviter });
+        }
+        self.stranger = true;
+        logs::set_stranger(call.db, self.id)?;
+        call.tell(self.id, &Event::InviterUnknown { log, inviter })
     }
 
     /// An entry says that this device is no member any more. On the way through older entries it may

@@ -185,6 +185,13 @@ pub(crate) fn settle_sealed(
     Ok(())
 }
 
+/// Forgets what was kept of an entry that was not believed.
+pub(crate) fn forget_rejected(db: &Connection, log: i64, seq: u64) -> Result<(), StoreError> {
+    db.prepare_cached("delete from sealed where log = ?1 and seq = ?2 and epoch is null")?
+        .execute((log, to_sql(seq)?))?;
+    Ok(())
+}
+
 /// Forgets what was kept for long enough.
 pub(crate) fn prune(db: &Connection, now: u64) -> Result<(), StoreError> {
     let taken_before = to_sql(now.saturating_sub(TAKEN_KEPT_MS))?;

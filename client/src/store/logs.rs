@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 use super::{StoreError, decode, encode, from_sql, to_sql};
 use crate::address::RelayUrl;
 use crate::chain::Track;
+use crate::engine::Spoiled;
 use crate::holders::Holders;
 use crate::identity::JoinSeed;
 use crate::membership::Membership;
@@ -280,6 +281,64 @@ pub(crate) fn asking(db: &Connection, id: i64) -> Result<Asking, StoreError> {
         .prepare_cached("select asking from logs where id = ?1")?
         .query_row([id], |row| row.get(0))?;
     kept.map_or(Ok(Asking::default()), |kept| decode(&kept))
+}
+
+/// Keeps whose invite this device joins by. `met` says that there is no telling any more whether that one
+/// was a member before.
+pub(crate) fn set_inviter(
+    db: &Connection,
+    id: i64,
+    inviter: DeviceKey,
+    met: bool,
+) -> Result<(), StoreError> {
+    db.prepare_cached(
+        "update logs set inviter = ?2, inviter_met = ?3, stranger = 0 where id = ?1",
+    )?
+    .execute((id, &inviter.0[..], met))?;
+    Ok(())
+}
+
+/// Whose invite this device joins by, and whether that one was met among the members.
+pub(crate) fn inviter(db: &Connection, id: i64) -> Result<Option<(DeviceKey, bool)>, StoreError> {
+    let (inviter, met): (Option<Vec<u8>>, bool) = db
+        .prepare_cached("select inviter, inviter_met from logs where id = ?1")?
+        .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let Some(inviter) = inviter else { return Ok(None) };
+    Ok(Some((DeviceKey::from_slice(&inviter).ok_or(StoreError::Damaged)?, met)))
+}
+
+/// Keeps that the inviter was met among the members.
+pub(crate) fn set_inviter_met(db: &Connection, id: i64) -> Result<(), StoreError> {
+    db.prepare_cached("update logs set inviter_met = 1 where id = ?1")?.execute([id])?;
+    Ok(())
+}
+
+/// Keeps that the inviter was never a member.
+pub(crate) fn set_stranger(db: &Connection, id: i64) -> Result<(), StoreError> {
+    db.prepare_cached("update logs set stranger = 1 where id = ?1")?.execute([id])?;
+    Ok(())
+}
+
+/// Whether the inviter was never a member.
+pub(crate) fn is_stranger(db: &Connection, id: i64) -> Result<bool, StoreError> {
+    Ok(db
+        .prepare_cached("select stranger from logs where id = ?1")?
+        .query_row([id], |row| row.get(0))?)
+}
+
+/// Keeps which entries came spoiled.
+pub(crate) fn set_spoiled(db: &Connection, id: i64, spoiled: &Spoiled) -> Result<(), StoreError> {
+    let kept = if spoiled.is_empty() { None } else { Some(encode(spoiled)?) };
+    db.prepare_cached("update logs set spoiled = ?2 where id = ?1")?.execute((id, kept))?;
+    Ok(())
+}
+
+/// Which entries came spoiled.
+pub(crate) fn spoiled(db: &Connection, id: i64) -> Result<Spoiled, StoreError> {
+    let kept: Option<Vec<u8>> = db
+        .prepare_cached("select spoiled from logs where id = ?1")?
+        .query_row([id], |row| row.get(0))?;
+    kept.map_or(Ok(Spoiled::default()), |kept| decode(&kept))
 }
 
 /// Keeps that this device has made an invite.

@@ -57,7 +57,17 @@ create table logs (
     wants_history integer not null default 0,
     -- Whom this device has asked for it, when the next one is, and who has asked this device
     -- meanwhile; none if nobody was asked and nobody has.
-    asking blob
+    asking blob,
+    -- Entries that came otherwise than they were written, how often they were looked at again, and when
+    -- they are; none if there are none.
+    spoiled blob,
+    -- Whose invite this device joins or has joined by; none if it has founded the group, and where there
+    -- are no invites.
+    inviter blob,
+    -- 1 once that one was met among the members.
+    inviter_met integer not null default 0,
+    -- 1 if it never was, up to this device's own joining: no key is taken, and nothing sent.
+    stranger integer not null default 0
 );
 
 -- The newest part of each log's history: for heads that the relay or other members name.

@@ -244,7 +244,7 @@ impl Attached {
     }
 
     /// Enrols a device that has consented, and gives it the vault's keys; if it is this person's own,
-    /// also those of what is private.
+    /// also those of what is private. To be called again if it was cut off: it goes on from there.
     ///
     /// # Errors
     /// [`SyncError::OtherVault`] if the consent is for another vault, [`SyncError::Vault`] if the relay
@@ -257,7 +257,10 @@ impl Attached {
         turn.catch_up().await?;
         turn.push().await?;
         let (device, signature) = (consent.device, consent.signature);
-        if !turn.vault.devices().has(device) {
+        if turn.vault.devices().has(device) {
+            // An earlier try was cut off: it may have ended before the keys were given.
+            turn.vault.deliver(&mut turn.wire, device).await.map_err(ended)?;
+        } else {
             turn.vault.enrol(&mut turn.wire, device, signature).await.map_err(ended)?;
         }
         if whose == Whose::Mine
@@ -271,7 +274,8 @@ impl Attached {
         Ok(turn.end().await)
     }
 
-    /// Removes a device for good, and makes keys that it does not get. What it had read it keeps.
+    /// Removes a device for good, and makes keys that it does not get. What it had read it keeps. To be
+    /// called again if it was cut off: it goes on from there.
     ///
     /// # Errors
     /// [`SyncError::Vault`] if the relay refuses.
@@ -279,7 +283,12 @@ impl Attached {
         let mut turn = Turn::begin(&self.shared).await?;
         turn.catch_up().await?;
         turn.push().await?;
-        turn.vault.revoke(&mut turn.wire, device).await.map_err(ended)?;
+        if turn.vault.devices().revoked_at(device).is_none() {
+            turn.vault.revoke(&mut turn.wire, device).await.map_err(ended)?;
+        } else if turn.vault.scope_wants_rotation(turn.vault.scope()) {
+            // An earlier try was cut off.
+            turn.vault.rotate(&mut turn.wire).await.map_err(ended)?;
+        }
         turn.settle().await?;
         if let Some((scope, _)) = turn.private
             && turn.vault.scope_wants_rotation(scope)

@@ -133,6 +133,9 @@ impl Turn {
         let Some(snapshot) = newest.filter(|snapshot| !snapshot.confirmed) else { return Ok(()) };
         let me = self.shared.identity.key();
         let read = self.vault.head().map_or(0, |head| head.seq);
+        if self.vault.is_spoiled() {
+            return Ok(());
+        }
         let foreign = self.author_of(snapshot.digest).is_some_and(|author| author != me);
         let refused: Option<Vec<u8>> = self.shared.read(|db| meta(db, REFUSED)).await?;
         let known = refused.is_some_and(|digest| digest == snapshot.digest.0);

@@ -3,7 +3,9 @@
 //! A [`Stamp`] is a hybrid logical clock's reading and the device that took it. Readings follow the
 //! wall clock where they can, and causality always: a device never stamps a write below something
 //! that it had seen. Two readings that are equal are told apart by the devices' keys, so any two
-//! stamps have an order, and it is the same everywhere.
+//! stamps of two devices have an order, and it is the same everywhere. One device stamps each write
+//! differently, unless its memory was set back or it means harm: what it has written twice under one
+//! stamp is told apart by what it says ([`super::record`]).
 //!
 //! A device whose clock is wrong must not drag the others along. A [`Clock`] therefore follows what it
 //! sees by at most [`DRIFT_MAX_MS`]; a write that takes the place of one from further in the future is

@@ -118,7 +118,11 @@ impl Writer<'_> {
     ) -> Result<bool, SyncError> {
         let Change { table, key, mut record, net } = change;
         if key.len() > KEY_BYTES_MAX {
-            self.oversized(table.number, &key, 0)?;
+            // As a whole, for as long as it is there.
+            match net.after {
+                Some(_) => self.note_oversized(table.number, &key, 0)?,
+                None => self.forget_oversized(table.number, &key)?,
+            }
             return Ok(false);
         }
         let Net { before, after, last, .. } = net;
@@ -126,10 +130,7 @@ impl Writer<'_> {
             Some(after) => {
                 let mut row = Written { table, key: &key, record: &mut record, stamp };
                 let rows = row.take(before.as_deref(), &after);
-                for column in &rows.alone {
-                    self.oversized(table.number, &key, table.columns[*column])?;
-                }
-                if rows.sent.is_empty() && !rows.alone.is_empty() {
+                if rows.sent.is_empty() && rows.alone {
                     self.keep_record(table.number, &key, &record)?;
                 }
                 rows.sent
@@ -150,14 +151,6 @@ impl Writer<'_> {
         self.keep_record(table.number, &key, &record)?;
         Ok(true)
     }
-
-    /// Notes a cell (or with 0 a whole row) that stays on this device.
-    fn oversized(&self, table: NameId, key: &[u8], column: NameId) -> Result<(), SyncError> {
-        self.db
-            .prepare_cached("insert or ignore into sealwire_oversized values (?1, ?2, ?3)")?
-            .execute((table, key, column))?;
-        Ok(())
-    }
 }
 
 /// A row that stands in the app's table.
@@ -171,8 +164,8 @@ struct Written<'a> {
 #[derive(Default)]
 struct Sent {
     sent: Vec<(KeyScope, RowChange)>,
-    /// Places of columns whose values stay on this device.
-    alone: Vec<usize>,
+    /// Whether some values stay on this device.
+    alone: bool,
 }
 
 impl Written<'_> {
@@ -201,7 +194,7 @@ impl Written<'_> {
             if new.bytes() > CELL_BYTES_MAX || beyond {
                 self.record.wrote_alone(number, column.scope, self.stamp);
                 own_alone |= column.scope == shape.rows;
-                found.alone.push(at);
+                found.alone = true;
                 continue;
             }
             let cell = written(at, new.clone(), old.filter(|_| !unknown).cloned());
@@ -237,6 +230,7 @@ impl Written<'_> {
 }
 
 /// A row that was deleted: its values are kept, for a later write of another device brings it back.
+/// Those that are kept already are newer than the table's, or what the table has made others of.
 fn deleted(table: &Registered, record: &mut Record, stamp: Stamp, image: &[Value]) -> RowChange {
     let shape = &table.shape;
     let keys = shape.key.len();
@@ -244,7 +238,7 @@ fn deleted(table: &Registered, record: &mut Record, stamp: Stamp, image: &[Value
     for (at, column) in shape.columns.iter().enumerate() {
         let value = &image[keys + at];
         if let Some(register) = record.cells.get_mut(&(table.columns[at], column.scope)) {
-            register.kept = Some(value.clone());
+            register.kept.get_or_insert_with(|| value.clone());
         }
         if column.scope == shape.rows {
             cells.push(Cell { column: at, after: None, before: Some(value.clone()) });

@@ -185,7 +185,7 @@ pub(crate) fn written(column: usize, after: Value, before: Option<Value>) -> Cel
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sync::schema::Column;
+    use crate::sync::schema::{Affinity, Column};
 
     fn shape() -> Shape {
         let column = |name: &str, scope| Column {
@@ -193,6 +193,7 @@ mod tests {
             scope,
             volatile_default: false,
             null_default: true,
+            affinity: Affinity::None,
         };
         Shape {
             name: "t".into(),

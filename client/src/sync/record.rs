@@ -8,10 +8,13 @@
 //! - of two that write the same cell, the later one has;
 //! - a row is deleted unless something was written to it later; then it is back, with that and with
 //!   whatever else was known of it;
-//! - a cell that is its user's alone says nothing of whether the row is there.
+//! - a cell that is its user's alone says nothing of whether the row is there;
+//! - of two writes under one stamp, which only a device makes whose memory was set back or that means
+//!   harm, the greater value has its way, and a row that is there goes before one that is not.
 //!
 //! Values that the app's table cannot hold are *kept* in here: those of deleted rows, of tables and
-//! columns that this version of the app does not know, and of rows that a constraint forbids.
+//! columns that this version of the app does not know, of rows that a constraint forbids, and those
+//! that the table makes others of (a text in a column of numbers).
 //!
 //! Taking the same changes twice, or in another order, gives the same record.
 
@@ -52,6 +55,8 @@ pub(crate) struct Record {
     group: Option<Life>,
     private: Option<Life>,
     pub(crate) cells: BTreeMap<(NameId, KeyScope), Register>,
+    /// Whether some cell stayed on this device when the record was stored last.
+    was_alone: bool,
 }
 
 impl Record {
@@ -67,13 +72,14 @@ impl Record {
         self.life(scope).is_some_and(|life| life.alive)
     }
 
-    /// Says that the row is there or not. Gives whether that was news.
+    /// Says that the row is there or not. Gives whether that was news. Under one stamp a row that is
+    /// there goes before one that is not.
     pub(crate) fn live(&mut self, scope: KeyScope, stamp: Stamp, alive: bool) -> bool {
         let life = match scope {
             KeyScope::Group => &mut self.group,
             KeyScope::UserPrivate => &mut self.private,
         };
-        let newer = life.is_none_or(|life| stamp > life.stamp);
+        let newer = life.is_none_or(|life| (stamp, alive) > (life.stamp, life.alive));
         if newer {
             *life = Some(Life { stamp, alive });
         }
@@ -81,18 +87,32 @@ impl Record {
     }
 
     /// Writes a cell if that is its newest write. The value is kept until the app's table holds it.
-    pub(crate) fn write(
+    /// `shown` gives what the app's table holds of it; it is asked only if another write has the same
+    /// stamp.
+    ///
+    /// # Errors
+    /// Those of `shown`; nothing has changed then.
+    pub(crate) fn write<E>(
         &mut self,
         column: NameId,
         scope: KeyScope,
         stamp: Stamp,
         value: Value,
-    ) -> bool {
-        let newer = self.cells.get(&(column, scope)).is_none_or(|cell| stamp > cell.stamp);
+        shown: impl FnOnce() -> Result<Option<Value>, E>,
+    ) -> Result<bool, E> {
+        let newer = match self.cells.get(&(column, scope)) {
+            None => true,
+            Some(cell) if stamp != cell.stamp => stamp > cell.stamp,
+            // What the app has written after it stays, though it cannot be sent.
+            Some(cell) if cell.alone => false,
+            Some(Register { kept: Some(kept), .. }) => value.order(kept).is_gt(),
+            // If it is nowhere, the table has lost its column since.
+            Some(_) => shown()?.is_none_or(|shown| value.order(&shown).is_gt()),
+        };
         if newer {
             self.cells.insert((column, scope), Register { stamp, kept: Some(value), alone: false });
         }
-        newer
+        Ok(newer)
     }
 
     /// A cell was written by the app itself and stands in its table.
@@ -108,6 +128,18 @@ impl Record {
             alone: true,
         });
         *cell = Register { stamp: stamp.max(cell.stamp), kept: None, alone: true };
+    }
+
+    /// Whether some cell stays on this device, or did when it was stored last.
+    pub(crate) fn is_or_was_alone(&self) -> bool {
+        self.was_alone || self.cells.values().any(|cell| cell.alone)
+    }
+
+    /// The columns of a row that is there, whose cells stay on this device.
+    pub(crate) fn alone(&self) -> Vec<NameId> {
+        let there = [self.group, self.private].into_iter().flatten().any(|life| life.alive);
+        let alone = self.cells.iter().filter(|(_, cell)| there && cell.alone);
+        alone.map(|((column, _), _)| *column).collect()
     }
 
     /// The newest reading of anything in it that is not beyond `reach`: what a write of the whole row
@@ -192,12 +224,13 @@ impl Record {
                 cell.kept = Some(value);
             }
         }
+        let was_alone = !alone.is_empty();
         for of in alone {
             if let Some(cell) = cells.get_mut(&of) {
                 cell.alone = true;
             }
         }
-        Ok(Some(Self { shown, group, private, cells }))
+        Ok(Some(Self { shown, group, private, cells, was_alone }))
     }
 }
 
@@ -218,27 +251,28 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Step {
-        Write(NameId, u64, u8),
+        Write(NameId, u64, u8, i64),
         Live(u64, u8, bool),
     }
 
     fn any_step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            (0i64..4, 1u64..9, 0u8..3).prop_map(|(column, at, by)| Step::Write(column, at, by)),
-            (1u64..9, 0u8..3).prop_map(|(at, by)| Step::Live(
-                at,
-                by,
-                (at + u64::from(by)) % 2 == 0
-            )),
+            (0i64..4, 1u64..9, 0u8..3, 0i64..3)
+                .prop_map(|(column, at, by, value)| Step::Write(column, at, by, value)),
+            (1u64..9, 0u8..3, any::<bool>()).prop_map(|(at, by, alive)| Step::Live(at, by, alive)),
         ]
+    }
+
+    fn nowhere() -> Result<Option<Value>, Infallible> {
+        Ok(None)
     }
 
     fn take(record: &mut Record, step: &Step) {
         match step {
-            // A stamp is of one write: its value follows from it.
-            Step::Write(column, at, by) => {
-                let value = Value::Integer(*column * 1000 + i64::from(*by) * 100 + *at as i64);
-                record.write(*column, GROUP, stamp(*at, *by), value);
+            // Several writes may have one stamp.
+            Step::Write(column, at, by, value) => {
+                let value = Value::Integer(*value);
+                let Ok(_) = record.write(*column, GROUP, stamp(*at, *by), value, nowhere);
             }
             Step::Live(at, by, alive) => {
                 record.live(GROUP, stamp(*at, *by), *alive);

@@ -4,7 +4,8 @@
 //! constraint of the table forbids is withheld: it is kept whole and tried again with its next change.
 //! Whether it is depends on its cells alone, so it is so on every device.
 
-use std::collections::BTreeSet;
+use std::cell::OnceCell;
+use std::collections::{BTreeSet, HashMap};
 
 use rusqlite::{ErrorCode, OptionalExtension, params_from_iter};
 use sealwire_protocol::DeviceKey;
@@ -107,6 +108,7 @@ impl Writer<'_> {
             let mut record = self.record(number, &bytes)?.unwrap_or_default();
             done.rows += 1;
             done.conflicts += self.conflicts(number, columns, scope, stamp, row, &record)?;
+            let (shown, held) = (record.shown, Held::default());
             let mut news = match row.what {
                 What::Cells => false,
                 What::Written => record.live(scope, stamp, true),
@@ -114,7 +116,9 @@ impl Writer<'_> {
             };
             for cell in &row.cells {
                 let Some(after) = &cell.after else { continue };
-                if record.write(columns[cell.column], scope, stamp, after.clone()) {
+                let column = columns[cell.column];
+                let held = || held.get(self, number, &row.key, shown, (column, scope));
+                if record.write(column, scope, stamp, after.clone(), held)? {
                     done.cells += 1;
                     news = true;
                 } else {
@@ -163,9 +167,11 @@ impl Writer<'_> {
         if fits == Fits::Yes {
             record.shown = true;
             for at in pending {
-                let column = (table.columns[at], table.shape.columns[at].scope);
+                let shape = &table.shape.columns[at];
+                let column = (table.columns[at], shape.scope);
                 if let Some(register) = record.cells.get_mut(&column) {
-                    register.kept = None;
+                    // What the table has made another value of is still what was written.
+                    register.kept.take_if(|value| shape.affinity.holds(value));
                 }
             }
             return self.unwithhold(number, bytes);
@@ -331,6 +337,28 @@ impl Writer<'_> {
             here.is_some() && here != cell.before.as_ref() && here != cell.after.as_ref()
         });
         Ok(differs.count())
+    }
+}
+
+/// What the app's table has of one row, read when it is asked for the first time.
+#[derive(Default)]
+pub(crate) struct Held(OnceCell<HashMap<(NameId, KeyScope), Value>>);
+
+impl Held {
+    /// What the table holds of a cell, if the row is `shown` and the table has the column.
+    pub(crate) fn get(
+        &self,
+        writer: &Writer<'_>,
+        table: NameId,
+        key: &[Value],
+        shown: bool,
+        cell: (NameId, KeyScope),
+    ) -> Result<Option<Value>, SyncError> {
+        if self.0.get().is_none() {
+            // Nobody else sets it: it is this function's alone, and it does not call itself.
+            let _ = self.0.set(writer.shown_values(table, key, shown)?);
+        }
+        Ok(self.0.get().and_then(|values| values.get(&cell).cloned()))
     }
 }
 

@@ -24,6 +24,9 @@ pub struct Report {
     pub damaged: usize,
     /// Entries that are in the vault and not believed.
     pub rejected: usize,
+    /// Of these, entries that came otherwise than they were written: the relay's doing. They are read
+    /// again; until they are whole, no snapshot is made or confirmed here.
+    pub spoiled: usize,
     /// The device is enrolled, and no other one has given it a key yet: what it has written waits.
     pub waits_for_key: bool,
     /// The relay has lost history, or shows another one. Nothing was deleted here; what it had lost of
@@ -115,7 +118,8 @@ pub struct Status {
     pub sealed: u64,
     /// Rows that a constraint of the app's tables forbids. They are kept.
     pub withheld: u64,
-    /// Cells that are too long to be sent.
+    /// Cells that are too long to be sent, or cannot be stamped later than what they take the place of, as
+    /// of now: they stay on this device.
     pub oversized: u64,
 }
 

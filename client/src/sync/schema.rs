@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::changeset::{COLUMNS_MAX, KEY_COLUMNS_MAX, NAME_BYTES_MAX};
+use super::value::Value;
 
 /// Most tables that may be registered.
 pub const TABLES_MAX: usize = 256;
@@ -149,6 +150,61 @@ pub(crate) struct Column {
     pub(crate) volatile_default: bool,
     /// Whether it is null until something is written to it.
     pub(crate) null_default: bool,
+    /// What it makes of values of other types.
+    #[serde(default)]
+    pub(crate) affinity: Affinity,
+}
+
+/// What a column makes of values, as SQLite's rules say of its declared type.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Affinity {
+    /// Numbers become text.
+    Text,
+    /// Text that is a number becomes one, and whole numbers become integers. Nothing stays as it is
+    /// that does not under another affinity, so it does for a column of which nothing is known.
+    #[default]
+    Number,
+    /// Text that is a number becomes one, and integers become floats.
+    Real,
+    /// Nothing changes.
+    None,
+}
+
+impl Affinity {
+    /// The rules of <https://sqlite.org/datatype3.html#determination_of_column_affinity>.
+    fn of(declared: &str) -> Self {
+        let declared = declared.to_ascii_uppercase();
+        let has = |word: &str| declared.contains(word);
+        if has("INT") {
+            Self::Number
+        } else if has("CHAR") || has("CLOB") || has("TEXT") {
+            Self::Text
+        } else if has("BLOB") || declared.is_empty() {
+            Self::None
+        } else if has("REAL") || has("FLOA") || has("DOUB") {
+            Self::Real
+        } else {
+            Self::Number
+        }
+    }
+
+    /// Whether such a column certainly holds a value to the last bit.
+    pub(crate) fn holds(self, value: &Value) -> bool {
+        match value {
+            Value::Null | Value::Blob(_) => true,
+            Value::Integer(_) => matches!(self, Self::Number | Self::None),
+            Value::Real(number) => match self {
+                Self::Text => false,
+                Self::Number => number.fract() != 0.0,
+                // A zero is stored without its sign.
+                Self::Real | Self::None => *number != 0.0,
+            },
+            Value::Text(bytes) => str::from_utf8(bytes).is_ok_and(|text| {
+                let number = || text.trim().parse::<f64>().is_ok();
+                matches!(self, Self::Text | Self::None) || !number()
+            }),
+        }
+    }
 }
 
 impl Shape {
@@ -304,7 +360,8 @@ fn shape_of(table: &Table, name: String, described: &[Described]) -> Result<Shap
             return Err(SchemaError::PrivateNeedsDefault(name, column.name.clone()));
         }
         let (name, null_default) = (column.name.clone(), absent);
-        columns.push(Column { name, scope, volatile_default, null_default });
+        let affinity = Affinity::of(&column.declared);
+        columns.push(Column { name, scope, volatile_default, null_default, affinity });
     }
     for private in &table.private {
         if !columns.iter().any(|column| column.name.eq_ignore_ascii_case(private)) {
@@ -339,6 +396,37 @@ mod tests {
         assert_eq!((shape.name.as_str(), shape.width()), ("things", 4));
         let scopes: Vec<KeyScope> = shape.columns.iter().map(|column| column.scope).collect();
         assert_eq!(scopes, [KeyScope::Group, KeyScope::Group, KeyScope::UserPrivate]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_a_column_is_said_to_hold_it_holds(
+            value in crate::sync::value::any_value(), number in -5i64..5, kind in 0usize..4,
+            of in 0usize..6,
+        ) {
+            let value = match kind {
+                0 => value,
+                1 => Value::Integer(number),
+                2 => Value::Real(number as f64),
+                _ => Value::text(&format!(" {number}.0 ")),
+            };
+            let declared = ["text", "integer", "real", "", "datetime", "varchar(9)"][of];
+            let db = Connection::open_in_memory().expect("a database");
+            db.execute_batch(&format!("create table t (a {declared})")).expect("a table");
+            db.execute("insert into t values (?1)", [&value]).expect("inserted");
+            let read = |row: &rusqlite::Row<'_>| Ok(Value::from(row.get_ref(0)?));
+            let back = db.query_row("select a from t", [], read).expect("read");
+            proptest::prop_assert!(!Affinity::of(declared).holds(&value) || back == value);
+        }
+    }
+
+    #[test]
+    fn what_is_usual_in_a_column_it_holds() {
+        let (number, real) = (Affinity::of("numeric"), Affinity::of("double precision"));
+        assert!(Affinity::of("datetime").holds(&Value::text("2026-11-22 10:00:00")));
+        assert!(number.holds(&Value::Real(12.5)) && number.holds(&Value::Integer(12)));
+        assert!(real.holds(&Value::Real(3.0)) && Affinity::of("Text").holds(&Value::text("12")));
+        assert!(!number.holds(&Value::text("12")) && !real.holds(&Value::Integer(3)));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Holds always:
 //! - an entry is in the database, with its number and bytes, before a byte of it is sent;
-//! - what the relay has not answered is sent again as it was, in the same cut;
+//! - what the relay has not answered is sent again as it was, in the same cut, or found to be there;
 //! - what it refuses for good waits again, and nothing behind it is lost.
 
 use std::time::Duration;
@@ -49,6 +49,10 @@ impl Turn {
                     self.report.sent_rows += rows;
                     let progress = Progress::of(Phase::Sending, self.report.sent_rows);
                     self.shared.progress(progress.until(total));
+                    if rows == 0 {
+                        // Of an earlier turn: whom it has removed must not be able to read what comes.
+                        self.catch_up().await?;
+                    }
                 } else {
                     tries += 1;
                     if tries > TRIES_MAX {
@@ -146,7 +150,7 @@ impl Turn {
 
     /// Sends a cut. Says whether it is in the vault.
     async fn send(&mut self, cut: Cut) -> Result<bool, SyncError> {
-        let Cut { mut entries, first, last, .. } = cut;
+        let Cut { mut entries, first, last, rows } = cut;
         let frame: ClientFrame = if entries.len() == 1 {
             Append { entry: entries.remove(0) }.into()
         } else {
@@ -167,13 +171,21 @@ impl Turn {
                 Ok(true)
             }
             Ok(_) => Err(VaultError::Answer.into()),
-            Err(WireError::Refused(failure)) => self.refused(first, &failure).await.map(|()| false),
+            Err(WireError::Refused(failure)) => {
+                self.refused(first, rows == 0, &failure).await.map(|()| false)
+            }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Does what the relay's refusal of the entry with this number asks for.
-    async fn refused(&mut self, count: u64, failure: &Failure) -> Result<(), SyncError> {
+    /// Does what the relay's refusal of the entry with this number asks for. `besides` says that it is no
+    /// changeset.
+    async fn refused(
+        &mut self,
+        count: u64,
+        besides: bool,
+        failure: &Failure,
+    ) -> Result<(), SyncError> {
         let code = failure.code;
         let expected = failure.expected.unwrap_or(count);
         if is_passing(code) {
@@ -189,6 +201,9 @@ impl Turn {
                 return Ok(());
             }
         }
+        if code == ErrorCode::Conflict && self.was_let_go(count, failure).await? {
+            return Ok(());
+        }
         if code == ErrorCode::Conflict || code == ErrorCode::OutOfOrder {
             self.shared.write(|writer| set_meta(writer.db, "cloned", true)).await?;
             return Err(SyncError::Cloned);
@@ -199,8 +214,26 @@ impl Turn {
                 outbox::free_from(writer.db, count)
             })
             .await?;
+            if besides {
+                // It was to be sent in an earlier turn, and its time is over; should it still be wanted,
+                // it is made anew.
+                return Ok(());
+            }
         }
         Err(ended(WireError::Refused(Box::new(*failure)).into()))
+    }
+
+    /// The relay does not know an entry again that it has let go of since, as a snapshot holds it. If this
+    /// device's newest entry there is one of these, all up to it are in the vault. Says whether it is.
+    async fn was_let_go(&mut self, refused: u64, failure: &Failure) -> Result<bool, SyncError> {
+        let (Some(count), Some(digest)) = (failure.count, failure.digest) else { return Ok(false) };
+        let found = self.shared.read(move |db| outbox::find(db, count)).await?;
+        if count < refused || found.is_none_or(|(known, _)| known != digest) {
+            return Ok(false);
+        }
+        self.vault.set_own(Mark { count, digest });
+        self.settle().await?;
+        Ok(true)
     }
 
     /// The relay has nothing of this device behind `read`: what is here is to be sent again. Says whether

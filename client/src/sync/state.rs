@@ -34,7 +34,7 @@ use super::error::SyncError;
 use super::intake::Keyring;
 use super::pack::CELL_BYTES_MAX;
 use super::record::{NameId, Record};
-use super::replay::Replayed;
+use super::replay::{Held, Replayed};
 use super::schema::KeyScope;
 use super::value::Value;
 use super::writer::Writer;
@@ -122,7 +122,7 @@ pub(crate) fn put(packer: &mut Packer, frame: &Frame) -> Result<(), SyncError> {
 }
 
 /// Reads the next frame; none at the end.
-fn next(unpacked: &mut Unpacked<'_>, packed_bytes: usize) -> Result<Option<Frame>, SyncError> {
+fn next(unpacked: &mut impl Read, packed_bytes: usize) -> Result<Option<Frame>, SyncError> {
     let mut length = [0; 4];
     let read = unpacked.read(&mut length[..1]).map_err(|error| unpacking(&error))?;
     if read == 0 {
@@ -278,6 +278,37 @@ fn start(frame: Option<Frame>) -> Result<Vec<DeviceKey>, SyncError> {
     }
 }
 
+/// Reads a state that is still compressed, and keeps nothing of it. Gives how many rows it holds.
+pub(crate) fn check(packed: &[u8], bytes_max: u64) -> Result<usize, SyncError> {
+    check_frames(&mut Unpacked::new(packed, bytes_max)?, packed.len())
+}
+
+/// As [`check`], out of whatever gives its bytes.
+pub(crate) fn check_frames(
+    unpacked: &mut impl Read,
+    packed_bytes: usize,
+) -> Result<usize, SyncError> {
+    let devices = start(next(unpacked, packed_bytes)?)?;
+    let mut count = 0;
+    while let Some(frame) = next(unpacked, packed_bytes)? {
+        match frame {
+            Frame::Rows(rows) if rows.is_sound() => {
+                count += rows.rows.len();
+                for StateRow(_, life, cells) in rows.rows {
+                    let lives = life.into_iter().map(|(reading, device, _)| (reading, device));
+                    let cells = cells.into_iter().map(|(_, reading, device, _)| (reading, device));
+                    for (reading, device) in lives.chain(cells) {
+                        stamp(&devices, reading, device)?;
+                    }
+                }
+            }
+            Frame::Rows(_) | Frame::Start(..) => return Err(SnapshotError::Damaged.into()),
+            Frame::Box(_) | Frame::Sealed(_) => {}
+        }
+    }
+    Ok(count)
+}
+
 impl Writer<'_> {
     /// Writes the registers of one scope. `told` is told of every row.
     pub(crate) fn write_state(
@@ -344,7 +375,7 @@ impl Writer<'_> {
                 Some((life.stamp.reading.0, device, life.alive))
             }
         };
-        let shown = self.shown_values(table, &values, record)?;
+        let shown = self.shown_values(table, &values, record.shown)?;
         let mut cells = Vec::new();
         for ((column, of), register) in &record.cells {
             if *of != scope || register.alone {
@@ -431,6 +462,7 @@ impl Writer<'_> {
         for StateRow(key, life, cells) in rows.rows {
             let bytes = key_bytes(&key);
             let mut record = self.record(number, &bytes)?.unwrap_or_default();
+            let (shown, held) = (record.shown, Held::default());
             let mut news = false;
             if let Some((reading, device, alive)) = life {
                 let stamp = stamp(devices, reading, device)?;
@@ -441,7 +473,8 @@ impl Writer<'_> {
                 let stamp = stamp(devices, reading, device)?;
                 clock.observe(stamp.reading, self.now);
                 let column = *columns.get(usize::from(column)).ok_or(SnapshotError::Damaged)?;
-                if record.write(column, scope, stamp, value) {
+                let held = || held.get(self, number, &key, shown, (column, scope));
+                if record.write(column, scope, stamp, value, held)? {
                     done.cells += 1;
                     news = true;
                 }
@@ -455,14 +488,14 @@ impl Writer<'_> {
         self.keep_clock(clock)
     }
 
-    /// The values of a row that stand in the app's table, by their registers.
-    fn shown_values(
+    /// The values of a row that stand in the app's table, by their registers, if it is `shown` there.
+    pub(crate) fn shown_values(
         &self,
         table: NameId,
         key: &[Value],
-        record: &Record,
+        shown: bool,
     ) -> Result<HashMap<(NameId, KeyScope), Value>, SyncError> {
-        let Some(table) = self.tables.0.get(&table).filter(|_| record.shown) else {
+        let Some(table) = self.tables.0.get(&table).filter(|_| shown) else {
             return Ok(HashMap::new());
         };
         let values = self.current_values(table, key)?;
@@ -495,6 +528,29 @@ impl Writer<'_> {
             .execute((&state.scope.0[..], &state.author.0[..], head, &state.sealed))?;
         Ok(())
     }
+}
+
+/// The rows of what is shared, as they stand in a state, but for who was met in which order.
+#[cfg(test)]
+pub(crate) fn shared_rows(writer: &mut Writer<'_>) -> Result<Vec<u8>, SyncError> {
+    let mut packer = Packer::new()?;
+    writer.write_state(KeyScope::Group, &mut packer, &mut || {})?;
+    let packed = packer.finish()?;
+    let mut unpacked = Unpacked::new(&packed, crate::vault::STATE_BYTES_MAX)?;
+    let mut rows = Vec::new();
+    while let Some(frame) = next(&mut unpacked, packed.len())? {
+        let Frame::Rows(frame) = frame else { continue };
+        for StateRow(key, life, cells) in &frame.rows {
+            let mut cells: Vec<_> = cells
+                .iter()
+                .map(|(column, at, _, value)| (&frame.columns[usize::from(*column)], at, value))
+                .collect();
+            cells.sort_by(|a, b| a.0.cmp(b.0));
+            let life = life.map(|(at, _, alive)| (at, alive));
+            rows.extend(rmp_serde::to_vec(&(key, life, cells)).expect("encoded"));
+        }
+    }
+    Ok(rows)
 }
 
 /// A stamp of a state.

@@ -1,7 +1,8 @@
 //! Devices of two people, their databases, and a vault that is a list.
 
-mod convergence;
+mod orders;
 mod rules;
+mod ties;
 
 use std::path::PathBuf;
 

@@ -14,6 +14,7 @@ use sealwire_protocol::{ClientFrame, DeviceKey, Digest, LogId};
 
 use super::attached::Shared;
 use super::bootstrap::{Pending, forget_pending};
+use super::clock::now_ms;
 use super::engine::Engine;
 use super::error::SyncError;
 use super::intake::{Keyring, Taken};
@@ -66,7 +67,8 @@ impl Place {
 pub(crate) struct Turn {
     pub(super) shared: Arc<Shared>,
     pub(super) wire: Wire,
-    pub(super) vault: Vault,
+    /// In a box: it is lent back and forth, and would make every future as large as itself.
+    pub(super) vault: Box<Vault>,
     pub(super) private: Option<(Scope, bool)>,
     pub(super) report: Report,
     _lock: File,
@@ -111,10 +113,11 @@ impl Turn {
     fn with(
         shared: &Arc<Shared>,
         wire: Wire,
-        mut vault: Vault,
+        vault: Vault,
         private: Option<(Scope, bool)>,
         lock: File,
     ) -> Self {
+        let mut vault = Box::new(vault);
         vault.keep_arrived();
         vault.open_at_most(shared.state_bytes_max.load(Ordering::Relaxed));
         // What is written besides changesets is kept before it is sent, too.
@@ -140,6 +143,7 @@ impl Turn {
 
     /// Reads everything that is new.
     pub(crate) async fn catch_up(&mut self) -> Result<(), SyncError> {
+        self.vault.go_back_to_spoiled(now_ms());
         if self.vault.head().is_none() && self.bootstrap().await? {
             return Ok(());
         }
@@ -184,6 +188,8 @@ impl Turn {
         }
         let read = self.vault.take_read();
         self.report.rejected += read.rejected.len();
+        let spoiled = read.rejected.iter().filter(|(_, rejection)| rejection.is_spoiled());
+        self.report.spoiled += spoiled.count();
         self.report.forked |= read.forked.is_some();
         if self.vault.head() != before {
             // If it is not heard, this device is woken once too often.
@@ -245,7 +251,7 @@ impl Turn {
         &mut self,
         work: impl FnOnce(&mut Engine, &Vault) -> Result<T, SyncError> + Send + 'static,
     ) -> Result<T, SyncError> {
-        let stand_in = Vault::new(self.shared.identity.clone(), self.vault.log());
+        let stand_in = Box::new(Vault::new(self.shared.identity.clone(), self.vault.log()));
         let vault = std::mem::replace(&mut self.vault, stand_in);
         let lent = self.shared.with(move |engine| {
             let done = work(engine, &vault);

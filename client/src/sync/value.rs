@@ -1,5 +1,6 @@
 //! One value of SQLite, exactly as it is stored.
 
+use std::cmp::Ordering;
 use std::fmt;
 
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
@@ -29,6 +30,29 @@ impl Value {
     #[must_use]
     pub fn text(text: &str) -> Self {
         Self::Text(text.as_bytes().to_vec())
+    }
+
+    /// Which of two writes under one stamp has its way: an order of all values, that of SQLite where
+    /// it has one, and equal only for what is the same to the last bit.
+    pub(crate) fn order(&self, other: &Self) -> Ordering {
+        match (self, other) {
+            (Self::Integer(a), Self::Integer(b)) => a.cmp(b),
+            (Self::Real(a), Self::Real(b)) => a.total_cmp(b),
+            (Self::Text(a), Self::Text(b)) | (Self::Blob(a), Self::Blob(b)) => a.cmp(b),
+            (Self::Null | Self::Integer(_) | Self::Real(_) | Self::Text(_) | Self::Blob(_), _) => {
+                self.rank().cmp(&other.rank())
+            }
+        }
+    }
+
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Null => 0,
+            Self::Integer(_) => 1,
+            Self::Real(_) => 2,
+            Self::Text(_) => 3,
+            Self::Blob(_) => 4,
+        }
     }
 
     /// About how many bytes it takes when it is encoded; never fewer.
@@ -191,6 +215,19 @@ mod tests {
             let db = rusqlite::Connection::open_in_memory().expect("a database");
             let back = db.query_row("select ?1", [&value], |row| Ok(Value::from(row.get_ref(0)?)));
             prop_assert_eq!(back.expect("read"), value);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_two_values_have_one_order(
+            one in any_value(), two in any_value(), three in any_value(),
+        ) {
+            prop_assert_eq!(one.order(&two) == Ordering::Equal, one == two);
+            prop_assert_eq!(one.order(&two), two.order(&one).reverse());
+            if one.order(&two).is_le() && two.order(&three).is_le() {
+                prop_assert!(one.order(&three).is_le());
+            }
         }
     }
 

@@ -106,6 +106,33 @@ impl Writer<'_> {
                  on conflict (tbl, key) do update set record = excluded.record",
             )?
             .execute((table, key, bytes))?;
+        if record.is_or_was_alone() {
+            self.forget_oversized(table, key)?;
+            for column in record.alone() {
+                self.note_oversized(table, key, column)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes a cell (or with 0 a whole row) that stays on this device.
+    pub(crate) fn note_oversized(
+        &self,
+        table: NameId,
+        key: &[u8],
+        column: NameId,
+    ) -> Result<(), SyncError> {
+        self.db
+            .prepare_cached("insert or ignore into sealwire_oversized values (?1, ?2, ?3)")?
+            .execute((table, key, column))?;
+        Ok(())
+    }
+
+    /// Nothing of a row stays on this device any more.
+    pub(crate) fn forget_oversized(&self, table: NameId, key: &[u8]) -> Result<(), SyncError> {
+        self.db
+            .prepare_cached("delete from sealwire_oversized where tbl = ?1 and key = ?2")?
+            .execute((table, key))?;
         Ok(())
     }
 

@@ -25,6 +25,7 @@ use crate::chain::{Step, Track};
 use crate::entry::{Judged, Rejection, digest_of, judge};
 use crate::numbering::Mark;
 use crate::seal::{self, Place};
+use crate::sync::clock::now_ms;
 use crate::wire::{Step as WireStep, Wire, WireError};
 
 /// A changeset of a device, opened.
@@ -49,7 +50,8 @@ pub struct Pulled {
     /// Changesets that this device cannot open: their seqs and epochs. They come with the pull that
     /// brings their key.
     pub sealed: Vec<(u64, u32)>,
-    /// Entries that are in the vault and not believed.
+    /// Entries that are in the vault and not believed. Those that came otherwise than they were written
+    /// ([`Rejection::is_spoiled`]) are read again by later pulls, and given when they are whole.
     pub rejected: Vec<(u64, Rejection)>,
     /// Of those that are sealed, how many were too much to keep in memory. They are read again by the
     /// pull that brings their key.
@@ -93,6 +95,7 @@ impl Vault {
     /// # Errors
     /// A [`VaultError`]. What was read before the error is given by the next pull.
     pub async fn pull(&mut self, wire: &mut Wire) -> Result<Pulled, VaultError> {
+        self.go_back_to_spoiled(now_ms());
         self.read_on(wire).await?;
         Ok(self.take_read())
     }
@@ -255,6 +258,9 @@ impl Vault {
         self.epochs.clear();
         self.chains = super::Chains::default();
         self.expected = None;
+        self.unproven = super::Unproven::default();
+        self.spoiled = None;
+        self.healing = None;
     }
 
     /// The relay has let go of what is at or below a floor. Gives the snapshot that holds what was not
@@ -307,14 +313,17 @@ impl Vault {
             Step::Next => self.track.drained(entry.seq - 1),
             Step::Below => {}
         }
-        if let Err(rejection) = self.believe(entry, step == Step::Below) {
-            self.unread.rejected.push((entry.seq, rejection));
+        match self.believe(entry, step == Step::Below) {
+            Ok(()) => self.note_believed(entry.seq),
+            Err(rejection) => self.note_rejected(entry, step, rejection),
         }
         if step == Step::Below {
+            self.track.take_below(entry.seq);
             return Ok(());
         }
         let position = self.track.advance(digest_of(&entry.header));
         self.chains.push(position);
+        self.heal_up_to(position.seq);
         if let Some(expected) = self.expected.take_if(|head| head.seq <= position.seq)
             && expected.chain != position.chain
         {
@@ -397,7 +406,7 @@ impl Vault {
         Ok(())
     }
 
-    /// Counts rise by one and name the entry before, but where entries are gone.
+    /// Counts rise by one and name the entry before, but where entries are gone or were not believed.
     fn check_order(&self, header: &Header, below: bool) -> Result<(), Rejection> {
         let Some(last) = self.senders.get(&header.sender) else {
             return Ok(());
@@ -405,7 +414,8 @@ impl Vault {
         let follows = header.count == last.count + 1 && header.prev == last.digest;
         // Of a sender whose newest known entry lies below the floor, others are missing.
         let may_skip = below || self.loose.contains(&header.sender);
-        let later = may_skip && header.count > last.count;
+        let vouched = self.unproven.is_vouched_for(header, last.count);
+        let later = vouched || (may_skip && header.count > last.count);
         if follows || later { Ok(()) } else { Err(Rejection::OutOfOrder) }
     }
 
@@ -447,6 +457,9 @@ impl Vault {
             if header.sender == self.device.key() {
                 self.note(scopes_of(entry.body.as_ref()));
             }
+            return;
+        }
+        if self.was_given(entry.seq) {
             return;
         }
         let Some(arrived) = &mut self.arrived else {

@@ -12,11 +12,13 @@ use serde::{Deserialize, Serialize};
 use super::chains::Chains;
 use super::keys::{Boxed, Keys};
 use super::scopes::Scopes;
+use super::spoiled::{Healing, Spoiled};
 use super::waiting::Waiting;
 use super::{Devices, Vault};
 use crate::chain::Track;
 use crate::identity::Identity;
 use crate::numbering::Mark;
+use crate::spoiled::Unproven;
 
 /// The version of this encoding.
 const VERSION: u8 = 1;
@@ -44,6 +46,12 @@ pub(super) struct Saved {
     chains: Chains,
     #[serde(default)]
     expected: Option<Head>,
+    #[serde(default)]
+    unproven: Unproven,
+    #[serde(default)]
+    spoiled: Option<Spoiled>,
+    #[serde(default)]
+    healing: Option<Healing>,
 }
 
 impl Saved {
@@ -55,6 +63,11 @@ impl Saved {
     /// From where changesets are to be read again when a key comes.
     pub(super) fn set_again(&mut self, again: Option<&Self>) {
         self.again = again.cloned().map(Box::new);
+    }
+
+    /// The same, with nothing to be read again.
+    pub(super) fn without_spoiled(self) -> Self {
+        Self { spoiled: None, healing: None, ..self }
     }
 
     /// From now on these keys are held as well.
@@ -110,6 +123,9 @@ impl Vault {
             enroller: self.enroller,
             chains: self.chains.clone(),
             expected: self.expected,
+            unproven: self.unproven.clone(),
+            spoiled: self.spoiled.clone(),
+            healing: self.healing.clone(),
         }
     }
 
@@ -131,6 +147,9 @@ impl Vault {
         vault.enroller = saved.enroller;
         vault.chains = saved.chains;
         vault.expected = saved.expected;
+        vault.unproven = saved.unproven;
+        vault.spoiled = saved.spoiled;
+        vault.healing = saved.healing;
         vault
     }
 }

@@ -192,6 +192,7 @@ impl Vault {
         wire: &mut Wire,
         state: &[u8],
     ) -> Result<SnapshotSummary, VaultError> {
+        self.check_whole()?;
         let head = self.head().ok_or(VaultError::NoKey)?;
         let mut packer = Packer::new()?;
         packer.write_all(state).map_err(|_| SnapshotError::TooLong)?;
@@ -207,6 +208,7 @@ impl Vault {
         head: Head,
         sent: &mut (dyn FnMut(u64) + Send),
     ) -> Result<SnapshotSummary, VaultError> {
+        self.check_whole()?;
         let size = sealed.len() as u64;
         if size > SNAPSHOT_BYTES_MAX {
             return Err(SnapshotError::TooLong.into());
@@ -381,6 +383,7 @@ impl Vault {
     /// # Errors
     /// A [`VaultError`].
     pub async fn confirm(&mut self, wire: &mut Wire, digest: Digest) -> Result<(), VaultError> {
+        self.check_whole()?;
         let opened = Control::SnapshotOpened { digest };
         let signed = self.sign(Kind::Control, &[], &opened.encode())?;
         self.append(wire, vec![signed]).await.map(|_| ())

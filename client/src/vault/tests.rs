@@ -1,6 +1,6 @@
 //! Devices of one vault, one of which is hostile, and a relay that is a list.
 
-use sealwire_protocol::frame::{Entry, EntryIn, Floor, SnapshotSummary};
+use sealwire_protocol::frame::{Entry, EntryIn, Floor, Recipients, SnapshotSummary};
 
 use super::*;
 use crate::entry::{Signed, digest_of};
@@ -101,6 +101,109 @@ impl World {
     fn rejected(&mut self, by: usize) -> usize {
         self.vaults[by].unread.rejected.len()
     }
+}
+
+/// What a relay or the way there may make of an entry, without touching the chain.
+fn spoil(entry: &Entry, how: usize) -> Entry {
+    let mut spoiled = entry.clone();
+    match how {
+        0 => spoiled.body = sealwire_protocol::Body::copy_from(b"something else"),
+        1 => spoiled.signature = None,
+        _ => spoiled.recipients = Recipients::new(vec![DeviceKey([9; 32])]).expect("one"),
+    }
+    spoiled
+}
+
+/// A device that reads what the others have read, entry by entry.
+fn late_reader(world: &World, of: usize) -> Vault {
+    Vault::new(world.vaults[of].device.clone(), world.vaults[of].log())
+}
+
+fn payloads(vault: &mut Vault) -> Vec<(u64, Vec<u8>)> {
+    let given = vault.take_read().changesets;
+    given.into_iter().map(|it| (it.seq, it.payload)).collect()
+}
+
+#[test]
+fn an_entry_that_came_spoiled_mutes_nobody_and_is_given_when_it_comes_whole() {
+    for how in 0..3 {
+        let mut world = World::of(3);
+        for text in [&b"one"[..], b"two", b"three", b"four"] {
+            world.write(1, text);
+        }
+        let first = world.relay.0.len() - 4;
+        let mut reader = late_reader(&world, 2);
+        let read = |reader: &mut Vault, world: &World, bad: &[usize]| {
+            let from = reader.head().map_or(0, |head| head.seq as usize);
+            for (at, entry) in world.relay.0.iter().enumerate().skip(from) {
+                let entry = if bad.contains(&at) { spoil(entry, how) } else { entry.clone() };
+                reader.take(&entry).expect("one history");
+            }
+        };
+        // Two in a row: the one behind them vouches for both.
+        read(&mut reader, &world, &[first + 1, first + 2]);
+        let rejected = std::mem::take(&mut reader.unread.rejected);
+        assert_eq!(rejected.len(), 2);
+        assert!(rejected.iter().all(|(_, rejection)| rejection.is_spoiled()), "{rejected:?}");
+        let seq = |at: usize| at as u64 + 1;
+        let texts = payloads(&mut reader);
+        let expected = [(seq(first), b"one".to_vec()), (seq(first + 3), b"four".to_vec())];
+        assert_eq!(texts, expected);
+        assert_eq!(reader.check_whole(), Err(VaultError::Spoiled), "no snapshot would be whole");
+
+        // One of them is whole the second time, and its place outlives the process.
+        let mut reader = Vault::restore(reader.device.clone(), &reader.save()).expect("sound");
+        reader.go_back_to_spoiled(0);
+        read(&mut reader, &world, &[first + 2]);
+        assert_eq!(payloads(&mut reader), [(seq(first + 1), b"two".to_vec())]);
+        // The next question waits.
+        reader.go_back_to_spoiled(0);
+        assert_eq!(reader.head(), world.vaults[0].head());
+        reader.go_back_to_spoiled(1_000_000);
+        read(&mut reader, &world, &[]);
+        assert_eq!(payloads(&mut reader), [(seq(first + 2), b"three".to_vec())]);
+        assert_eq!(reader.check_whole(), Ok(()));
+        assert_eq!(reader.head(), world.vaults[0].head());
+    }
+}
+
+#[test]
+fn what_follows_from_a_spoiled_enrolment_heals_with_it() {
+    let mut world = World::of(3);
+    world.write(2, b"by the third");
+    let enrolment = 2;
+    let mut reader = late_reader(&world, 1);
+    for (at, entry) in world.relay.0.iter().enumerate() {
+        let entry = if at == enrolment { spoil(entry, 0) } else { entry.clone() };
+        reader.take(&entry).expect("one history");
+    }
+    assert!(payloads(&mut reader).is_empty() && !reader.devices.has(world.vaults[2].device.key()));
+    reader.go_back_to_spoiled(0);
+    let from = reader.head().map_or(0, |head| head.seq as usize);
+    assert_eq!(from, enrolment, "what was before is not read again");
+    world.relay.0.iter().skip(from).for_each(|entry| reader.take(entry).expect("one history"));
+    assert_eq!(payloads(&mut reader).len(), 1);
+    assert_eq!(reader.devices, world.vaults[0].devices);
+    assert_eq!(reader.check_whole(), Ok(()));
+}
+
+#[test]
+fn what_an_author_has_not_written_is_not_vouched_for() {
+    let mut world = World::of(2);
+    for text in [&b"one"[..], b"two", b"three"] {
+        world.write(1, text);
+    }
+    let last = world.relay.0.len() - 1;
+    let mut reader = late_reader(&world, 0);
+    world.relay.0.iter().take(last - 1).for_each(|it| reader.take(it).expect("one history"));
+    // In the place of an entry that the relay keeps to itself it shows one of its own making.
+    let mut forged = spoil(&world.relay.0[last - 1], 1);
+    forged.header.0[203 - 1] ^= 1;
+    reader.take(&forged).expect("what chain this is shows in the head");
+    reader.take(&world.relay.0[last]).expect("likewise");
+    let rejected: Vec<_> = reader.unread.rejected.iter().map(|(_, it)| *it).collect();
+    assert_eq!(rejected[1], crate::entry::Rejection::OutOfOrder);
+    assert_eq!(payloads(&mut reader).len(), 1, "the one before");
 }
 
 fn key(number: u8) -> EpochKey {

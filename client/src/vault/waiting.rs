@@ -203,6 +203,7 @@ impl Vault {
     async fn read_again(&mut self, wire: &mut Wire, before: Saved) -> Result<(), VaultError> {
         let Some(until) = self.head() else { return Ok(()) };
         let mut again = Self::from_saved(self.device.clone(), before);
+        (again.spoiled, again.healing) = (None, None);
         let from = again.head();
         let tried = self.keys.clone();
         again.rereading = Some(Rereading { keys: tried.clone(), until });
@@ -230,6 +231,10 @@ impl Vault {
         self.enroller = again.enroller;
         self.chains = again.chains;
         self.expected = again.expected;
+        self.unproven = again.unproven;
+        if self.spoiled.is_none() {
+            self.spoiled = again.spoiled;
+        }
         if again.own.count > self.own.count {
             self.own = again.own;
         }

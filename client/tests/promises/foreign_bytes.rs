@@ -5,6 +5,8 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use proptest::sample::Index;
+use sealwire_client::sync::{SyncError, snapshot};
+use sealwire_client::vault::SnapshotError;
 
 #[path = "../../fuzz/src/checks.rs"]
 #[expect(unreachable_pub, reason = "it is public where the fuzz targets are")]
@@ -42,6 +44,17 @@ fn what_is_true_is_read() {
             check(&bytes);
         }
     }
+}
+
+#[test]
+fn a_true_state_is_read_whole_packed_and_unpacked() {
+    let state = seeds::state();
+    assert_eq!(snapshot::check_unpacked(&state), Ok(1));
+    assert_eq!(snapshot::check(&seeds::packed(&state), state.len() as u64), Ok(1));
+    let short = snapshot::check(&seeds::packed(&state), state.len() as u64 - 1);
+    assert_eq!(short, Err(SyncError::Vault(SnapshotError::TooLong.into())));
+    let boxes = true_bytes("boxes").remove(0);
+    assert_eq!(snapshot::boxes(&boxes).map(|boxes| boxes.len()), Some(2));
 }
 
 proptest! {

@@ -1,6 +1,8 @@
 //! Relays and members that lie, lose or withhold.
 
+use sealwire_client::device::Outgoing;
 use sealwire_client::entry::{Outline, Rejection};
+use sealwire_client::error::Error;
 use sealwire_client::event::{Event, Unreadable};
 use sealwire_client::identity::Identity;
 use sealwire_client::wire::{self, Options, Wire};
@@ -33,7 +35,96 @@ async fn a_body_that_was_changed_on_the_way_is_rejected_and_the_log_goes_on() {
     assert_eq!(rejection(&mut ben).await, Rejection::Body);
     assert_eq!(ben.hears().await, "whole");
     let head = world.relay.head(log).seq;
+    until("an ack", async || world.relay.acked(log, ben.key()).highest() >= head).await;
+    assert_eq!(world.relay.acked(log, ben.key()).floor(), seq - 1, "its body is kept");
+}
+
+#[tokio::test]
+async fn an_entry_that_came_spoiled_is_given_when_a_later_copy_is_whole() {
+    let world = World::start().await;
+    let (mut anna, mut ben) = (world.online("anna").await, world.online("ben").await);
+    let log = world.group(&mut [&mut anna, &mut ben]).await;
+    ben.disconnect().await;
+    let seq = anna.say_for_good(log, "spoiled").await;
+    anna.say_for_good(log, "whole").await;
+    world.relay.spoil(ben.key(), log, seq);
+    ben.connect().await;
+    assert_eq!(rejection(&mut ben).await, Rejection::Body);
+    assert_eq!(ben.hears().await, "whole");
+    world.relay.mend(ben.key(), log, seq);
+    assert_eq!(ben.hears().await, "spoiled", "on the same connection, without being asked");
+    let head = world.relay.head(log).seq;
     until("an ack", async || world.relay.acked(log, ben.key()).floor() >= head).await;
+    assert_eq!(ben.inbox(log).await, ["whole", "spoiled"], "and once");
+    anna.say(log, "and on").await;
+    assert_eq!(ben.hears().await, "and on");
+}
+
+#[tokio::test]
+async fn a_member_whose_joining_came_spoiled_is_one_when_a_later_copy_is_whole() {
+    let world = World::start().await;
+    let (mut anna, mut ben) = (world.online("anna").await, world.online("ben").await);
+    let log = world.group(&mut [&mut anna, &mut ben]).await;
+    let before = anna.say_for_good(log, "before").await;
+    assert_eq!(ben.hears().await, "before");
+    ben.disconnect().await;
+    world.relay.spoil(ben.key(), log, before + 1);
+    let mut cleo = world.online("cleo").await;
+    let invite = anna.device.invite(log).await.expect("an invite");
+    cleo.join(&invite).await;
+    ben.connect().await;
+    assert_eq!(rejection(&mut ben).await, Rejection::Body);
+    assert_eq!(ben.members(log).await.len(), 2);
+    world.relay.mend(ben.key(), log, before + 1);
+    ben.sees_members(log, &[anna.key(), ben.key(), cleo.key()]).await;
+    cleo.say(log, "hello").await;
+    assert_eq!(ben.hears().await, "hello");
+    assert_eq!(ben.inbox(log).await, ["before", "hello"], "nothing is told twice");
+}
+
+#[tokio::test]
+async fn a_newcomer_takes_no_key_where_its_inviter_never_was() {
+    let world = World::start().await;
+    let (mut anna, mut ben) = (world.online("anna").await, world.online("ben").await);
+    let log = world.group(&mut [&mut anna, &mut ben]).await;
+    let mut invite = anna.device.invite(log).await.expect("an invite");
+    // The relay cannot make such a link for its own members; and it cannot show a member that is none.
+    invite.inviter = Identity::generate().expect("randomness").key();
+    let mut cleo = world.online("cleo").await;
+    cleo.device.join(&invite).await.expect("joining");
+    let stranger = cleo.device.wait_ready(log, SOON).await;
+    assert!(matches!(stranger, Err(Error::InviterUnknown)), "{stranger:?}");
+    cleo.event("a warning", |event| matches!(event, Event::InviterUnknown { .. }).then_some(()))
+        .await;
+    let sent = cleo.device.send(log, Outgoing::to_all("secret")).await;
+    assert!(matches!(sent, Err(Error::InviterUnknown)), "{sent:?}");
+    // Those who are there give it the key, and it is not taken.
+    assert_eq!(rejection(&mut cleo).await, Rejection::Keys);
+    let info = cleo.device.log(log).await.expect("a log");
+    assert!(!info.holds_key && info.unsent == 0);
+    let left = cleo.device.leave(log).await.expect("leaving");
+    cleo.device.wait_appended(left, SOON).await.expect("left");
+    anna.sees_members(log, &[anna.key(), ben.key()]).await;
+}
+
+#[tokio::test]
+async fn a_newcomer_is_told_that_its_inviter_is_gone() {
+    let world = World::start().await;
+    let (mut anna, mut ben) = (world.online("anna").await, world.online("ben").await);
+    let log = world.group(&mut [&mut anna, &mut ben]).await;
+    let invite = ben.device.invite(log).await.expect("an invite");
+    let left = ben.device.leave(log).await.expect("leaving");
+    ben.device.wait_appended(left, SOON).await.expect("left");
+    let mut cleo = world.online("cleo").await;
+    cleo.join(&invite).await;
+    let gone = cleo
+        .event("a warning", |event| {
+            if let Event::InviterGone { inviter, .. } = event { Some(*inviter) } else { None }
+        })
+        .await;
+    assert_eq!(gone, ben.key());
+    anna.say(log, "hello").await;
+    assert_eq!(cleo.hears().await, "hello");
 }
 
 /// A member that speaks for itself, past the SDK's rules.

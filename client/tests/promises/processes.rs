@@ -120,7 +120,12 @@ async fn another_relay_at_a_known_address_is_for_a_person_to_decide() {
 async fn a_device_is_made_once_and_its_file_serves_no_other() {
     let world = World::start().await;
     let anna = world.offline("anna").await;
-    let again = sealwire_client::device::Device::create(&anna.directory, None, options()).await;
+    let again = sealwire_client::device::Device::create(
+        &anna.directory,
+        sealwire_client::device::KeyKeeping::Unsealed,
+        options(),
+    )
+    .await;
     assert_eq!(again.err(), Some(Error::KeyFile(KeyFileError::Exists)));
     let ben = world.offline("ben").await;
     std::fs::copy(ben.directory.join("device.key"), anna.directory.join("device.key"))

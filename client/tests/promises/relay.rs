@@ -199,6 +199,11 @@ impl Relay {
         self.shared.state.lock().spoiled.push((to, log, seq));
     }
 
+    /// Shows it as it is again.
+    pub(crate) fn mend(&self, to: DeviceKey, log: LogId, seq: u64) {
+        self.shared.state.lock().spoiled.retain(|it| *it != (to, log, seq));
+    }
+
     /// Shows a device another chain in heads.
     pub(crate) fn fork(&self, device: DeviceKey) {
         self.shared.state.lock().forked.push(device);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sealwire_client::address::RelayUrl;
 use sealwire_client::backoff::Bounds;
-use sealwire_client::device::{Device, Events, Options, Outgoing};
+use sealwire_client::device::{Device, Events, KeyKeeping, Options, Outgoing};
 use sealwire_client::event::{Event, Received};
 use sealwire_client::invite::Invite;
 use sealwire_client::numbering::DraftId;
@@ -24,7 +24,6 @@ pub(crate) fn options() -> Options {
         heartbeat: Duration::from_secs(25),
         backoff: Bounds { first: Duration::from_millis(5), max: Duration::from_millis(50) },
         watch_others: Some(Duration::from_millis(20)),
-        ..Options::default()
     }
 }
 
@@ -51,7 +50,9 @@ impl World {
     /// A new device that is not connected.
     pub(crate) async fn offline(&self, name: &str) -> Person {
         let directory = self.directories.path().join(name);
-        let device = Device::create(&directory, None, options()).await.expect("a new device");
+        let device = Device::create(&directory, KeyKeeping::Unsealed, options())
+            .await
+            .expect("a new device");
         Person::new(device, directory, &self.relay.url).await
     }
 

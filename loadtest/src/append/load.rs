@@ -29,6 +29,9 @@ pub(super) struct Load {
     pacer: Option<JoinHandle<()>>,
     senders: usize,
     receivers: bool,
+    /// Members that receive each entry and do not read slowly on purpose.
+    copies: usize,
+    tally: Arc<Tally>,
 }
 
 impl Load {
@@ -60,6 +63,8 @@ impl Load {
             pacer: rate.per_second().map(|rate| pace::start(rate, ticks, tally)),
             senders: arguments.groups * arguments.senders,
             receivers: arguments.receivers,
+            copies: if arguments.receivers { arguments.members - 1 - arguments.slow } else { 0 },
+            tally: tally.clone(),
         })
     }
 
@@ -82,6 +87,7 @@ impl Load {
         let answered = timeout(DRAIN_DEADLINE, self.answered())
             .await
             .map_err(|_| anyhow!("the relay has not answered everything in time"))?;
+        let given_up = self.tally.now();
         let (mut faults, mut checked) = (Faults::default(), 0);
         for (group, answered) in self.groups.iter().zip(&answered) {
             faults.add(unordered(group.head, *answered));
@@ -96,6 +102,7 @@ impl Load {
         if let Some(pacer) = self.pacer {
             pacer.join().map_err(|_| anyhow!("the pacer has panicked"))?;
         }
+        self.tally.give_up(given_up, 1, self.copies);
         if !self.receivers {
             let read = check::read_again(&self.crowd, self.groups, &heads).await?;
             faults.add(read.faults);

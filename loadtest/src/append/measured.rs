@@ -3,15 +3,15 @@
 use serde::Serialize;
 
 use super::{Arguments, Disturbance, Rate};
-use crate::ceiling::Ceilings;
+use crate::ceiling::{Best, Ceilings};
 use crate::frame::timeline::{Server, Timeline};
-use crate::latency::Percentiles;
+use crate::latency::{Percentiles, Point};
 use crate::reader::Faults;
-use crate::report::{self, Figures, Line, Measure, Ratio, line, whole};
+use crate::report::{self, Against, Figures, Line, Measure, Unit, line, whole};
 use crate::tally::Tally;
 
 /// Share of the entries that were due below which a rate counts as more than the relay takes.
-const KEPT_UP: f64 = 0.98;
+pub(crate) const KEPT_UP: f64 = 0.98;
 
 /// What `append` has seen.
 #[derive(Default, Serialize)]
@@ -58,6 +58,8 @@ pub(crate) struct Disturbed {
     pub(super) kind: Disturbance,
     /// How long that took, in milliseconds: with a relay that is started again, until it was ready.
     pub(super) took_ms: f64,
+    /// How long its first start took, with an empty database; none of a relay that ran already.
+    pub(super) first_start_ms: Option<f64>,
 }
 
 /// What readers have found.
@@ -114,8 +116,22 @@ impl Disturbed {
         }
     }
 
-    fn restarts(self) -> bool {
-        matches!(self.kind, Disturbance::Kill | Disturbance::Stop)
+    /// Whether all devices lose their connections.
+    fn cuts_all(self) -> bool {
+        self.kind != Disturbance::Pause
+    }
+
+    /// How long it took, held against what it is at least: the relay's first start where it is started
+    /// again, with an empty database; otherwise what the disk does at worst.
+    fn measure(self, part: &str) -> Measure {
+        let (name, against) = match (self.kind, self.first_start_ms) {
+            (Disturbance::Kill | Disturbance::Stop, Some(first)) => {
+                ("relay ready again", Against::figure("its first start", first * 1000.0))
+            }
+            _ => ("disturbance", Against::sync(Point::Max)),
+        };
+        let took = self.took_ms * 1000.0;
+        Measure::lower(format!("{part}{name}"), Unit::Microseconds, took, against)
     }
 }
 
@@ -213,43 +229,48 @@ impl Step {
 
     pub(crate) fn measures(&self) -> Vec<Measure> {
         let part = self.prefix();
-        let appends = self.appended_per_second;
-        let mut measures = vec![Measure::higher(format!("{part}durable appends"), "/s", appends)];
+        let per_second = |name: &str, value, best| {
+            let name = format!("{part}{name}");
+            Measure::higher(name, Unit::PerSecond, value, Against::Best(best))
+        };
+        let acked = self.push_to_deliver.is_some();
+        let (appended, delivered) = (self.appended_per_second, self.delivered_per_second);
+        let mut measures = vec![per_second("durable appends", appended, Best::Store { acked })];
+        let name = format!("{part}push to Appended");
+        measures.extend(Measure::latencies(&name, &self.push_to_appended, Against::sync));
         if let Some(deliver) = &self.push_to_deliver {
-            let per_second = self.delivered_per_second;
-            measures.push(Measure::higher(format!("{part}deliveries"), "/s", per_second));
-            measures.extend(Measure::latencies(&format!("{part}push to deliver"), deliver));
+            measures.push(per_second("deliveries", delivered, Best::FanOut));
+            let name = format!("{part}push to deliver");
+            measures.extend(Measure::latencies(&name, deliver, Against::sync));
+        }
+        if let Some(slow) = &self.slow {
+            let name = format!("{part}push to deliver, slow ones");
+            measures.extend(Measure::latencies(&name, slow, Against::sync));
         }
         if let Some(returned) = &self.returned {
             let name = format!("{part}back and caught up");
-            measures.extend(Measure::latencies(&name, returned));
+            measures.extend(Measure::latencies(&name, returned, |point| self.entrance(point)));
         }
-        if let Some(disturbed) = self.disturbed.filter(|disturbed| disturbed.restarts()) {
-            let took = disturbed.took_ms * 1000.0;
-            measures.push(Measure::lower(format!("{part}relay ready again"), "µs", took));
+        if let Some(disturbed) = &self.disturbed {
+            measures.push(disturbed.measure(&part));
         }
-        let name = format!("{part}push to Appended");
-        measures.extend(Measure::latencies(&name, &self.push_to_appended));
         let silence = self.longest_silence_ms * 1000.0;
-        measures.push(Measure::lower(format!("{part}longest silence"), "µs", silence));
+        let against = Against::sync(Point::Max);
+        let name = format!("{part}longest silence");
+        measures.push(Measure::lower(name, Unit::Microseconds, silence, against));
         measures.extend(self.server.iter().flat_map(|server| server.measures(&part)));
         measures
     }
 
-    /// Only of as many as the relay takes: a rate that was asked for is no achievement.
-    pub(crate) fn ratios(&self, ceilings: &Ceilings) -> Vec<Ratio> {
-        if self.rate != Rate::Max {
-            return Vec::new();
-        }
-        let mut ratios = Vec::new();
-        let acked = self.push_to_deliver.is_some();
-        ratios.extend(ceilings.of_store("durable appends", self.appended_per_second, acked));
-        if acked {
-            ratios.push(ceilings.of_fan_out("deliveries", self.delivered_per_second));
-        }
-        let commits = self.server.as_ref().and_then(Server::commits_per_second);
-        ratios.extend(commits.map(|commits| ceilings.of_disk("commits", commits)));
-        ratios
+    /// What coming back is held against: as many handshakes as came back at once, or one, where devices
+    /// come and go one by one.
+    fn entrance(&self, point: Point) -> Against {
+        let at_once = self.disturbed.filter(|disturbed| disturbed.cuts_all());
+        let devices = self.returned.map_or(0, |returned| returned.count);
+        Against::Best(match (at_once, usize::try_from(devices)) {
+            (Some(_), Ok(devices)) => Best::Entrances { devices, point },
+            _ => Best::Entrance(point),
+        })
     }
 
     pub(crate) fn broken_promise(&self) -> Option<String> {
@@ -302,10 +323,6 @@ impl Figures for Measured {
             Some(format!("{}{}", self.part(step), ceilings.doubt(commit_us)?))
         };
         self.steps.iter().filter_map(doubt).collect()
-    }
-
-    fn ratios(&self, ceilings: &Ceilings) -> Vec<Ratio> {
-        self.steps.iter().flat_map(|step| step.ratios(ceilings)).collect()
     }
 
     fn broken_promise(&self) -> Option<String> {

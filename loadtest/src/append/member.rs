@@ -179,11 +179,13 @@ impl Member {
             self.step(false).await?;
         }
         if let Some(mut sender) = self.sender.take() {
-            let mut unsent = 0;
-            while let Some(Ok(_)) = sender.ticks.as_mut().map(mpsc::Receiver::try_recv) {
-                unsent += 1;
+            if let Some(ticks) = &mut sender.ticks {
+                // What is not told any more is counted by whoever tells.
+                ticks.close();
+                while let Some(due) = ticks.recv().await {
+                    self.tally.never_sent(due);
+                }
             }
-            self.tally.unsent(unsent);
             // The run has failed if nobody listens.
             let _ = done.send((self.group, sender.answered)).await;
         }

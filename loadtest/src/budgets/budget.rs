@@ -2,7 +2,9 @@
 
 use serde::Serialize;
 
-use crate::report::{Better, rate};
+use crate::ceiling::Best;
+use crate::latency::Point;
+use crate::report::{Against, Better, rate};
 
 /// Entries a second that a lean server made durable and delivered in groups of four, eight of 1 KiB under
 /// way in each of 250: one that neither authenticates nor hashes, with PostgreSQL 15 and its clients on
@@ -166,6 +168,25 @@ impl Budget {
             Self::Signature => SIGNATURE_US_MAX,
             Self::Faults => 0.0,
         }
+    }
+
+    /// What of this machine the figure is told as a ratio to; none of what is a ratio already, or a
+    /// count.
+    pub(super) fn against(self) -> Option<Against> {
+        let best = match self {
+            Self::StoreShare
+            | Self::SaturatedEntries
+            | Self::TrickleEntries
+            | Self::AfterCrowd
+            | Self::Faults => return None,
+            Self::FanOut => Best::Store { acked: true },
+            Self::DeliverP50 => Best::Sync(Point::P50),
+            Self::DeliverP99 => Best::Sync(Point::P99),
+            Self::IdleSession => Best::Sessions(1),
+            Self::CatchUp => Best::StreamLast { signatures: 0 },
+            Self::Signature => Best::Signature,
+        };
+        Some(Against::Best(best))
     }
 
     /// Whether the bound is another figure of the same run, so that it stands beside the figure.

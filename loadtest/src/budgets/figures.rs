@@ -5,10 +5,12 @@
 use super::budget::Budget;
 use super::judge::Taken;
 use crate::append::{self, Rate, Step};
-use crate::ceiling::Ceilings;
+use crate::ceiling::{Best, Ceilings};
 use crate::frame::timeline::StoreFigures;
 use crate::reader::Faults;
-use crate::report::{Ratio, duration, mebibytes, median, percentiles, quantity, rate};
+use crate::report::{
+    Against, Better, Unit, duration, mebibytes, median, percentiles, quantity, rate,
+};
 use crate::{catch_up, idle};
 
 type Figures = Vec<(Budget, Taken)>;
@@ -17,9 +19,12 @@ type Figures = Vec<(Budget, Taken)>;
 pub(super) fn of_saturation(measured: &append::Measured, ceilings: Option<&Ceilings>) -> Figures {
     let mut figures = vec![faults(measured.faults())];
     let appended = measured.at(Rate::Max).map(|step| step.appended_per_second);
+    // Only a build that knows the store has a ceiling of it.
+    let ceilings = ceilings.filter(|ceilings| ceilings.knows_store());
     let ratio = appended.zip(ceilings).and_then(|(appended, ceilings)| {
-        // Only a build that knows the store has a ceiling of it.
-        ceilings.of_store("durable appends", appended, false)
+        let store = Against::Best(Best::Store { acked: false });
+        let unit = Unit::PerSecond.name();
+        store.ratio("durable appends", appended, unit, Better::Higher, Some(ceilings))
     });
     figures.extend(ratio.map(|ratio| {
         let budget = Budget::StoreShare;
@@ -47,17 +52,16 @@ pub(super) fn of_group_chat(
 }
 
 /// A device that was away, at the socket and with every signature checked.
-pub(super) fn of_catch_up(measured: &catch_up::Measured, ceilings: Option<&Ceilings>) -> Figures {
+pub(super) fn of_catch_up(measured: &catch_up::Measured) -> Figures {
     let mut figures = vec![faults(measured.faults())];
     let of = |signatures: bool| {
         let readings = measured.readings.iter().find(|it| it.signatures == signatures)?;
-        Some((readings, median(&readings.last_ms) * 1000.0))
+        Some(median(&readings.last_ms) * 1000.0)
     };
-    let Some((readings, plain_us)) = of(false) else { return figures };
-    let ratio = ceilings.map(|ceilings| readings.ratio(measured.entries, ceilings));
-    let note = ratio.as_ref().map(Ratio::text).unwrap_or_default();
+    let Some(plain_us) = of(false) else { return figures };
+    let note = rate(measured.entries as f64 * 1e6 / plain_us);
     figures.push((Budget::CatchUp, Taken::new(Budget::CatchUp, plain_us, note)));
-    if let Some((_, checked_us)) = of(true) {
+    if let Some(checked_us) = of(true) {
         let each_us = (checked_us - plain_us) / measured.entries as f64;
         let note = format!("{} with all of them checked", duration(checked_us));
         figures.push((Budget::Signature, Taken::new(Budget::Signature, each_us, note)));
@@ -90,10 +94,11 @@ fn fan_out(step: &Step, ceilings: Option<&Ceilings>, lean_fan_out: f64) -> (Budg
     let appended = step.appended_per_second;
     let share = appended / lean_fan_out * 100.0;
     let mut note = format!("{share:.1} % of {}", rate(lean_fan_out));
-    let ratios = ceilings.map_or_else(Vec::new, |ceilings| step.ratios(ceilings));
-    for ratio in ratios {
-        note.push_str("; ");
-        note.push_str(&ratio.text());
+    let (unit, better) = (Unit::PerSecond.name(), Better::Higher);
+    let sockets = Against::Best(Best::FanOut);
+    let ratio = sockets.ratio("deliveries", step.delivered_per_second, unit, better, ceilings);
+    if let Some(ratio) = ratio {
+        note.push_str(&format!("; deliveries {}", ratio.text()));
     }
     (Budget::FanOut, Taken::beside(Budget::FanOut, appended, lean_fan_out, note))
 }

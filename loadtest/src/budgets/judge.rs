@@ -6,13 +6,17 @@
 use serde::Serialize;
 
 use super::budget::Budget;
-use crate::report::{Better, quantity, range};
+use crate::ceiling::Ceilings;
+use crate::report::{Better, Ratio, quantity, range};
 
 /// One taking of a figure, and what it had to be then.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Taken {
     value: f64,
     bound: f64,
+    /// As a ratio to what this machine does at best, in the same run; none of a ratio or a count, or where
+    /// that was not measured.
+    held: Option<Ratio>,
     /// What it is made of.
     note: String,
 }
@@ -49,7 +53,15 @@ impl Taken {
 
     /// A figure whose bound is made of another one.
     pub(super) fn beside(budget: Budget, value: f64, basis: f64, note: impl Into<String>) -> Self {
-        Self { value, bound: budget.bound(basis), note: note.into() }
+        Self { value, bound: budget.bound(basis), held: None, note: note.into() }
+    }
+
+    /// The same, held against what this machine does at best.
+    pub(super) fn hold(mut self, budget: Budget, ceilings: Option<&Ceilings>) -> Self {
+        self.held = budget.against().and_then(|against| {
+            against.ratio(budget.what(), self.value, budget.unit(), budget.better(), ceilings)
+        });
+        self
     }
 
     fn over_bound(&self) -> f64 {
@@ -107,6 +119,16 @@ impl Judged {
         let (low, high) = range(&self.values());
         let [low, high] = [low, high].map(|value| quantity(value, budget.unit()));
         format!("{low} to {high}; of the middle one: {note}")
+    }
+
+    /// What the machine does at best beside it; of several takings of the middle one.
+    pub(super) fn held(&self) -> Option<&Ratio> {
+        self.taken.as_ref()?.held.as_ref()
+    }
+
+    /// The same of each taking.
+    pub(super) fn all_held(&self) -> Vec<Ratio> {
+        self.all.iter().filter_map(|taken| taken.held.clone()).collect()
     }
 
     /// The value of each taking.

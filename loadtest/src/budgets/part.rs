@@ -75,14 +75,10 @@ impl Part {
         }
     }
 
-    /// Whether it is told as shares of what the machine does at best. Where nothing is judged, only
-    /// the share that is a budget.
+    /// Whether its figures are told as ratios to what the machine does at best. Where nothing is judged,
+    /// only of the part that has such a ratio as its budget.
     pub(super) fn has_ceilings(self, manner: Manner) -> bool {
-        match self {
-            Self::Saturation => true,
-            Self::GroupChat | Self::CatchUp => !manner.short,
-            Self::Idle => false,
-        }
+        !manner.short || self == Self::Saturation
     }
 
     /// Whether runs of the same build differ by more than its budget is away.
@@ -127,7 +123,7 @@ impl Part {
                     self.run::<append::Arguments>(title, &given, read).await
                 }
                 Self::CatchUp => {
-                    let read = figures::of_catch_up;
+                    let read = |measured: &_, _: Option<&_>| figures::of_catch_up(measured);
                     self.run::<catch_up::Arguments>(title, &given, read).await
                 }
                 Self::Idle => {
@@ -147,9 +143,10 @@ impl Part {
     ) -> Result<Shown> {
         let framed = scenario::framed::<M>(self.scenario(), given)?;
         let taken = Box::pin(frame::take(&framed)).await?;
-        let figures =
-            taken.runs.iter().flat_map(|run| read(run.figures(), taken.ceilings.as_ref()));
-        let figures = figures.collect();
+        let ceilings = taken.ceilings.as_ref();
+        let figures = taken.runs.iter().flat_map(|run| read(run.figures(), ceilings));
+        let hold = |(budget, figure): (Budget, Taken)| (budget, figure.hold(budget, ceilings));
+        let figures = figures.map(hold).collect();
         Ok(Shown { figures, report: Kept::new(title, &framed.document(&taken))? })
     }
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::budget::{Budget, LEAN_MACHINE};
 use super::judge::{Judged, Taken, Verdict};
 use super::part::{Manner, Shown};
-use crate::report::{Figures, Kept, Line, Measure, line, rate, row};
+use crate::report::{Figures, Kept, Line, Measure, RATIOS, line, rate, row};
 
 /// What a shortened run is worth.
 const SHORTENED: &str = "a shortened run: few devices and entries, for moments, and push to deliver at \
@@ -131,6 +131,14 @@ impl Figures for Table {
             lines.push(row(budget.what(), cells.chain([asked.clone()]).collect()));
         }
         for (place, name) in self.columns.iter().enumerate() {
+            lines.push(line(format!("-- {name}: {RATIOS}"), ""));
+            for Row { budget, judged, .. } in &self.rows {
+                if let Some(held) = judged.get(place).and_then(Judged::held) {
+                    lines.push(line(budget.what(), held.text()));
+                }
+            }
+        }
+        for (place, name) in self.columns.iter().enumerate() {
             lines.push(line(format!("-- {name}: what they are made of"), ""));
             for Row { budget, judged, .. } in &self.rows {
                 let note = judged.get(place).map(|judged| judged.note(*budget));
@@ -150,12 +158,10 @@ impl Figures for Table {
             let Row { budget, judged, .. } = row;
             let measure = |(column, judged): (&&str, &Judged)| {
                 let values = judged.values();
-                (!values.is_empty()).then(|| Measure {
-                    name: format!("{column}: {}", budget.what()),
-                    unit: budget.unit().to_owned(),
-                    better: budget.better(),
-                    values,
-                })
+                let name = format!("{column}: {}", budget.what());
+                let what = (name, budget.unit(), budget.better());
+                let held = judged.all_held();
+                (!values.is_empty()).then(|| Measure::held(what, values, &held))
             };
             self.columns.iter().zip(judged).filter_map(measure).collect::<Vec<_>>()
         };

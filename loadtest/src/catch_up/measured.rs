@@ -6,11 +6,11 @@ use serde::Serialize;
 
 use super::waiting::Reading;
 use crate::append::Step;
-use crate::ceiling::Ceilings;
+use crate::ceiling::Best;
 use crate::frame::timeline::Timeline;
 use crate::reader::Faults;
 use crate::report::{
-    Figures, Line, Measure, Ratio, duration, line, mebibytes, median, range, rate, whole,
+    Against, Figures, Line, Measure, Unit, duration, line, mebibytes, median, range, rate, whole,
 };
 
 /// Readings whose times are shown one by one.
@@ -74,16 +74,24 @@ impl Readings {
         if self.signatures { "to the last, signatures checked" } else { "to the last" }
     }
 
-    /// The same as a share of what one WebSocket does alone.
-    pub(crate) fn ratio(&self, entries: usize, ceilings: &Ceilings) -> Ratio {
-        let per_second = entries as f64 * 1000.0 / median(&self.last_ms);
-        ceilings.of_stream(self.name(), per_second)
+    /// What reading all of so many entries is held against.
+    pub(crate) fn against(&self, entries: usize) -> Against {
+        let signatures = if self.signatures { entries } else { 0 };
+        Against::Best(Best::StreamLast { signatures })
     }
 
-    /// A figure to compare by, under this name.
-    pub(crate) fn measure(&self, name: String) -> Measure {
-        let values = self.last_ms.iter().map(|ms| ms * 1000.0).collect();
-        Measure::lower_each(name, "µs", values)
+    /// Figures to compare by.
+    pub(crate) fn measures(&self, entries: usize, part: &str) -> Vec<Measure> {
+        let microseconds = |ms: &[f64]| ms.iter().map(|ms| ms * 1000.0).collect::<Vec<_>>();
+        let measure = |name: &str, ms: &[f64], against| {
+            let name = format!("{part}{name}");
+            Measure::lower_middle(name, Unit::Microseconds, &microseconds(ms), against)
+        };
+        let first = if self.signatures { "to the first, checked" } else { "to the first" };
+        vec![
+            measure(first, &self.first_ms, Against::Best(Best::StreamFirst)),
+            measure(self.name(), &self.last_ms, self.against(entries)),
+        ]
     }
 
     pub(crate) fn lines(&self, entries: usize) -> Vec<Line> {
@@ -127,20 +135,14 @@ impl Figures for Measured {
     }
 
     fn measures(&self) -> Vec<Measure> {
-        let mut measures = Vec::new();
-        for readings in &self.readings {
-            measures.push(readings.measure(readings.name().to_owned()));
-        }
+        let of = |readings: &Readings| readings.measures(self.entries, "");
+        let mut measures: Vec<Measure> = self.readings.iter().flat_map(of).collect();
         measures.extend(self.live.iter().flat_map(Step::measures));
         measures
     }
 
     fn warnings(&self) -> Vec<String> {
         self.live.iter().flat_map(Step::warnings).collect()
-    }
-
-    fn ratios(&self, ceilings: &Ceilings) -> Vec<Ratio> {
-        self.readings.iter().map(|readings| readings.ratio(self.entries, ceilings)).collect()
     }
 
     fn broken_promise(&self) -> Option<String> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use sealwire_protocol::codec::encode_relay;
@@ -23,28 +23,27 @@ use super::raw::{ANSWER_BYTES, Hello, config};
 use crate::crowd::source;
 use crate::group::Author;
 use crate::helper::Helper;
-use crate::limits::ANSWER_DEADLINE;
-use crate::report::{self, Line, Measure, line};
+use crate::limits::{ANSWER_DEADLINE, OPEN_FILES_RESERVE};
+use crate::process::Process;
+use crate::report::{self, Against, Line, Measure, Unit, line};
 
 /// Before anything is counted.
 const WARM_UP: Duration = Duration::from_secs(1);
 
-/// Messages that one connection is sent at once: as many as wait for a device in `catch-up`.
-const STREAM_MESSAGES: u32 = 10_000;
-
-/// How often they are sent.
-const STREAMS: usize = 5;
+/// Most connections: more than are needed to keep every core busy, and few enough to be made at once.
+const CONNECTIONS_MAX: usize = 4000;
 
 /// What WebSockets did.
 #[derive(Serialize)]
 pub(super) struct FanOut {
     /// Length of each message, in bytes.
     length: usize,
-    messages_per_second: f64,
+    connections: usize,
+    pub(super) messages_per_second: f64,
     /// Copies that reached a member, without the senders' own.
     pub(super) deliveries_per_second: f64,
-    /// Messages to one connection, in a row.
-    pub(super) stream_per_second: f64,
+    /// How often the threads of the process in between have waited for something.
+    pub(super) switches_per_second: f64,
 }
 
 #[derive(Default)]
@@ -53,17 +52,20 @@ struct Counts {
     delivered: AtomicU64,
 }
 
-type Socket = WebSocketStream<TcpStream>;
+pub(super) type Socket = WebSocketStream<TcpStream>;
 
-/// As many groups and members as the shape has, one sender in each, as fast as it goes.
+/// As many groups and members as the shape has, or as one process holds, one sender in each, as fast as
+/// it goes.
 pub(super) async fn measure(shape: &Shape, time: Duration) -> Result<FanOut> {
     let server = Helper::start(&["raw-relay".to_owned()]).await?;
     let port = server.port();
     let length = frame_bytes(shape.body);
     let counts = Arc::new(Counts::default());
     let mut members = JoinSet::new();
-    let mut sockets = Vec::with_capacity(shape.groups * shape.members);
-    for number in 0..shape.groups * shape.members {
+    let groups = shape.groups.min(most_connections()? / shape.members).max(1);
+    let connections = groups * shape.members;
+    let mut sockets = Vec::with_capacity(connections);
+    for number in 0..connections {
         let hello = Hello { group: u32::try_from(number / shape.members)?, messages: 0, length: 0 };
         sockets.push(enter(port, number as u64, hello).await?);
     }
@@ -73,9 +75,11 @@ pub(super) async fn measure(shape: &Shape, time: Duration) -> Result<FanOut> {
     }
     sleep(WARM_UP).await;
     let before = counts.read();
+    let switches = server.process().voluntary_switches()?;
     let begin = Instant::now();
     sleep(time).await;
     let after = counts.read();
+    let switches = server.process().voluntary_switches()?.saturating_sub(switches);
     let elapsed_s = begin.elapsed().as_secs_f64();
     if let Some(ended) = members.try_join_next() {
         ended??;
@@ -84,14 +88,21 @@ pub(super) async fn measure(shape: &Shape, time: Duration) -> Result<FanOut> {
     members.shutdown().await;
     Ok(FanOut {
         length,
+        connections,
         messages_per_second: (after.0 - before.0) as f64 / elapsed_s,
         deliveries_per_second: (after.1 - before.1) as f64 / elapsed_s,
-        stream_per_second: stream(port, length).await?,
+        switches_per_second: switches as f64 / elapsed_s,
     })
 }
 
+/// How many connections this process may have.
+fn most_connections() -> Result<usize> {
+    let files = Process::own().open_files_max()?.saturating_sub(OPEN_FILES_RESERVE);
+    Ok(CONNECTIONS_MAX.min(usize::try_from(files).unwrap_or(usize::MAX)))
+}
+
 /// Length of the frame of an entry with such a body.
-fn frame_bytes(body: usize) -> usize {
+pub(super) fn frame_bytes(body: usize) -> usize {
     let log = LogId([1; 16]);
     let device = DeviceKey([2; 32]);
     let mut author = Author { log, device, count: 1000, prev: Digest::ZERO };
@@ -109,18 +120,23 @@ fn frame_bytes(body: usize) -> usize {
     encode_relay(0, &frame.into()).len()
 }
 
-async fn enter(port: u16, number: u64, hello: Hello) -> Result<Socket> {
+/// A connection, the one with this number.
+pub(super) async fn connect(port: u16, number: u64) -> Result<Socket> {
     let socket = TcpSocket::new_v4()?;
     socket.bind((source(number), 0).into())?;
     let stream = socket.connect(([127, 0, 0, 1], port).into()).await?;
     stream.set_nodelay(true)?;
     let url = format!("ws://127.0.0.1:{port}/");
-    let (mut socket, _) =
+    let (socket, _) =
         tokio_tungstenite::client_async_with_config(url, stream, Some(config())).await?;
+    Ok(socket)
+}
+
+/// A connection that belongs to its group.
+pub(super) async fn enter(port: u16, number: u64, hello: Hello) -> Result<Socket> {
+    let mut socket = connect(port, number).await?;
     socket.send(hello.to_message()).await?;
-    if hello.messages == 0 {
-        timeout(ANSWER_DEADLINE, socket.next()).await?.context("the server has ended")??;
-    }
+    timeout(ANSWER_DEADLINE, socket.next()).await?.context("the server has ended")??;
     Ok(socket)
 }
 
@@ -154,27 +170,6 @@ async fn take_part(
     }
 }
 
-/// Messages to one connection per second, the best of a few times.
-async fn stream(port: u16, length: usize) -> Result<f64> {
-    let mut best: f64 = 0.0;
-    for number in 0..STREAMS {
-        let length = u32::try_from(length)?;
-        let hello = Hello { group: 0, messages: STREAM_MESSAGES, length };
-        let begin = Instant::now();
-        let mut socket = enter(port, number as u64, hello).await?;
-        let read = async {
-            for _ in 0..STREAM_MESSAGES {
-                let message = socket.next().await.context("the server has ended")??;
-                ensure!(message.len() == length as usize, "another message");
-            }
-            anyhow::Ok(())
-        };
-        timeout(ANSWER_DEADLINE, read).await??;
-        best = best.max(f64::from(STREAM_MESSAGES) / begin.elapsed().as_secs_f64());
-    }
-    Ok(best)
-}
-
 impl Counts {
     fn read(&self) -> (u64, u64) {
         (self.answered.load(Ordering::Relaxed), self.delivered.load(Ordering::Relaxed))
@@ -183,19 +178,23 @@ impl Counts {
 
 impl FanOut {
     pub(super) fn lines(&self) -> Vec<Line> {
-        let Self { length, .. } = self;
+        let Self { length, connections, switches_per_second, .. } = self;
         let messages = report::rate(self.messages_per_second);
         let deliveries = report::rate(self.deliveries_per_second);
-        vec![
-            line("fan-out", format!("{deliveries} of {messages} messages of {length} bytes")),
-            line("to one", report::rate(self.stream_per_second)),
-        ]
+        let switches = report::rate(*switches_per_second);
+        let text = format!(
+            "{deliveries} of {messages} messages of {length} bytes, by {connections} connections; \
+             {switches} voluntary switches"
+        );
+        vec![line("fan-out", text)]
     }
 
     pub(super) fn measures(&self) -> Vec<Measure> {
+        let measure =
+            |name: &str, value| Measure::higher(name, Unit::PerSecond, value, Against::Itself);
         vec![
-            Measure::higher("WebSocket fan-out", "/s", self.deliveries_per_second),
-            Measure::higher("one WebSocket", "/s", self.stream_per_second),
+            measure("WebSocket fan-out", self.deliveries_per_second),
+            measure("WebSocket messages", self.messages_per_second),
         ]
     }
 }

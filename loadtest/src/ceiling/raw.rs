@@ -1,5 +1,6 @@
 //! The least that could be called a relay: a WebSocket server, in a process of its own, that hands
-//! what one member of a group says to the others. No identity, no order, no storage.
+//! what one member of a group says to the others. No order, no storage, and no identity but where a
+//! connection asks to prove one.
 //!
 //! It is written like the relay where that decides its speed: one task for each connection, everything
 //! that is ready is read before anything is written, and everything that waits is written at once.
@@ -7,8 +8,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
+use ed25519_dalek::{Signature, VerifyingKey};
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -21,11 +23,23 @@ use crate::helper;
 /// Read buffer of a connection, in bytes.
 const READ_BUFFER_BYTES: usize = 4 * 1024;
 
+/// The same of a server whose memory is looked at, not its speed: the relay's.
+const LEAN_READ_BUFFER_BYTES: usize = 1024;
+
 /// Messages that are read before anything is written.
 const MESSAGES_AT_ONCE: usize = 64;
 
 /// Length of the answer to a sender, in bytes: that of an `Appended`.
 pub(super) const ANSWER_BYTES: usize = 96;
+
+/// Length of what has to be signed, in bytes: that of a relay's challenge.
+pub(super) const CHALLENGE_BYTES: usize = 32;
+
+/// Length of a key, in bytes; a signature follows it.
+const KEY_BYTES: usize = 32;
+
+/// The group of those who want to prove a key, and nothing else.
+pub(super) const STRANGERS: u32 = u32::MAX;
 
 /// What a connection says first.
 #[derive(Clone, Copy)]
@@ -51,8 +65,15 @@ impl Hello {
     }
 }
 
+/// Has the relay's buffers, for little memory.
+pub(super) const LEAN: &str = "--lean";
+
 pub(super) fn config() -> WebSocketConfig {
     WebSocketConfig::default().read_buffer_size(READ_BUFFER_BYTES)
+}
+
+fn lean_config() -> WebSocketConfig {
+    WebSocketConfig::default().read_buffer_size(LEAN_READ_BUFFER_BYTES).write_buffer_size(0)
 }
 
 type Socket = WebSocketStream<TcpStream>;
@@ -75,34 +96,44 @@ impl Outbox {
 struct Groups(Mutex<HashMap<u32, Vec<Arc<Outbox>>>>);
 
 /// Serves until nobody holds its standard input open.
-pub(crate) async fn serve() -> Result<()> {
+pub(crate) async fn serve(lean: bool) -> Result<()> {
     let groups = Arc::new(Groups::default());
+    let config = if lean { lean_config() } else { config() };
     helper::serve(|stream| {
         // A connection that fails is missed by whoever counts.
-        tokio::spawn(Box::pin(connection(stream, groups.clone())));
+        tokio::spawn(Box::pin(welcome(stream, config, groups.clone())));
     })
     .await
 }
 
-async fn connection(stream: TcpStream, groups: Arc<Groups>) -> Result<()> {
+/// What happens once; who stays has a task that does not remember it.
+async fn welcome(stream: TcpStream, config: WebSocketConfig, groups: Arc<Groups>) -> Result<()> {
     stream.set_nodelay(true)?;
-    let mut socket = tokio_tungstenite::accept_async_with_config(stream, Some(config())).await?;
+    let mut socket = tokio_tungstenite::accept_async_with_config(stream, Some(config)).await?;
     let hello = socket.next().await.context("nobody there")??;
     let hello = Hello::read(&hello).context("not a beginning")?;
+    if hello.group == STRANGERS {
+        return believe(&mut socket).await;
+    }
     if hello.messages > 0 {
         return send_at_once(&mut socket, hello).await;
     }
+    tokio::spawn(Box::pin(connection(socket, hello.group, groups)));
+    Ok(())
+}
+
+async fn connection(mut socket: Socket, group: u32, groups: Arc<Groups>) -> Result<()> {
     let own = Arc::new(Outbox::default());
-    lock(&groups.0).entry(hello.group).or_default().push(own.clone());
+    lock(&groups.0).entry(group).or_default().push(own.clone());
     // Says that it belongs to the group now.
     own.push(Bytes::from_static(&[0; ANSWER_BYTES]));
     loop {
         tokio::select! {
             message = socket.next() => {
-                pass_on(message, &own, hello.group, &groups)?;
+                pass_on(message, &own, group, &groups)?;
                 for _ in 1..MESSAGES_AT_ONCE {
                     let Some(message) = socket.next().now_or_never() else { break };
-                    pass_on(message, &own, hello.group, &groups)?;
+                    pass_on(message, &own, group, &groups)?;
                 }
             }
             () = own.ready.notified() => {}
@@ -143,6 +174,19 @@ async fn send_at_once(socket: &mut Socket, hello: Hello) -> Result<()> {
         socket.feed(Message::Binary(message.clone())).await?;
     }
     Ok(socket.flush().await?)
+}
+
+/// Has a connection sign something new with its key, as the relay does, and answers when it has.
+async fn believe(socket: &mut Socket) -> Result<()> {
+    let mut challenge = [0; CHALLENGE_BYTES];
+    getrandom::fill(&mut challenge)?;
+    socket.send(Message::binary(challenge.to_vec())).await?;
+    let proof = socket.next().await.context("nobody there")??.into_data();
+    ensure!(proof.len() == KEY_BYTES + Signature::BYTE_SIZE, "no key and signature");
+    let (key, signature) = proof.split_at(KEY_BYTES);
+    let key = VerifyingKey::from_bytes(key.try_into()?)?;
+    key.verify_strict(&challenge, &Signature::from_slice(signature)?)?;
+    Ok(socket.send(Message::Binary(Bytes::from_static(&[0; ANSWER_BYTES]))).await?)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

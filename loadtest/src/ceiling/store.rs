@@ -17,12 +17,15 @@ use tokio::sync::mpsc;
 use self::batches::Batches;
 use super::Shape;
 use crate::latency::{Latencies, Percentiles};
-use crate::report::{self, Line, Measure, line};
+use crate::report::{self, Against, Line, Measure, Unit, line};
 
 mod batches;
 
 /// How long the store may take to close, with all that it has gathered.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Most logs: more than a commit takes entries of, and few enough to be founded at once.
+const GROUPS_MAX: usize = 1000;
 
 /// Batches that wait for a committer, made ahead so that it never waits for them.
 const BATCHES_AHEAD: usize = 2;
@@ -61,6 +64,7 @@ pub(super) async fn measure(
         lock: Lock::Try,
     };
     let open = store::open(&options).await?;
+    let shape = &Shape { groups: shape.groups.min(GROUPS_MAX), ..*shape };
     let committed = both(shape, &open.store(), time).await;
     open.close(CLOSE_DEADLINE).await?;
     committed.map(Some)
@@ -98,12 +102,15 @@ impl Committed {
 
     pub(super) fn measures(&self) -> Vec<Measure> {
         let [appended, acked] = [&self.appended, &self.acked];
+        let higher =
+            |name: &str, value| Measure::higher(name, Unit::PerSecond, value, Against::Itself);
         let mut measures = vec![
-            Measure::higher("entries committed", "/s", appended.entries_per_second),
-            Measure::higher("entries committed and acked", "/s", acked.entries_per_second),
+            higher("entries committed", appended.entries_per_second),
+            higher("entries committed and acked", acked.entries_per_second),
         ];
-        measures.extend(Measure::latencies("commit", &appended.commit));
-        measures.extend(Measure::latencies("commit with acks", &acked.commit));
+        let itself = |_| Against::Itself;
+        measures.extend(Measure::latencies("commit", &appended.commit, itself));
+        measures.extend(Measure::latencies("commit with acks", &acked.commit, itself));
         measures
     }
 }

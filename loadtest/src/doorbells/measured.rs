@@ -3,9 +3,12 @@
 use serde::Serialize;
 
 use super::burst::Burst;
+use crate::ceiling::Best;
 use crate::frame::timeline::Timeline;
-use crate::latency::{Latencies, Percentiles};
-use crate::report::{self, Figures, Line, Measure, line, median, range, whole};
+use crate::latency::{Latencies, Percentiles, Point};
+use crate::report::{
+    self, Against, Better, Figures, Line, Measure, Plain, Unit, line, median, range, whole,
+};
 
 /// What was seen of doorbells after a burst. Times are in nanoseconds.
 #[derive(Default)]
@@ -26,6 +29,9 @@ type Percentile = fn(&Percentiles) -> f64;
 
 /// What was seen so far.
 pub(super) struct Seen {
+    /// Payloads of each burst.
+    payloads: usize,
+    call_alone: Percentiles,
     rounds: Vec<Round>,
     ages: Latencies,
     without: Latencies,
@@ -54,6 +60,10 @@ struct Round {
 /// What `doorbells` has seen.
 #[derive(Serialize)]
 pub(crate) struct Measured {
+    /// Payloads of each burst.
+    payloads: usize,
+    /// How long the push service takes for a call, without a relay.
+    call_alone: Percentiles,
     /// Devices that sleep and have a doorbell.
     devices: u64,
     /// Devices that were not rung in time, and were to be.
@@ -76,9 +86,9 @@ pub(crate) struct Measured {
 }
 
 impl Seen {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(payloads: usize, call_alone: Percentiles) -> Self {
         let [ages, without, with] = [(); 3].map(|()| Latencies::new());
-        Self { rounds: Vec::new(), ages, without, with }
+        Self { payloads, call_alone, rounds: Vec::new(), ages, without, with }
     }
 
     /// Adds a round.
@@ -105,6 +115,8 @@ impl Seen {
     pub(super) fn measured(self, timeline: Timeline) -> Measured {
         let sum = |of: fn(&Round) -> u64| self.rounds.iter().map(of).sum();
         Measured {
+            payloads: self.payloads,
+            call_alone: self.call_alone,
             devices: sum(|round| round.devices),
             never_rung: sum(|round| round.never_rung),
             calls: sum(|round| round.calls),
@@ -180,12 +192,34 @@ impl Figures for Measured {
     }
 
     fn measures(&self) -> Vec<Measure> {
-        let mut measures = Measure::latencies("commit to doorbell", &self.commit_to_doorbell);
-        measures.extend(Measure::latencies("answer, nobody rung", &self.answer_without));
-        measures.extend(Measure::latencies("answer, with doorbells", &self.answer_with));
+        let alone = |point: Point| {
+            let of = format!("a call to the push service alone, {}", point.name());
+            Against::figure(of, self.call_alone.at(point))
+        };
+        let (without, with) = (&self.answer_without, &self.answer_with);
+        let mut measures =
+            Measure::latencies("commit to doorbell", &self.commit_to_doorbell, alone);
+        measures.extend(Measure::latencies("answer, nobody rung", without, Against::sync));
+        measures.extend(Measure::latencies("answer, with doorbells", with, Against::sync));
+        let sides = [
+            ("nobody rung", self.ratios(|round| round.seconds_without)),
+            ("with doorbells", self.ratios(|round| round.seconds_with)),
+        ];
+        measures.extend(sides.map(|(side, seconds)| {
+            let name = format!("payloads answered, {side}");
+            let per_second = self.payloads as f64 / median(&seconds);
+            let store = Against::Best(Best::Store { acked: false });
+            Measure::higher(name, Unit::PerSecond, per_second, store)
+        }));
+        let last = median(&self.ratios(|round| round.seconds_ringing)) * 1e6;
+        let mean = alone(Point::Mean);
+        measures.push(Measure::lower("until the last was rung", Unit::Microseconds, last, mean));
         let costs = self.costs().into_iter();
-        measures.extend(costs.map(|(name, ratios)| Measure::lower_each(name, "×", ratios)));
-        measures.push(Measure::lower("calls", "", self.calls as f64));
+        measures.extend(costs.map(|(name, ratios)| {
+            Measure::plain(name, Plain::Times, Better::Lower, median(&ratios))
+        }));
+        let calls = self.calls as f64;
+        measures.push(Measure::plain("calls", Plain::Number, Better::Lower, calls));
         measures
     }
 

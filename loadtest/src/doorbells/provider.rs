@@ -2,15 +2,20 @@
 //! there, and what came.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use serde_json::json;
 use tempfile::TempDir;
 use ureq::Agent;
 
-use super::service::{Call, Manners, RUNG_PATH};
+use super::service::{ALONE_PATH, Call, Manners, RUNG_PATH};
 use crate::helper::Helper;
+use crate::latency::{Latencies, Percentiles};
 use crate::limits::ANSWER_DEADLINE;
+
+/// Calls that are made to know how long one takes.
+const CALLS_ALONE: usize = 50;
 
 /// A key that nothing but a stand-in believes: the one of the relay's own tests, PKCS#8 in base64.
 const KEY: &str = include_str!("../../../tests/support/fcm-key.txt");
@@ -68,6 +73,22 @@ impl Provider {
             serde_json::from_slice(&calls).context("the push service's calls")?;
         self.told += calls.len();
         Ok(calls)
+    }
+
+    /// How long a call takes, one after the other, without a relay.
+    pub(super) async fn call_alone(&self) -> Result<Percentiles> {
+        let (agent, url) = (self.agent.clone(), format!("{}{ALONE_PATH}", self.url()));
+        let calling = tokio::task::spawn_blocking(move || {
+            let latencies = Latencies::new();
+            for _ in 0..CALLS_ALONE {
+                let begin = Instant::now();
+                agent.get(&url).call()?;
+                let took = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                latencies.record(&mut vec![took]);
+            }
+            Ok::<_, ureq::Error>(latencies.percentiles())
+        });
+        calling.await?.context("the push service does not answer")
     }
 
     fn url(&self) -> String {

@@ -29,6 +29,9 @@ use crate::process::machine_ns;
 /// Where it tells what came: the number of calls that are known already follows.
 pub(super) const RUNG_PATH: &str = "/rung/";
 
+/// Where it takes as long as for a doorbell, and keeps nothing.
+pub(super) const ALONE_PATH: &str = "/alone";
+
 const TOKEN_PREFIX: &str = "token-";
 
 /// The least claim to a processor that there is.
@@ -130,6 +133,10 @@ impl Service {
             let known = known.parse().unwrap_or(0);
             let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
             return reply(StatusCode::OK, &json!(calls.get(known..).unwrap_or_default()));
+        }
+        if path == ALONE_PATH {
+            sleep(Duration::from_millis(self.manners.takes_ms)).await;
+            return reply(StatusCode::OK, &json!({ "name": "alone" }));
         }
         let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes);
         let json: Value = serde_json::from_slice(&body.unwrap_or_default()).unwrap_or_default();

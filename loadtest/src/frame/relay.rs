@@ -110,6 +110,8 @@ struct Started {
     directory: TempDir,
     ports: [u16; 2],
     version: String,
+    /// How long it took until it was ready for the first time.
+    first_start: Duration,
     /// What it is told in its environment, beside what this program was.
     variables: Vec<(&'static str, String)>,
     child: Child,
@@ -137,10 +139,13 @@ impl Relay {
             .with_context(|| format!("a directory in {}", parent.display()))?;
         let ports = free_ports()?;
         let database = target.database.clone();
+        let began = Instant::now();
         let child = spawn(&program, &directory, ports, database.as_deref(), &[])?;
         let pid = child.id().context("the relay has ended at once")?;
         let variables = Vec::new();
-        let started = Started { program, database, directory, ports, version, variables, child };
+        let first_start = Duration::ZERO;
+        let started =
+            Started { program, database, directory, ports, version, first_start, variables, child };
         let disk = match &target.disk {
             Some(disk) => Disk::of(disk)?,
             None if started.is_sqlite() => Disk::of(started.directory.path())?,
@@ -154,6 +159,7 @@ impl Relay {
             started: Some(started),
         };
         relay.wait_until_ready().await?;
+        relay.own()?.first_start = began.elapsed();
         Ok(relay)
     }
 
@@ -165,6 +171,11 @@ impl Relay {
     /// Its process id, 0 if it is not known.
     pub(crate) fn pid(&self) -> Arc<AtomicU32> {
         self.pid.clone()
+    }
+
+    /// How long it took to be ready with an empty database, if it was started here.
+    pub(crate) fn first_start_ms(&self) -> Option<f64> {
+        self.started.as_ref().map(|started| started.first_start.as_secs_f64() * 1000.0)
     }
 
     /// Whether its database is a server of its own, as far as is known.

@@ -6,8 +6,10 @@ use serde::Serialize;
 
 use super::metrics::Counts;
 use super::sampler::{RelaySample, Sample};
+use crate::ceiling::Best;
+use crate::latency::Point;
 use crate::process::{Cpu, Memory};
-use crate::report::{self, Line, Measure, line};
+use crate::report::{self, Against, Better, Line, Measure, Plain, Unit, line};
 
 /// Cores of other programs above which a run says more of them than of the relay.
 const OTHER_CORES_MAX: f64 = 0.15;
@@ -142,10 +144,6 @@ impl Server {
         self
     }
 
-    pub(crate) fn commits_per_second(&self) -> Option<f64> {
-        Some(self.store?.commits_per_second)
-    }
-
     /// None if there was no commit.
     pub(crate) fn commit_mean_us(&self) -> Option<f64> {
         self.store.filter(|store| store.commits >= COMMITS_MIN).map(|store| store.commit_mean_us)
@@ -235,22 +233,82 @@ impl Server {
         warnings
     }
 
-    /// Figures worth comparing, named after the part of the run.
+    /// All that is a speed or a size, named after the part of the run.
     pub(crate) fn measures(&self, part: &str) -> Vec<Measure> {
-        let mut measures = Vec::new();
-        if let Some(store) = &self.store {
-            let per_commit = store.entries_per_commit;
-            measures.push(Measure::neutral(format!("{part}entries per commit"), "", per_commit));
-            let busy = store.commit_mean_us;
-            measures.push(Measure::lower(format!("{part}commit, mean"), "µs", busy));
-        }
-        if let Some(relay) = &self.relay {
-            let cores = relay.cores_user + relay.cores_system;
-            measures.push(Measure::lower(format!("{part}relay's cores"), "cores", cores));
-            let most = relay.memory_most.resident as f64;
-            measures.push(Measure::lower(format!("{part}relay's memory, most"), "bytes", most));
+        let mut measures = self.store.iter().flat_map(|it| it.measures(part)).collect::<Vec<_>>();
+        measures.extend(self.disk.iter().flat_map(|it| it.measures(part)));
+        measures.extend(self.relay.iter().flat_map(|it| it.measures(part)));
+        let mut cores = |name: &str, cores| {
+            let name = format!("{part}{name}");
+            measures.push(Measure::neutral(name, Unit::Cores, cores, Against::Cores));
+        };
+        cores("load tester's cores", self.tester_cores);
+        if let Some(others) = self.other_cores {
+            cores("everything else's cores", others);
         }
         measures
+    }
+}
+
+impl StoreFigures {
+    fn measures(&self, part: &str) -> Vec<Measure> {
+        let latency = |name: &str, value, point| {
+            Measure::lower(format!("{part}{name}"), Unit::Microseconds, value, Against::sync(point))
+        };
+        let commits = (format!("{part}commits"), self.commits_per_second);
+        let per_commit = (format!("{part}entries per commit"), self.entries_per_commit);
+        let mut measures = vec![
+            Measure::plain(per_commit.0, Plain::Number, Better::Neither, per_commit.1),
+            Measure::neutral(commits.0, Unit::PerSecond, commits.1, Against::Best(Best::Syncs)),
+            latency("commit, mean", self.commit_mean_us, Point::Mean),
+            latency("commit, about p50", self.commit_p50_us, Point::P50),
+            latency("commit, about p99", self.commit_p99_us, Point::P99),
+        ];
+        if self.outbox_bytes_most > 0 {
+            let bytes = self.outbox_bytes_most as f64;
+            let name = format!("{part}outboxes, most");
+            measures.push(Measure::lower(name, Unit::Bytes, bytes, Against::Memory));
+        }
+        measures
+    }
+}
+
+impl DiskFigures {
+    fn measures(&self, part: &str) -> Vec<Measure> {
+        let measure = |name: &str, unit, value, best| {
+            Measure::neutral(format!("{part}{name}"), unit, value, Against::Best(best))
+        };
+        let bytes = self.bytes_per_second;
+        let mut measures = vec![
+            measure("disk's writes", Unit::PerSecond, self.writes_per_second, Best::Syncs),
+            measure("disk's bytes", Unit::BytesPerSecond, bytes, Best::DiskBytes),
+        ];
+        if let Some(flushes) = self.flushes_per_second {
+            measures.push(measure("disk's flushes", Unit::PerSecond, flushes, Best::Syncs));
+        }
+        measures
+    }
+}
+
+impl RelayFigures {
+    fn measures(&self, part: &str) -> Vec<Measure> {
+        let lower = |name: &str, unit, value, against| {
+            Measure::lower(format!("{part}{name}"), unit, value, against)
+        };
+        let cores = |name: &str, cores| lower(name, Unit::Cores, cores, Against::Cores);
+        let most = self.memory_most;
+        let memory =
+            |name: &str, bytes: u64| lower(name, Unit::Bytes, bytes as f64, Against::Memory);
+        let switches = self.voluntary_switches_per_second;
+        let best = Against::Best(Best::Switches);
+        vec![
+            cores("relay's cores", self.cores_user + self.cores_system),
+            cores("relay's cores, user", self.cores_user),
+            cores("relay's cores, system", self.cores_system),
+            lower("relay's voluntary switches", Unit::PerSecond, switches, best),
+            memory("relay's memory, most", most.resident),
+            memory("relay's memory, most, anonymous", most.anonymous),
+        ]
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Load;
 use super::peer::{Device, Peer, Sink, topic};
+use crate::append::Rate;
 use crate::group::random_body;
 use crate::latency::Percentiles;
 use crate::limits::{DRAIN_DEADLINE, LOOK_PAUSE, SETUPS_MAX};
@@ -32,6 +33,7 @@ pub(super) const WARM_UP: u64 = 2;
 /// What a system did under load.
 #[derive(Serialize)]
 pub(super) struct Talk {
+    pub(super) rate: Rate,
     pub(super) answered_per_second: f64,
     pub(super) delivered_per_second: f64,
     pub(super) push_to_answer: Percentiles,
@@ -39,6 +41,8 @@ pub(super) struct Talk {
     /// Copies of answered messages that did not come, and that came again.
     pub(super) lost: u64,
     pub(super) duplicate: u64,
+    /// Messages that were due and never sent; they count in the latencies as long as they waited.
+    pub(super) unsent: u64,
     /// Cores that the system used.
     pub(super) cores: f64,
 }
@@ -51,7 +55,7 @@ struct Found {
 }
 
 /// As many publishes as the peer takes, or so many a second.
-pub(super) async fn talk(peer: &dyn Peer, load: &Load, rate: Option<u32>) -> Result<Talk> {
+pub(super) async fn talk(peer: &dyn Peer, load: &Load, rate: Rate) -> Result<Talk> {
     let tally = Arc::new(Tally::new(WARM_UP, load.seconds));
     let found = Arc::new(Found::default());
     let bar = progress::bar((load.groups * load.members) as u64, "members");
@@ -74,7 +78,7 @@ pub(super) async fn talk(peer: &dyn Peer, load: &Load, rate: Option<u32>) -> Res
             receivers.push(device);
             continue;
         }
-        let due = rate.map(|_| {
+        let due = rate.per_second().map(|_| {
             let (sender, due) = mpsc::channel(pace::TICKS_MAX);
             ticks.push(sender);
             due
@@ -85,7 +89,7 @@ pub(super) async fn talk(peer: &dyn Peer, load: &Load, rate: Option<u32>) -> Res
         senders.spawn(sender.run(tally.clone(), over.clone()));
     }
     tally.begin();
-    let pacer = rate.map(|rate| pace::start(rate, ticks, &tally));
+    let pacer = rate.per_second().map(|rate| pace::start(rate, ticks, &tally));
     let cores = watch(&tally, peer.process(), load.seconds, &mut senders).await?;
     over.store(true, Ordering::Relaxed);
     while let Some(sender) = senders.join_next().await {
@@ -94,6 +98,7 @@ pub(super) async fn talk(peer: &dyn Peer, load: &Load, rate: Option<u32>) -> Res
     if let Some(pacer) = pacer {
         pacer.join().map_err(|_| anyhow!("the pacer has panicked"))?;
     }
+    tally.give_up(tally.now(), 1, load.members - 1);
 
     let copies = tally.counts().appended * (load.members as u64 - 1);
     let deadline = Instant::now() + DRAIN_DEADLINE;
@@ -103,6 +108,8 @@ pub(super) async fn talk(peer: &dyn Peer, load: &Load, rate: Option<u32>) -> Res
     drop(receivers);
     let counts = tally.counts();
     Ok(Talk {
+        rate,
+        unsent: counts.unsent,
         answered_per_second: counts.appended_in_window as f64 / load.seconds as f64,
         delivered_per_second: counts.delivered_in_window as f64 / load.seconds as f64,
         push_to_answer: tally.push_to_appended(),
@@ -207,6 +214,13 @@ impl Sender {
         let answered = tokio::time::timeout(DRAIN_DEADLINE, room.acquire_many(all));
         drop(answered.await.context("a message has no answer")??);
         anyhow::ensure!(!failed.load(Ordering::Relaxed), "a message was refused");
+        if let Some(due) = &mut self.due {
+            // What is not told any more is counted by whoever tells.
+            due.close();
+            while let Some(due) = due.recv().await {
+                tally.never_sent(due);
+            }
+        }
         while !over.load(Ordering::Relaxed) {
             sleep(LOOK_PAUSE).await;
         }

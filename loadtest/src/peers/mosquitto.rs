@@ -11,6 +11,7 @@ use bytes::Bytes;
 use rumqttc::{
     AsyncClient, Event, EventLoop, MqttOptions, Packet, QoS, SubscribeFilter, Transport,
 };
+use sealwire_protocol::limits::BODY_BYTES_MAX;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
@@ -25,6 +26,9 @@ const REQUESTS_MAX: usize = 64;
 
 /// Publishes that may be under way in one connection.
 const IN_FLIGHT_MAX: u16 = 256;
+
+/// Longest packet, in bytes: the longest body, and what stands before it.
+const PACKET_BYTES_MAX: usize = BODY_BYTES_MAX + 1024;
 
 /// The device that is away.
 const ABSENT: &str = "absent";
@@ -60,6 +64,7 @@ impl Mosquitto {
             .set_transport(Transport::Ws)
             .set_keep_alive(Duration::from_secs(300))
             .set_clean_session(false)
+            .set_max_packet_size(PACKET_BYTES_MAX, PACKET_BYTES_MAX)
             .set_inflight(IN_FLIGHT_MAX)
             .set_request_channel_capacity(REQUESTS_MAX);
         options

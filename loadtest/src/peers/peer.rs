@@ -1,6 +1,8 @@
 //! What a system has to be able to do to be driven by this program, and how it is driven.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -12,13 +14,15 @@ use tokio::time::{sleep, timeout};
 
 use super::load::{self, Talk};
 use super::{Contender, Load};
+use crate::append::Rate;
 use crate::group::random_body;
 use crate::idle::rest;
-use crate::limits::{DRAIN_DEADLINE, SETUPS_MAX};
+use crate::limits::{DRAIN_DEADLINE, LOOK_PAUSE, SETUPS_MAX};
 use crate::process::Process;
+use crate::progress;
 
 /// How often the entries are read that wait.
-pub(super) const READINGS: usize = 3;
+pub(super) const READINGS: usize = 5;
 
 /// Entries under way while what is to wait is written.
 const WAITING_IN_FLIGHT: usize = 64;
@@ -26,8 +30,8 @@ const WAITING_IN_FLIGHT: usize = 64;
 /// Groups that a silent device follows.
 pub(super) const SILENT_GROUPS: usize = 3;
 
-/// Least silence before memory is read.
-const SILENCE: Duration = Duration::from_secs(5);
+/// How long all that is said before the silence may take.
+const SAYING_DEADLINE: Duration = Duration::from_secs(600);
 
 /// Takes what a device has received.
 pub(super) type Sink = Box<dyn FnMut(&[u8]) + Send>;
@@ -91,34 +95,47 @@ impl Contender for Box<dyn Peer> {
         self.as_ref().durability()
     }
 
-    async fn talk(&mut self, load: &Load, rate: Option<u32>) -> Result<Talk> {
+    async fn talk(&mut self, load: &Load, rate: Rate) -> Result<Talk> {
         load::talk(self.as_ref(), load, rate).await
     }
 
     async fn idle(&mut self, load: &Load) -> Result<(f64, f64)> {
         let process = self.process();
         let before = process.memory()?;
+        let received = Arc::new(AtomicUsize::new(0));
         let mut devices: Vec<Box<dyn Device>> = Vec::new();
         let mut memory = Vec::new();
+        let bar = progress::bar(load.sessions.last().map_or(0, |most| *most as u64), "devices");
         for &sessions in &load.sessions {
             let new = devices.len()..sessions;
-            let come = stream::iter(new)
+            let come = stream::iter(new.clone())
                 .map(|number| {
                     let circle = number / load.members * SILENT_GROUPS;
                     let topics = (circle..circle + SILENT_GROUPS).map(topic).collect();
-                    self.connect(number as u64, topics, Box::new(|_| {}))
+                    let received = received.clone();
+                    let sink = move |_: &[u8]| {
+                        received.fetch_add(1, Ordering::Relaxed);
+                    };
+                    self.connect(number as u64, topics, Box::new(sink))
                 })
                 .buffered(SETUPS_MAX)
+                .inspect_ok(|_| bar.inc(1))
                 .try_collect::<Vec<_>>()
                 .await?;
+            if load.silent_body > 0 {
+                let all_said = say(&come, new.start, load, &received);
+                timeout(SAYING_DEADLINE, all_said).await.context("not everything came")??;
+            }
             devices.extend(come);
-            memory.push((sessions, rest::reach(process, SILENCE).await?.memory));
+            let rest = Duration::from_secs(load.rest);
+            memory.push((sessions, rest::reach(process, rest).await?.memory));
         }
+        bar.finish_and_clear();
         drop(devices);
         sleep(Duration::from_secs(load.after)).await;
         let after = process.memory()?;
-        let [(few, first), (many, last)] = memory[..] else {
-            anyhow::bail!("memory is read twice");
+        let [(few, first), .., (many, last)] = memory[..] else {
+            anyhow::bail!("memory is read twice at least");
         };
         let bytes = last.resident as f64 - first.resident as f64;
         let per_session = bytes / (many - few) as f64;
@@ -148,6 +165,30 @@ impl Contender for Box<dyn Peer> {
     async fn stop(self: Box<Self>) -> Result<()> {
         (*self).stop().await
     }
+}
+
+/// Each device says something in the first of its groups, and everybody has what was said. The number of
+/// the first device is its place among all.
+async fn say(
+    devices: &[Box<dyn Device>],
+    first: usize,
+    load: &Load,
+    received: &AtomicUsize,
+) -> Result<()> {
+    let before = received.load(Ordering::Relaxed);
+    let body = Bytes::from(random_body(load.silent_body)?);
+    let saying = stream::iter(devices.iter().enumerate()).map(|(place, device)| {
+        let topic = topic((first + place) / load.members * SILENT_GROUPS);
+        let body = body.clone();
+        async move { device.publish(&topic, body).await?.await }
+    });
+    saying.buffer_unordered(SETUPS_MAX).try_collect::<()>().await?;
+    // These systems give everybody what is said in a group, the one who says it too.
+    let copies = devices.len() * load.members;
+    while received.load(Ordering::Relaxed) - before < copies {
+        sleep(LOOK_PAUSE).await;
+    }
+    Ok(())
 }
 
 /// Counts messages, and wakes whoever waits for the last of them.

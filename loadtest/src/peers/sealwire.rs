@@ -13,9 +13,6 @@ use crate::frame::Measurement;
 use crate::frame::relay::{Relay, Target};
 use crate::{catch_up, idle};
 
-/// Seconds of silence before memory is read: the relay's logs rest after ten.
-const REST: u64 = 15;
-
 struct Sealwire {
     relay: Relay,
 }
@@ -44,8 +41,7 @@ impl Contender for Sealwire {
         "on disk before the answer"
     }
 
-    async fn talk(&mut self, load: &Load, rate: Option<u32>) -> Result<Talk> {
-        let rate = rate.map_or(Rate::Max, Rate::PerSecond);
+    async fn talk(&mut self, load: &Load, rate: Rate) -> Result<Talk> {
         let arguments = append::Arguments {
             members: load.members,
             in_flight: load.in_flight,
@@ -55,6 +51,8 @@ impl Contender for Sealwire {
         let (step, _) = Box::pin(measured).await?;
         let relay = step.server.as_ref().and_then(|server| server.relay);
         Ok(Talk {
+            rate,
+            unsent: step.unsent,
             answered_per_second: step.appended_per_second,
             delivered_per_second: step.delivered_per_second,
             push_to_answer: step.push_to_appended,
@@ -70,8 +68,8 @@ impl Contender for Sealwire {
             sessions: load.sessions.clone(),
             groups: SILENT_GROUPS,
             members: load.members,
-            body: 0,
-            rest: REST,
+            body: load.silent_body,
+            rest: load.rest,
             after: load.after,
             process_max: None,
         };

@@ -4,10 +4,11 @@ use serde::Serialize;
 
 use super::Arguments;
 use super::start::Started;
+use crate::ceiling::Best;
 use crate::frame::timeline::{Server, Timeline};
-use crate::latency::Percentiles;
+use crate::latency::{Percentiles, Point};
 use crate::reader::Faults;
-use crate::report::{self, Figures, Line, Measure, line, quantity, whole};
+use crate::report::{self, Against, Figures, Line, Measure, Unit, line, quantity, whole};
 use crate::tally::Tally;
 
 /// What `phones` has seen.
@@ -32,6 +33,8 @@ pub(crate) struct Measured {
     unsent: u64,
     /// The relay's memory for each phone that came and listens.
     pub(super) bytes_per_phone: Option<f64>,
+    /// Connections of each.
+    pub(super) connections: usize,
     server: Option<Server>,
     #[serde(skip)]
     timeline: Timeline,
@@ -61,6 +64,7 @@ impl Measured {
             refused: counts.refused,
             unsent: counts.unsent,
             bytes_per_phone: None,
+            connections: 1,
             server,
             timeline,
         }
@@ -107,16 +111,25 @@ impl Figures for Measured {
     }
 
     fn measures(&self) -> Vec<Measure> {
-        let mut measures = Measure::latencies("due to answer", &self.due_to_answer);
-        measures.extend(Measure::latencies("due to event", &self.due_to_event));
-        if let Some(started) = &self.started {
-            measures.extend(Measure::latencies("start: plain calls", &started.calls));
-            measures.extend(Measure::latencies("start: streams open", &started.opened));
-        }
-        let posted = self.posted_per_second;
-        measures.push(Measure::higher("payloads answered", "/s", posted));
+        let sync = Against::sync;
+        let mut measures = Measure::latencies("due to answer", &self.due_to_answer, sync);
+        measures.extend(Measure::latencies("due to event", &self.due_to_event, sync));
+        measures.extend(self.started.iter().flat_map(Started::measures));
+        let per_second = |name: &str, value, best| {
+            Measure::higher(name, Unit::PerSecond, value, Against::Best(best))
+        };
+        measures.push(per_second(
+            "payloads answered",
+            self.posted_per_second,
+            Best::Store { acked: true },
+        ));
+        measures.push(per_second("events", self.delivered_per_second, Best::FanOut));
+        let silence = self.longest_silence_ms * 1000.0;
+        let longest = Against::sync(Point::Max);
+        measures.push(Measure::lower("longest silence", Unit::Microseconds, silence, longest));
         if let Some(bytes) = self.bytes_per_phone {
-            measures.push(Measure::lower("memory per phone", "bytes", bytes));
+            let sessions = Against::Best(Best::Sessions(self.connections));
+            measures.push(Measure::lower("memory per phone", Unit::Bytes, bytes, sessions));
         }
         measures.extend(self.server.iter().flat_map(|server| server.measures("")));
         measures

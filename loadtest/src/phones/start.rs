@@ -20,7 +20,9 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::http::{Calls, Phone};
-use crate::latency::{Latencies, Percentiles};
+use crate::ceiling::Best;
+use crate::latency::{Latencies, Percentiles, Point};
+use crate::report::{Against, Measure, Unit};
 
 /// What the start has shown.
 #[derive(Clone, Copy, Serialize)]
@@ -33,6 +35,20 @@ pub(crate) struct Started {
     pub(super) opened: Percentiles,
     /// Until all had everything.
     pub(super) took_ms: f64,
+}
+
+impl Started {
+    pub(super) fn measures(&self) -> Vec<Measure> {
+        let entrance = |point| Against::Best(Best::Entrance(point));
+        let mut measures = Measure::latencies("start: plain calls", &self.calls, entrance);
+        measures.extend(Measure::latencies("start: streams open", &self.opened, entrance));
+        // Each call and each stream is one question at least.
+        let devices = usize::try_from(self.calls.count).unwrap_or(usize::MAX) + self.streams;
+        let all = Against::Best(Best::Entrances { devices, point: Point::Max });
+        let took = self.took_ms * 1000.0;
+        measures.push(Measure::lower("start: all have everything", Unit::Microseconds, took, all));
+        measures
+    }
 }
 
 /// Streams that are read for nobody, until this is dropped.

@@ -21,7 +21,7 @@ const NOISE: f64 = 0.10;
 /// The same of the slowest one in a hundred, and of the slowest.
 const NOISE_OF_TAILS: f64 = 0.40;
 
-/// The same where there are three runs or more on either side: their spread says the rest.
+/// The same where there are three runs or more on both sides: their spread says the rest.
 const NOISE_OF_SEVERAL: f64 = 0.04;
 
 /// Runs from which a spread says something.
@@ -85,11 +85,23 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             }
         }
     }
+    // What another machine does is told by what it reaches of its own.
+    let by_ratio = before.machine != after.machine;
+    if by_ratio {
+        writeln!(
+            out,
+            "two machines: what has a ratio is compared by it, and the rest is left out"
+        )?;
+    }
     let noisy = [&before, &after].iter().any(|report| report.is_noisy());
+    let measures = |report: &Report| -> Vec<Measure> {
+        let all = report.measures.iter().cloned();
+        if by_ratio { all.filter_map(Measure::by_ratio).collect() } else { all.collect() }
+    };
+    let (before, after) = (measures(&before), measures(&after));
     let pairs: Vec<_> = before
-        .measures
         .iter()
-        .filter_map(|was| Some((was, after.measures.iter().find(|is| is.name == was.name)?)))
+        .filter_map(|was| Some((was, after.iter().find(|is| is.name == was.name)?)))
         .collect();
     let width = pairs.iter().map(|(was, _)| was.name.chars().count()).max().unwrap_or(0);
     writeln!(out, "{:width$}  {:>12}  {:>12}  {:>8}  {:>6}", "", "before", "after", "", "noise")?;
@@ -108,8 +120,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     writeln!(
         out,
         "\nA difference is called better or worse only if it is larger than the noise and the two \
-         ranges of runs do not touch. Single runs differ by {:.0} % ({:.0} % at p99 and beyond) \
-         without a reason; --repeat 3 says more. A question mark: other programs ran beside a run.",
+         ranges of runs do not touch. Noise is what the runs of either side differ by, and {:.0} % at \
+         least; of fewer than {SEVERAL} runs {:.0} % ({:.0} % at p90 and beyond), and --repeat \
+         {SEVERAL} says more. A question mark: other programs ran beside a run.",
+        NOISE_OF_SEVERAL * 100.0,
         NOISE * 100.0,
         NOISE_OF_TAILS * 100.0
     )?;
@@ -147,17 +161,19 @@ fn unlike(before: &Report, after: &Report) -> Vec<String> {
     unlike
 }
 
-/// What the difference of two measures means, its share, and the share that is noise.
+/// What the difference of two measures means, its share, and the share that is noise: what runs of the
+/// same build differ by, as they were seen to on either side, and a least share.
 fn judge(was: &Measure, is: &Measure) -> (Verdict, f64, f64) {
     let (before, after) = (was.median(), is.median());
     let change = if before == 0.0 { 0.0 } else { after / before - 1.0 };
     let several = was.values.len().min(is.values.len()) >= SEVERAL;
-    let is_tail = ["p99", "max", "silence"].iter().any(|word| was.name.contains(word));
-    let noise = match (several, is_tail) {
+    let is_tail = ["p90", "p99", "max", "silence"].iter().any(|word| was.name.contains(word));
+    let least = match (several, is_tail) {
         (true, _) => NOISE_OF_SEVERAL,
         (false, false) => NOISE,
         (false, true) => NOISE_OF_TAILS,
     };
+    let noise = least.max(spread(was)).max(spread(is));
     let ((low, high), (is_low, is_high)) = (range(&was.values), range(&is.values));
     let touch = low <= is_high && is_low <= high;
     let verdict = match was.better {
@@ -168,6 +184,12 @@ fn judge(was: &Measure, is: &Measure) -> (Verdict, f64, f64) {
         Better::Lower | Better::Higher => Verdict::Worse,
     };
     (verdict, change, noise)
+}
+
+/// By how much the runs of one side differ, as a share of the middle one.
+fn spread(of: &Measure) -> f64 {
+    let ((low, high), middle) = (range(&of.values), of.median());
+    if middle == 0.0 { 0.0 } else { (high - low) / middle.abs() }
 }
 
 impl Verdict {
@@ -187,10 +209,15 @@ impl Verdict {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Against, Unit};
     use super::*;
 
     fn measure(name: &str, values: &[f64]) -> Measure {
-        Measure { values: values.to_vec(), ..Measure::lower(name, "µs", 0.0) }
+        let mut measure = Measure::lower(name, Unit::Microseconds, 0.0, Against::Cores);
+        measure.values = values.to_vec();
+        measure.ratios = values.iter().map(|value| value / 50.0).collect();
+        measure.of = Some("a commit alone".to_owned());
+        measure
     }
 
     fn verdict(name: &str, was: &[f64], is: &[f64]) -> Verdict {
@@ -207,14 +234,46 @@ mod tests {
         // Several runs: the spread decides.
         assert_eq!(verdict("p99", &[99.0, 100.0, 101.0], &[106.0, 107.0, 108.0]), Verdict::Worse);
         assert_eq!(verdict("p50", &[90.0, 100.0, 120.0], &[110.0, 125.0, 130.0]), Verdict::Noise);
+        // Ranges that do not touch by chance, and no further apart than runs of one side are.
+        assert_eq!(verdict("p50", &[90.0, 100.0, 110.0], &[111.0, 115.0, 130.0]), Verdict::Noise);
+    }
+
+    #[test]
+    fn readings_of_one_run_do_not_make_it_several() {
+        let read = |readings: &[f64]| {
+            Measure::lower_middle("catching up", Unit::Microseconds, readings, Against::Cores)
+        };
+        // Each run agrees with itself, and five readings of it are nearer to each other than two runs.
+        let was = read(&[100.0, 100.5, 101.0, 101.5, 102.0]);
+        let is = read(&[107.0, 107.5, 108.0, 108.5, 109.0]);
+        assert_eq!(
+            judge(&was, &is).0,
+            Verdict::Noise,
+            "single runs differ by 10 % without a reason"
+        );
+        assert_eq!(judge(&was, &read(&[120.0, 121.0])).0, Verdict::Worse);
+    }
+
+    #[test]
+    fn two_machines_are_compared_by_what_each_reaches_of_its_own() {
+        let (slow, mut fast) = (measure("p50", &[200.0]), measure("p50", &[100.0]));
+        fast.ratios = vec![4.0];
+        let [slow, fast] = [slow, fast].map(|it| it.by_ratio().expect("a ratio"));
+        assert_eq!(slow.name, "p50, × a commit alone");
+        assert_eq!(judge(&slow, &fast).0, Verdict::Noise, "both are four times a commit");
     }
 
     #[test]
     fn higher_can_be_better_and_some_things_are_neither() {
         let (was, is) = (measure("a", &[100.0]), measure("a", &[150.0]));
-        let higher = |it: &Measure| Measure { better: Better::Higher, ..it.clone() };
+        let with = |it: &Measure, better| {
+            let mut measure = it.clone();
+            measure.better = better;
+            measure
+        };
+        let higher = |it: &Measure| with(it, Better::Higher);
         assert_eq!(judge(&higher(&was), &higher(&is)).0, Verdict::Better);
-        let neither = |it: &Measure| Measure { better: Better::Neither, ..it.clone() };
+        let neither = |it: &Measure| with(it, Better::Neither);
         assert_eq!(judge(&neither(&was), &neither(&is)).0, Verdict::Other);
     }
 }

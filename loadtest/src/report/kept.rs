@@ -29,7 +29,7 @@ impl Kept {
         document: &Document<'_, A, F>,
     ) -> Result<Self> {
         let ratios = document.ratios();
-        let measures = document.measures(&ratios);
+        let measures = document.measures();
         let page = page::body(document, &ratios, &measures)?;
         let runs = document.runs.iter();
         let said = runs.clone().flat_map(|run| &run.warnings);
@@ -61,7 +61,7 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Line, Measure, Run, line};
+    use super::super::{Against, Line, Measure, Run, Unit, line};
     use super::*;
 
     #[derive(Serialize)]
@@ -73,7 +73,7 @@ mod tests {
         }
 
         fn measures(&self) -> Vec<Measure> {
-            vec![Measure::higher("a", "/s", 1.0)]
+            vec![Measure::higher("a", Unit::PerSecond, 1.0, Against::Cores)]
         }
 
         fn warnings(&self) -> Vec<String> {

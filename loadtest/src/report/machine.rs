@@ -7,9 +7,9 @@ use serde::Serialize;
 /// What is said about the machine.
 #[derive(Serialize)]
 pub(super) struct Machine {
-    cores: usize,
+    pub(super) cores: usize,
     processor: Option<String>,
-    memory_bytes: Option<u64>,
+    pub(super) memory_bytes: Option<u64>,
     kernel: Option<String>,
 }
 

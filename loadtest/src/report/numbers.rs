@@ -10,6 +10,8 @@ pub(crate) fn quantity(value: f64, unit: &str) -> String {
         "bytes" if value.abs() < 1024.0 * 1024.0 => format!("{:.2} KiB", value / 1024.0),
         "bytes" => format!("{:.1} MiB", value / (1024.0 * 1024.0)),
         "/s" => rate(value),
+        "bytes/s" => format!("{:.1} MiB/s", value / (1024.0 * 1024.0)),
+        "cores" => format!("{value:.4} cores"),
         "" => format!("{value:.2}"),
         "copies" => whole(value as u64),
         _ => format!("{value:.2} {unit}"),

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::machine::Machine;
 use super::plot::{self, Axis, COLOURS, Series};
-use super::{Document, Figures, Line, Measure, Ratio, Run};
+use super::{Document, Figures, Line, Measure, RATIOS, Ratio, Run};
 use crate::frame::sampler::Sample;
 use crate::frame::timeline::Timeline;
 use crate::process::Cpu;
@@ -85,6 +85,9 @@ pub(super) fn body<A: Serialize, F: Figures>(
         }
         show_run(&mut page, run, ratios)?;
     }
+    if let Some(lacks) = document.lacks() {
+        writeln!(page, "<p class=\"about\">{}</p>", escape(lacks))?;
+    }
     if document.runs.len() > 1 {
         page.push_str("<h2>All runs: median (lowest to highest)</h2>\n");
         table(&mut page, &measures.iter().map(Measure::line).collect::<Vec<_>>())?;
@@ -135,7 +138,7 @@ fn show_run<F: Figures>(page: &mut String, run: &Run<F>, ratios: &[Ratio]) -> Re
     page.push_str("</div>\n");
     table(page, &run.figures.lines())?;
     if !ratios.is_empty() {
-        page.push_str("<h2>Of what this machine does at best</h2>\n");
+        writeln!(page, "<h2>{}</h2>", escape(RATIOS))?;
         table(page, &ratios.iter().map(Ratio::line).collect::<Vec<_>>())?;
     }
     for kept in &run.reports {

@@ -6,7 +6,7 @@ use crate::append::Step;
 use crate::catch_up::Readings;
 use crate::ceiling::Ceilings;
 use crate::frame::timeline::{Server, Timeline};
-use crate::report::{Figures, Line, Measure, Ratio, line, mebibytes, whole};
+use crate::report::{Figures, Line, Measure, line, mebibytes, whole};
 
 /// What `vaults` has seen.
 #[derive(Serialize)]
@@ -60,7 +60,7 @@ impl Figures for Measured {
     fn measures(&self) -> Vec<Measure> {
         let mut measures = self.live.measures();
         let readings = self.readings();
-        measures.extend(readings.map(|(_, it)| it.measure(format!("away: {}", it.name()))));
+        measures.extend(readings.flat_map(|(entries, it)| it.measures(entries, "away: ")));
         measures
     }
 
@@ -71,12 +71,6 @@ impl Figures for Measured {
     fn doubts(&self, ceilings: &Ceilings) -> Vec<String> {
         let commit_us = self.live.server.as_ref().and_then(Server::commit_mean_us);
         commit_us.and_then(|commit_us| ceilings.doubt(commit_us)).into_iter().collect()
-    }
-
-    fn ratios(&self, ceilings: &Ceilings) -> Vec<Ratio> {
-        let mut ratios = self.live.ratios(ceilings);
-        ratios.extend(self.readings().map(|(entries, it)| it.ratio(entries, ceilings)));
-        ratios
     }
 
     fn broken_promise(&self) -> Option<String> {

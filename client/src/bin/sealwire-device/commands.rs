@@ -59,7 +59,7 @@ async fn init(args: &Args, out: Output, keeping: &KeepingArgs, name: Option<&str
         bail!(taken(&directory));
     }
     let keeping = keeping.choose().await?;
-    let device = Device::create(&directory, keeping.passphrase(), keeping.options())
+    let device = Device::create(&directory, keeping.of_key(), Options::default())
         .await
         .with_context(|| format!("no device was made in {}", directory.display()))?;
     remark(&format!("made a device in {}", directory.display()));

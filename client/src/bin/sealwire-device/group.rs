@@ -147,16 +147,25 @@ async fn join(args: &Args, out: Output, device: &Device, text: &str) -> Result<(
     print_group(out, log)
 }
 
-/// Says who has given the key of a Totals group: the relay could have put in another device.
+/// Says who has given the group's key, for the relay of a Totals group could have put in another device;
+/// and whether the inviter is gone.
 async fn say_who(events: &mut Events, log: LogId) -> Result<()> {
     // What has happened is told at once; nothing is waited for.
     while let Ok(event) = timeout(AT_ONCE, events.next()).await {
-        if let Event::KeyReceived { log: of, from, .. } = event?
-            && of == log
-        {
+        let event = event?;
+        if event.log() != Some(log) {
+            continue;
+        }
+        if let Event::KeyReceived { from, .. } = event {
             let print = fingerprint(from);
             remark(&format!("the key came from the device with the fingerprint {print}"));
             break;
+        }
+        if let Event::InviterGone { .. } = event {
+            remark(
+                "whoever made the invite is no member any more; ask somebody else whether these are \
+                 the right members, with the fingerprints of `group members`",
+            );
         }
     }
     Ok(())

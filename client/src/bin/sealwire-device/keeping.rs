@@ -7,7 +7,7 @@ use std::io::IsTerminal;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use sealwire_client::device::Options;
+use sealwire_client::device::KeyKeeping;
 use sealwire_client::identity::keychain_answers;
 use zeroize::Zeroizing;
 
@@ -73,17 +73,13 @@ impl KeepingArgs {
 }
 
 impl Keeping {
-    /// The passphrase of the key file, if it has one.
-    pub(crate) fn passphrase(&self) -> Option<&str> {
+    /// As the library takes it.
+    pub(crate) fn of_key(&self) -> KeyKeeping<'_> {
         match self {
-            Self::Sealed(passphrase) => Some(passphrase),
-            Self::Keychain | Self::Unsealed => None,
+            Self::Keychain => KeyKeeping::Keychain,
+            Self::Sealed(passphrase) => KeyKeeping::Sealed(passphrase),
+            Self::Unsealed => KeyKeeping::Unsealed,
         }
-    }
-
-    /// How a device is made that keeps its key so.
-    pub(crate) fn options(&self) -> Options {
-        Options { keychain: matches!(self, Self::Keychain), ..Options::default() }
     }
 
     /// Says where the key is, and what follows from that.

@@ -68,6 +68,18 @@ impl Output {
             Event::KeyReceived { epoch, .. } => {
                 (format!("* was given key {epoch} of the group"), "key_received")
             }
+            Event::InviterGone { inviter, .. } => (
+                format!("! {}, who invited you, is no member any more", short(*inviter)),
+                "inviter_gone",
+            ),
+            Event::InviterUnknown { inviter, .. } => (
+                format!(
+                    "! {}, who invited you, was never a member of the group that the relay shows; \
+                     nothing is sent there",
+                    short(*inviter)
+                ),
+                "inviter_unknown",
+            ),
             Event::Unreadable { sender, reason, .. } => {
                 let why = match reason {
                     Unreadable::NoKey => "its key has not come yet",

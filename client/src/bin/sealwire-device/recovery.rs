@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
 use sealwire_client::address::RelayUrl;
-use sealwire_client::device::{Device, Options, Phase};
+use sealwire_client::device::{Device, Options, Phase, patience};
 use sealwire_client::error::Error;
 use sealwire_client::identity::file::KeyFileError;
 use sealwire_client::recovery::{Format, RecoveryCode};
 use sealwire_client::session::Connection;
+use sealwire_protocol::LogId;
 use serde_json::json;
 use tokio::time::{Duration, Instant, sleep};
 
@@ -88,12 +90,12 @@ async fn restore(args: &Args, out: Output, totals: bool, keeping: &KeepingArgs) 
     }
     let pin = secret(PIN, "PIN: ")?;
     let keeping = keeping.choose().await?;
-    let (passphrase, options) = (keeping.passphrase(), keeping.options());
-    let restored = Device::restore(&place, passphrase, &relay, &code, &pin, options).await;
+    let key = keeping.of_key();
+    let restored = Device::restore(&place, key, &relay, &code, &pin, Options::default()).await;
     let device = restored.with_context(|| format!("nothing was restored from {relay}"))?;
     remark(&format!("made a device in {}", place.display()));
     keeping.say();
-    settle(args, &device).await?;
+    settle(args, out, &device).await?;
     whoami(&device, out, None).await
 }
 
@@ -104,33 +106,46 @@ async fn go_on(args: &Args, out: Output) -> Result<()> {
         bail!(taken(&directory(args)?));
     }
     remark("going on with the restore that was begun here");
-    settle(args, &device).await?;
+    settle(args, out, &device).await?;
     whoami(&device, out, None).await
 }
 
 /// Lets the new device join its groups and take the old one's place.
-async fn settle(args: &Args, device: &Device) -> Result<()> {
+async fn settle(args: &Args, out: Output, device: &Device) -> Result<()> {
     let groups = device.logs().await?;
     let relays: BTreeMap<&str, &RelayUrl> =
         groups.iter().map(|group| (group.relay.as_str(), &group.relay)).collect();
     let connections: Vec<Connection> =
         relays.into_values().map(|relay| device.connect(relay)).collect();
-    let until = Instant::now() + args.deadline();
+    let mut until = Instant::now() + args.deadline();
+    let waiting = Waiting::begin(out, args);
     for group in &groups {
+        let name = group.log.to_uuid_text();
+        waiting.say(&format!("reaching the relay of {name}"));
+        wait_entered(device, group.log, until).await?;
+        let info = device.log(group.log).await?;
+        // Whoever is connected has given what is lacking by then; the others will, later.
+        let patience =
+            if info.phase == Phase::Member { patience(info.members) } else { Duration::ZERO };
         let left = until.saturating_duration_since(Instant::now());
-        match device.wait_ready(group.log, left).await {
-            Ok(()) => remark(&format!("back in {}", group.log.to_uuid_text())),
+        waiting.say(&format!("waiting for a member of {name} who is connected, for its key"));
+        match device.wait_ready(group.log, left.min(patience)).await {
+            Ok(()) => remark(&format!("back in {name}")),
+            Err(Error::Timeout) if patience.is_zero() => remark(&format!(
+                "not yet in {name}: its relay was not reached; it goes on with `listen`"
+            )),
             Err(Error::Timeout) => remark(&format!(
-                "not yet back in {}: it goes on with `listen`",
-                group.log.to_uuid_text()
+                "in {name}, but no member is connected who could give its key: it comes when one is, \
+                 while `listen` or `watch` runs"
             )),
             Err(error) => remark(&format!(
-                "{} does not let this device in ({error}): ask a member for a new invite",
-                group.log.to_uuid_text()
+                "{name} does not let this device in ({error}): ask a member for a new invite"
             )),
         }
     }
     // What is in the outbox and in the other groups ends the old device; its vault is replaced then.
+    waiting.say("waiting for the lost device to be out of all groups");
+    until = until.min(Instant::now() + patience(0));
     loop {
         match device.keep_recovery().await {
             Ok(true) => break,
@@ -152,11 +167,49 @@ async fn settle(args: &Args, device: &Device) -> Result<()> {
             vault.vault.to_uuid_text()
         ));
     }
+    waiting.say("sending what is left");
     until_sent(device, until).await?;
+    waiting.end();
     for connection in connections {
         connection.stop().await;
     }
     Ok(())
+}
+
+/// Waits until this device is a member of a group again, and has read it, or is not let in.
+async fn wait_entered(device: &Device, log: LogId, until: Instant) -> Result<()> {
+    while Instant::now() < until {
+        let info = device.log(log).await?;
+        if info.phase != Phase::Joining && (info.phase != Phase::Member || info.head.is_some()) {
+            break;
+        }
+        sleep(LOOK_PAUSE).await;
+    }
+    Ok(())
+}
+
+/// What is waited for, on standard error, if a person is looking there.
+struct Waiting(ProgressBar);
+
+impl Waiting {
+    fn begin(out: Output, args: &Args) -> Self {
+        let bar = if out.json { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+        let longest = args.deadline().as_secs();
+        let text = format!("{{spinner}} {{msg}} ({{elapsed}} of at most {longest} s; see --wait)");
+        if let Ok(style) = ProgressStyle::with_template(&text) {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(LOOK_PAUSE);
+        Self(bar)
+    }
+
+    fn say(&self, what: &str) {
+        self.0.set_message(what.to_owned());
+    }
+
+    fn end(self) {
+        self.0.finish_and_clear();
+    }
 }
 
 /// Waits until the outbox is empty.

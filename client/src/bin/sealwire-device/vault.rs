@@ -371,7 +371,12 @@ fn print_report(out: Output, report: &Report) -> Result<()> {
             "a snapshot lacks something that is here, or does not open; it was not confirmed",
         ),
         (report.damaged > 0, "some entries are damaged; they are kept sealed"),
-        (report.rejected > 0, "some entries are not believed"),
+        (
+            report.spoiled > 0,
+            "the relay has given some entries spoiled; they are asked for again, and no snapshot is made \
+             or confirmed here before they are whole",
+        ),
+        (report.rejected > report.spoiled, "some entries are not believed"),
     ] {
         if is {
             remark(what);
@@ -390,6 +395,7 @@ fn print_report(out: Output, report: &Report) -> Result<()> {
         "sealed": report.sealed,
         "damaged": report.damaged,
         "rejected": report.rejected,
+        "spoiled": report.spoiled,
         "waits_for_key": report.waits_for_key,
         "history_changed": report.history_changed,
         "forked": report.forked,

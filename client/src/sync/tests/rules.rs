@@ -230,6 +230,40 @@ fn a_lost_trigger_is_found_when_the_database_is_attached_again() {
 }
 
 #[test]
+fn what_is_too_long_is_counted_for_as_long_as_it_is() {
+    let (mut one, mut two, mut vault) = (Phone::new(1, 1), Phone::new(2, 1), Vec::new());
+    let count = "select count(*) from sealwire_oversized";
+    let long = "hex(zeroblob(100000))";
+    one.app("insert into transactions values ('a', 1, 'x', null), ('b', 1, 'x', null)");
+    meet(&mut [&mut one, &mut two], &mut vault);
+    for shorter in ["update transactions set note = 'y'", "delete from transactions where id = 'a'"]
+    {
+        one.app(&format!("update transactions set note = {long} where id = 'a'"));
+        one.push(&mut vault);
+        assert_eq!(one.count(count), 1);
+        one.app(shorter);
+        one.push(&mut vault);
+        assert_eq!(one.count(count), 0, "{shorter}");
+    }
+    // What another device writes later takes its place.
+    one.app(&format!("update transactions set note = {long} where id = 'b'"));
+    one.push(&mut vault);
+    assert_eq!(one.count(count), 1);
+    later();
+    two.app("update transactions set note = 'z' where id = 'b'");
+    meet(&mut [&mut two, &mut one], &mut vault);
+    assert_eq!(one.rows("select note from transactions"), [[text("z")]]);
+    assert_eq!(one.count(count), 0);
+    // A whole row, whose key is too long.
+    one.app(&format!("insert into transactions values ({long}, 1, 'x', null)"));
+    one.push(&mut vault);
+    assert_eq!(one.count(count), 1);
+    one.app("delete from transactions where length(id) > 10");
+    one.push(&mut vault);
+    assert_eq!(one.count(count), 0);
+}
+
+#[test]
 fn the_scope_of_a_column_is_for_life_and_the_database_has_one_device() {
     let mut one = Phone::new(1, 1);
     let changed = Schema::version(2).table(Table::group("transactions"));

@@ -1,4 +1,9 @@
-//! Whatever happens, in whatever order, everybody ends with the same.
+//! The rules of capture and replay alone, in a model: whatever the order in which changesets are made and
+//! replayed, everybody ends with the same.
+//!
+//! It is quick, and its devices may have wrong clocks. There are no keys, seals, numbers, cuts, snapshots
+//! or chains in it, and what is private is kept from others by the model itself: all of that happens
+//! between real devices and a real relay in the relay's own tests, `tests/interleavings.rs`.
 
 use std::collections::BTreeMap;
 
@@ -229,7 +234,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
-    fn four_devices_end_with_the_same_tables_and_nothing_that_was_written_is_lost(
+    fn changesets_in_any_order_give_the_same_tables_and_none_is_lost(
         steps in proptest::collection::vec(any_step(), 1..60),
     ) {
         // Two of Ada, two of Ben; one of each with a clock that is wrong.
