@@ -18,7 +18,7 @@ use sealwire_protocol::bounded::BoundedText;
 use sealwire_protocol::digest::native_log_id;
 use sealwire_protocol::frame::SetPushToken;
 use sealwire_protocol::signing::{device_key, enrol_message, sign};
-use sealwire_protocol::{Control, DeviceKey, LogId, LogType};
+use sealwire_protocol::{Control, DeviceKey, Kind, LogId, LogType};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -29,6 +29,7 @@ use crate::support::person::Person;
 use crate::support::phone::Phone;
 use crate::support::place::{Database, Place};
 use crate::support::process::RelayProcess;
+use crate::support::vault_client::Client;
 use crate::support::world::World;
 use crate::support::{eventually, on_both_databases};
 
@@ -46,6 +47,7 @@ on_both_databases!(
     a_push_service_that_never_answers_one_device_rings_the_others,
     a_relay_that_is_killed_with_doorbells_pending_rings_them_after_its_start,
     devices_of_a_vault_are_rung_like_everybody,
+    whoever_listens_to_a_vault_is_rung_unless_it_pulls_from_where_it_stands,
     a_device_of_the_sdk_says_where_it_is_rung,
     an_operator_can_try_a_doorbell,
     doorbells_to_a_push_service_behind_tls_share_one_connection_of_http_2,
@@ -159,8 +161,16 @@ async fn the_push_service_is_told_three_words_and_nothing_else(database: Databas
             assert!(!needle.is_in(&heard.everything()), "{} was told", needle.name);
         }
     }
-    // And nothing of what the push service is told is said or counted here.
-    let told = relay.ask("/metrics").await.expect("metrics").body + &relay.said();
+    // And nothing of what the push service is told is said or counted here, or told to whoever shares
+    // a group with a phone.
+    let mut told = relay.ask("/metrics").await.expect("metrics").body + &relay.said();
+    let group = &sent[0].1;
+    for path in
+        ["/groups", &format!("/groups/{group}/members"), &format!("/groups/{group}/pending")]
+    {
+        told += &phones[0].get(path).await.ok().to_string();
+    }
+    assert!(told.contains(&phones[1].name()), "its peer is among its members");
     let secret = [token(11), token(21), "access-1".to_owned(), "PRIVATE".to_owned()];
     for secret in secret {
         assert!(!Needle::text("a token", &secret).is_in(told.as_bytes()), "{secret}");
@@ -468,6 +478,21 @@ async fn an_access_token_is_renewed_in_time_and_used_while_that_fails() {
 }
 
 #[tokio::test]
+async fn a_clock_that_is_a_little_ahead_is_no_reason_to_ring_nobody() {
+    let fcm = Fcm::start().await;
+    let client = fcm.client();
+    let payload = PayloadId::new(LogKey(1), 1, 1);
+    let ring = Ring { log: LogId([1; 16]), payload, urgency: Urgency::Normal };
+    fcm.set_behind(30);
+    assert_eq!(client.ring("a-token", &ring).await, Rang::Taken);
+    // One that is far off is the operator's to set.
+    let fcm = Fcm::start().await;
+    fcm.set_behind(600);
+    let refused = Rang::Later(Trouble::Unauthorised, None);
+    assert_eq!(fcm.client().ring("a-token", &ring).await, refused);
+}
+
+#[tokio::test]
 async fn a_token_endpoint_that_fails_is_asked_when_it_says_so_and_no_sooner() {
     let fcm = Fcm::start().await;
     let client = fcm.client();
@@ -640,6 +665,34 @@ async fn devices_of_a_vault_are_rung_like_everybody(database: Database) {
     let heard = fcm.doorbells()[0].json();
     let payload = heard["message"]["data"]["payloadId"].as_str().expect("an id").to_owned();
     assert_eq!(heard, expected(&token(2), &vault.to_uuid_text(), &payload, "NORMAL"));
+}
+
+async fn whoever_listens_to_a_vault_is_rung_unless_it_pulls_from_where_it_stands(
+    database: Database,
+) {
+    let fcm = Fcm::start().await;
+    let world = ringing(database, &fcm).await;
+    let mut laptop = Client::found(&world).await;
+    let (tablet, phone) = (laptop.enrol(&world, 2).await, laptop.enrol(&world, 3).await);
+    let mut streams = Vec::new();
+    for (device, seed) in [(&tablet, 2), (&phone, 3)] {
+        device.phone.register(Some(&token(seed))).await;
+        streams.push(device.phone.listen(&device.path("/changesets/stream?after=3")).await);
+    }
+    let at = Instant::now();
+    let signed = laptop.sign(Kind::Ring, b"a changeset");
+    laptop.push(&[signed]).await.ok();
+    for stream in &mut streams {
+        while stream.next_raw().await.expect("it goes on").0 != "changeset" {}
+    }
+    // Both were given it; that one of them has it, it says by asking what comes next.
+    let next = phone.pull(4).await;
+    assert_eq!((&next["changesets"], &next["more"]), (&json!([]), &json!(false)));
+    fcm.until_doorbells(1).await;
+    let took = at.elapsed();
+    assert!(took >= Duration::from_secs(10) && took < Duration::from_secs(15), "{took:?}");
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(fcm.rung(), [token(2)]);
 }
 
 async fn a_device_of_the_sdk_says_where_it_is_rung(database: Database) {

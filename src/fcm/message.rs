@@ -155,9 +155,12 @@ pub(super) fn meaning(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> O
             later(Trouble::Quota)
         }
         StatusCode::TOO_MANY_REQUESTS => later(Trouble::Limited),
-        status if status.is_server_error() => later(Trouble::Unavailable),
         // Another project's token, or a token that is none.
-        _ => Rang::Refused,
+        status if status.is_client_error() && status != StatusCode::REQUEST_TIMEOUT => {
+            Rang::Refused
+        }
+        // It is down, or somebody else answers in its place: that says nothing of the token.
+        _ => later(Trouble::Unavailable),
     })
 }
 
@@ -241,6 +244,10 @@ mod tests {
         assert_eq!(meant(429, ""), later(Trouble::Limited));
         assert_eq!(meant(500, ""), later(Trouble::Unavailable));
         assert_eq!(meant(503, ""), later(Trouble::Unavailable));
+        // What FCM never says: a proxy, or a page that wants a password.
+        for status in [204, 302, 307, 408] {
+            assert_eq!(meant(status, ""), later(Trouble::Unavailable), "{status}");
+        }
     }
 
     #[test]

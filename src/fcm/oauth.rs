@@ -34,6 +34,10 @@ const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 /// How long our signature is good; Google allows no longer.
 const ASSERTION_LIFETIME: Duration = Duration::from_secs(3600);
 
+/// How long ago we say that we have signed it: Google refuses what was signed in its future, and our clock
+/// may be that much ahead of its own.
+const CLOCK_AHEAD_MAX: Duration = Duration::from_secs(60);
+
 /// How long before it expires a token is renewed; one that is good for less than twice as long, at half
 /// of its time.
 const RENEWED_BEFORE: Duration = Duration::from_secs(300);
@@ -193,15 +197,16 @@ impl Tokens {
 
     /// What says that we are this service account, signed.
     fn assertion(&self) -> Option<Secret> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+        let signed = now.saturating_sub(CLOCK_AHEAD_MAX).as_secs();
         let Credentials { email, key, key_id, token_uri, .. } = &self.credentials;
         let header = Header { alg: "RS256", typ: "JWT", kid: key_id.as_deref() };
         let claims = Claims {
             iss: email,
             scope: SCOPE,
             aud: &token_uri.to_string(),
-            iat: now,
-            exp: now + ASSERTION_LIFETIME.as_secs(),
+            iat: signed,
+            exp: signed + ASSERTION_LIFETIME.as_secs(),
         };
         let mut text = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&header).ok()?);
         text.push('.');

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -102,6 +102,8 @@ struct Inner {
     expired: Mutex<u64>,
     /// For how many seconds an access token is good that is granted from now on.
     lifetime: AtomicU64,
+    /// How many seconds its clock is behind.
+    behind: AtomicU64,
     /// What the token endpoint answers next instead of granting: a status, and seconds to wait.
     grant_failures: Mutex<VecDeque<(StatusCode, Option<u64>)>>,
     next: Mutex<VecDeque<Reply>>,
@@ -162,6 +164,7 @@ impl Fcm {
             granted: Mutex::new(0),
             expired: Mutex::new(0),
             lifetime: AtomicU64::new(3599),
+            behind: AtomicU64::new(0),
             grant_failures: Mutex::default(),
             next: Mutex::default(),
             by_token: Mutex::default(),
@@ -238,6 +241,11 @@ impl Fcm {
     /// Access tokens are good for so many seconds from now on.
     pub(crate) fn grant_for(&self, seconds: u64) {
         self.inner.lifetime.store(seconds, Ordering::Relaxed);
+    }
+
+    /// Its clock is so many seconds behind from now on.
+    pub(crate) fn set_behind(&self, seconds: u64) {
+        self.inner.behind.store(seconds, Ordering::Relaxed);
     }
 
     /// The token endpoint answers so instead of the next grant.
@@ -444,6 +452,13 @@ impl Inner {
             "exp": iat.map(|iat| iat + 3600),
         });
         assert_eq!((&parts[1], exp.is_some()), (&expected, true));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after the epoch").as_secs();
+        let now = now - self.behind.load(Ordering::Relaxed);
+        // As Google: not signed in the future, and good for now.
+        if iat > Some(now) || exp <= Some(now) {
+            let error = json!({ "error": "invalid_grant" });
+            return (StatusCode::BAD_REQUEST, axum::Json(error)).into_response();
+        }
         if let Some((status, seconds)) = self.grant_failures.lock().pop_front() {
             let mut answer = status.into_response();
             if let Some(seconds) = seconds {
