@@ -357,7 +357,7 @@ impl State {
             };
             match self.core.still(&call, now) {
                 Still::Wanted => {}
-                later => {
+                later @ (Still::Later | Still::Needless(_)) => {
                     if let Still::Needless(spared) = later {
                         count_spared(spared);
                     }
