@@ -220,7 +220,9 @@ impl Engine {
         self.load()?;
         let unfinished: Option<bool> = meta(&self.db, "unfinished")?;
         if changed || unfinished == Some(true) {
-            let numbers: Vec<NameId> = self.tables.0.keys().copied().collect();
+            // In their own order: what was there before is stamped alike whenever it is adopted.
+            let mut numbers: Vec<NameId> = self.tables.0.keys().copied().collect();
+            numbers.sort_unstable();
             self.write(|writer| {
                 for number in numbers {
                     writer.adopt(number)?;
