@@ -62,7 +62,7 @@ impl Device {
     /// `keeping` says.
     ///
     /// # Errors
-    /// [`KeyFileError::Exists`] if there is one already.
+    /// [`KeyFileError::Exists`](crate::identity::file::KeyFileError::Exists) if there is one already.
     pub async fn create(
         directory: impl AsRef<Path>,
         keeping: KeyKeeping<'_>,
@@ -81,7 +81,8 @@ impl Device {
     /// Opens the device in a directory.
     ///
     /// # Errors
-    /// [`KeyFileError::Missing`] if there is none, [`KeyFileError::PassphraseNeeded`] if its key is
+    /// [`KeyFileError::Missing`](crate::identity::file::KeyFileError::Missing) if there is none,
+    /// [`KeyFileError::PassphraseNeeded`](crate::identity::file::KeyFileError::PassphraseNeeded) if its key is
     /// sealed and no passphrase was given.
     pub async fn open(
         directory: impl AsRef<Path>,
