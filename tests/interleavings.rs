@@ -133,6 +133,7 @@ mod four_devices_end_with_the_same_tables_lose_nothing_and_keep_what_is_private 
 
 on_both_databases!(
     what_is_cut_off_of_an_enrolment_is_done_by_the_next_try,
+    a_newcomer_that_was_not_given_all_keys_reads_a_snapshot_when_they_come,
     what_is_cut_off_of_a_revocation_is_done_by_the_next_try,
     a_rotation_that_was_cut_off_and_comes_too_late_holds_up_nothing,
     entries_below_a_floor_that_come_twice_are_no_alarm,
@@ -152,6 +153,25 @@ async fn what_is_cut_off_of_an_enrolment_is_done_by_the_next_try(database: Datab
             Step::Newcomer(0, cut_off(Fault::PushLost(push))),
         ];
         assert_eq!(all_is_well_after(database, steps).await.cut, 1);
+    }
+}
+
+async fn a_newcomer_that_was_not_given_all_keys_reads_a_snapshot_when_they_come(
+    database: Database,
+) {
+    // The vault's key is lost, or the person's alone.
+    for push in 1..3 {
+        let mut family = Family::gather(database).await;
+        family.step(Step::Write(0, Write::Pin(1))).await;
+        family.step(Step::Snapshot(0, Trouble::NONE)).await;
+        family.step(Step::Sync(1, Trouble::NONE)).await;
+        assert!(family.floor().await > 0, "it was confirmed");
+        let new = family.add(ADA).await;
+        family.invite(0, new).await;
+        family.let_in(cut_off(Fault::PushLost(push))).await;
+        family.step(Step::Sync(new, Trouble::NONE)).await;
+        family.settle().await;
+        family.everything_is_as_it_must_be().await;
     }
 }
 

@@ -52,6 +52,7 @@ mod attached;
 mod bootstrap;
 mod boxes;
 mod capture;
+mod carried;
 pub mod changeset;
 pub mod clock;
 mod code;

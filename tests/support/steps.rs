@@ -135,10 +135,7 @@ pub(crate) fn any_step() -> impl Strategy<Value = Step> {
         3 => (device(), any_trouble()).prop_map(|(at, trouble)| Step::Snapshot(at, trouble)),
         1 => (device(), any::<bool>(), any_trouble())
             .prop_map(|(at, own, trouble)| Step::Rotate(at, own, trouble)),
-        // What is cut off of it is a promise of its own. One thing is not mended: a newcomer that opens a
-        // snapshot before an enrolment that was cut off has been taken up again lacks the private part of
-        // that snapshot, until its person's next one.
-        1 => device().prop_map(|at| Step::Newcomer(at, Trouble::NONE)),
+        1 => (device(), any_trouble()).prop_map(|(at, trouble)| Step::Newcomer(at, trouble)),
         1 => Just(Step::Restart),
     ]
 }

@@ -96,6 +96,11 @@ impl Turn {
                 ) => {
                     first.get_or_insert(error);
                 }
+                // It is enrolled, and whoever enrolled it has not given it the key yet.
+                Err(SyncError::Vault(VaultError::NoKey)) => {
+                    self.report.waits_for_key = true;
+                    return Ok(());
+                }
                 other => return other,
             }
         }
@@ -276,6 +281,10 @@ impl Visit for Merge<'_> {
             return Err(SnapshotError::Damaged.into());
         }
         writer.carry(&state)
+    }
+
+    fn awaited(&mut self, writer: &mut Writer<'_>, state: StateBox) -> Result<(), SyncError> {
+        self.state(writer, state)
     }
 
     fn sealed(&mut self, writer: &mut Writer<'_>, sealed: StateSealed) -> Result<(), SyncError> {

@@ -234,7 +234,7 @@ impl Writer<'_> {
                 self.settle_sealed(&at, reason)?;
             }
         }
-        Ok(())
+        self.open_carried(keys, taken)
     }
 
     fn next_sealed(&self, scope: Scope, epoch: u32) -> Result<Option<Sealed>, SyncError> {

@@ -21,7 +21,6 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io::{Read, Write};
 
-use rusqlite::OptionalExtension;
 use sealwire_protocol::ids::Scope;
 use sealwire_protocol::{DeviceKey, Head};
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
@@ -39,7 +38,7 @@ use super::schema::KeyScope;
 use super::value::Value;
 use super::writer::Writer;
 use crate::error::StoreError;
-use crate::vault::{Packer, SnapshotError, Unpacked, unpacking};
+use crate::vault::{Packer, SnapshotError, Unpacked, VaultError, unpacking};
 
 /// The version of this encoding.
 const VERSION: u8 = 1;
@@ -238,6 +237,11 @@ pub(crate) trait Visit {
     /// Somebody else's own state.
     fn state(&mut self, writer: &mut Writer<'_>, state: StateBox) -> Result<(), SyncError>;
 
+    /// This person's own state, whose key is still to come.
+    fn awaited(&mut self, _: &mut Writer<'_>, _: StateBox) -> Result<(), SyncError> {
+        Err(VaultError::NoKey.into())
+    }
+
     fn sealed(&mut self, writer: &mut Writer<'_>, sealed: StateSealed) -> Result<(), SyncError>;
 }
 
@@ -256,8 +260,11 @@ pub(crate) fn read(
             Frame::Rows(rows) if !rows.is_sound() => return Err(SnapshotError::Damaged.into()),
             Frame::Rows(rows) => visit.rows(writer, scope, &devices, rows)?,
             Frame::Box(own) if keys.is_mine(own.scope) && scope == KeyScope::Group => {
-                let packed = keys.vault.open_state(own.author, &own.head, &own.sealed)?;
-                read(writer, keys, KeyScope::UserPrivate, &packed, visit)?;
+                match keys.vault.open_state(own.author, &own.head, &own.sealed) {
+                    Ok(packed) => read(writer, keys, KeyScope::UserPrivate, &packed, visit)?,
+                    Err(VaultError::NoKey) => visit.awaited(writer, own)?,
+                    Err(error) => return Err(error.into()),
+                }
             }
             // Nobody writes one into another one; and whoever does, does not make this one go deeper.
             Frame::Start(..) => return Err(SnapshotError::Damaged.into()),
@@ -506,27 +513,6 @@ impl Writer<'_> {
 
     pub(crate) fn column_numbers(&mut self, names: &[String]) -> Result<Vec<NameId>, SyncError> {
         names.iter().map(|name| self.names.column(self.db, name)).collect()
-    }
-
-    /// Keeps somebody's sealed state, if it is newer than what is kept of that scope.
-    pub(crate) fn carry(&self, state: &StateBox) -> Result<(), SyncError> {
-        let known: Option<Vec<u8>> = self
-            .db
-            .prepare_cached("select head from sealwire_carried where scope = ?1")?
-            .query_row([&state.scope.0[..]], |row| row.get(0))
-            .optional()?;
-        let known: Option<Head> = known.and_then(|head| rmp_serde::from_slice(&head).ok());
-        if known.is_some_and(|known| known.seq >= state.head.seq) {
-            return Ok(());
-        }
-        let head = rmp_serde::to_vec(&state.head).map_err(|_| StoreError::Damaged)?;
-        self.db
-            .prepare_cached(
-                "insert or replace into sealwire_carried (scope, author, head, box)
-                 values (?1, ?2, ?3, ?4)",
-            )?
-            .execute((&state.scope.0[..], &state.author.0[..], head, &state.sealed))?;
-        Ok(())
     }
 }
 
