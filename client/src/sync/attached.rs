@@ -317,7 +317,8 @@ impl Attached {
     /// of changesets once another device has confirmed it.
     ///
     /// # Errors
-    /// As of [`Attached::sync`].
+    /// As of [`Attached::sync`]; [`VaultError::NoKey`](crate::vault::VaultError::NoKey) if this device was not
+    /// given the vault's key yet.
     pub async fn snapshot(&self) -> Result<sealwire_protocol::frame::SnapshotSummary, SyncError> {
         let mut turn = Turn::begin(&self.shared).await?;
         turn.catch_up().await?;

@@ -31,6 +31,10 @@ impl Turn {
     /// Makes a snapshot of what is here at the head that was read.
     pub(crate) async fn snapshot(&mut self) -> Result<SnapshotSummary, SyncError> {
         let head = self.vault.head().ok_or(SyncError::NotEnrolled)?;
+        if self.is_pending().await? {
+            // What it would be of is not here yet.
+            return Err(VaultError::NoKey.into());
+        }
         let private = self.private.map(|(scope, _)| scope);
         let shared = self.shared.clone();
         let sealed = self
@@ -107,6 +111,12 @@ impl Turn {
         Err(first.unwrap_or(SnapshotError::Damaged.into()))
     }
 
+    /// Whether a snapshot is still to be opened: this device is enrolled, and was not given its key yet.
+    async fn is_pending(&self) -> Result<bool, SyncError> {
+        let pending: Option<Vec<u8>> = self.shared.read(|db| meta(db, PENDING)).await?;
+        Ok(pending.is_some())
+    }
+
     /// Opens a snapshot and merges it: all of it, or nothing.
     async fn merge(&mut self, snapshot: &SnapshotSummary) -> Result<(), SyncError> {
         let packed = self.open_snapshot(snapshot).await?;
@@ -138,7 +148,8 @@ impl Turn {
         let Some(snapshot) = newest.filter(|snapshot| !snapshot.confirmed) else { return Ok(()) };
         let me = self.shared.identity.key();
         let read = self.vault.head().map_or(0, |head| head.seq);
-        if self.vault.is_spoiled() {
+        // Little is here then, and any snapshot would have it all.
+        if self.vault.is_spoiled() || self.is_pending().await? {
             return Ok(());
         }
         let foreign = self.author_of(snapshot.digest).is_some_and(|author| author != me);
