@@ -317,7 +317,7 @@ impl Attached {
     /// of changesets once another device has confirmed it.
     ///
     /// # Errors
-    /// As of [`Attached::sync`]; [`VaultError::NoKey`](crate::vault::VaultError::NoKey) if this device was not
+    /// As of [`Attached::sync`]; [`VaultError::NoKey`] if this device was not
     /// given the vault's key yet.
     pub async fn snapshot(&self) -> Result<sealwire_protocol::frame::SnapshotSummary, SyncError> {
         let mut turn = Turn::begin(&self.shared).await?;
