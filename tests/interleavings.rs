@@ -43,8 +43,11 @@ impl Family {
         }
         verdict.causes_come_first();
         self.private_keys_stay_with_their_person();
+        // First, for what is in a wrong place is missing in another.
+        for phone in &self.phones {
+            phone.holds_nothing_of_others();
+        }
         for at in 0..self.phones.len() {
-            self.phones[at].holds_nothing_of_others();
             assert_eq!(self.status(at).await.1, 0, "{at} has something unsent");
             let status = self.phones[at].running().await.status().await.expect("a status");
             let holds_key = status.vault.is_some_and(|vault| vault.holds_private_key);
