@@ -27,6 +27,32 @@ fn the_privacy_page_names_every_column_and_no_other() {
     assert!(untold.is_empty() && unknown.is_empty(), "untold: {untold:?}, unknown: {unknown:?}");
 }
 
+#[test]
+fn every_version_and_lint_of_the_workspace_stands_in_the_root_manifest() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| -> toml::Table {
+        fs::read_to_string(root.join(path)).expect("a manifest").parse().expect("TOML")
+    };
+    let workspace = &read("Cargo.toml")["workspace"];
+    assert_eq!(workspace["lints"]["rust"]["unsafe_code"].as_str(), Some("forbid"));
+    let members = workspace["members"].as_array().expect("members");
+    let members = members.iter().filter_map(toml::Value::as_str);
+    let mut looked_at = 0;
+    for path in members.map(|member| format!("{member}/Cargo.toml")).chain(["Cargo.toml".into()]) {
+        let manifest = read(&path);
+        assert_eq!(manifest["lints"]["workspace"].as_bool(), Some(true), "{path}");
+        for kind in ["dependencies", "dev-dependencies", "build-dependencies"] {
+            let named = manifest.get(kind).and_then(toml::Value::as_table);
+            for (name, wish) in named.into_iter().flatten() {
+                let inherited = wish.get("workspace").and_then(toml::Value::as_bool);
+                assert_eq!(inherited, Some(true), "{name} in {path}");
+                looked_at += 1;
+            }
+        }
+    }
+    assert!(looked_at > 50, "{looked_at}");
+}
+
 /// What the relay decides is decided without a database, a socket or HTTP, whatever the crates that
 /// the actors use come to need.
 #[test]
