@@ -20,5 +20,5 @@ fuzz_target!(|bytes: &[u8]| {
     read_alike!(ClientFrame, &frame, bytes;
         Authenticate Subscribe Unsubscribe Append AppendBatch Ack ListMembers ListLogs Ping Grant
         CreateTotals JoinTotals LeaveTotals GetVaultToken SetPushToken ListSnapshots
-        PutSnapshotChunk GetSnapshotChunk);
+        PutSnapshotChunk GetSnapshotChunk SubscribeFrom);
 });
