@@ -302,18 +302,22 @@ pub const PUSH_CALLS_MAX: usize = 128;
 /// quarter of those that are rung at the same time.
 pub const PUSH_BATCH: usize = 32;
 
-/// Requests that wait for one committer, from which on appends go first and doorbells step back. A relay
-/// that has time to spare has a handful there: what comes during one commit.
-pub const PUSH_YIELD_DEPTH: usize = 64;
+/// Requests that wait for one committer, from which on appends go first and doorbells step back. During a
+/// commit of a relay that has time to spare, hardly ever a second one comes.
+pub const PUSH_YIELD_DEPTH: usize = 2;
 
-/// For how long they step back when that was seen: several commits of the largest size.
+/// For how long they step back when that was seen: many small commits, and several of the largest size.
 pub const PUSH_YIELD: Duration = Duration::from_millis(100);
 
-/// Doorbells that begin together meanwhile.
+/// Doorbells that begin together meanwhile, at least.
 pub const PUSH_YIELD_CALLS: usize = 16;
 
-/// Pause between those and the next ones: 320 in a second, for as long as the relay has no time to spare.
+/// Pause between those and the next ones: 320 in a second, for as long as appends go first.
 pub const PUSH_YIELD_PAUSE: Duration = Duration::from_millis(50);
+
+/// So many times they begin until all that wait have been rung, where that is more: then they keep up with
+/// whatever comes, 3.2 seconds late.
+pub const PUSH_YIELD_STEPS: usize = 64;
 
 /// How long a push service may take.
 pub const PUSH_CALL_DEADLINE: Duration = Duration::from_secs(15);

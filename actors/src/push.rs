@@ -12,12 +12,13 @@
 //!
 //! Holds always:
 //! - a push service is given a token and a [`Ring`], and nothing else;
-//! - at most [`PUSH_CALLS_MAX`] calls are under way; while a crowd waits for a committer, [`PUSH_YIELD_CALLS`] begin
-//!   in each [`PUSH_YIELD_PAUSE`], because a doorbell may be a second late where an append may not;
+//! - at most [`PUSH_CALLS_MAX`] calls are under way; while entries wait for a committer, few begin
+//!   ([`courtesy`]);
 //! - a token is forgotten only when its push service says that it is gone, and only that very token.
 
 mod breaker;
 mod core;
+mod courtesy;
 pub(crate) mod doorstep;
 mod fair;
 mod reread;
@@ -36,11 +37,11 @@ use tokio::time::{Instant, sleep, timeout};
 
 use self::breaker::{Breaker, ms};
 use self::core::{Call, Core, News, Outcome, Room, Spared, Still, Taken};
+use self::courtesy::Courtesy;
 use self::doorstep::{Acked, Awake, Named, Sleeper, Told};
 use crate::limits::{
     DOORBELL_DEVICES_MAX, DOORBELL_LOOKBACK, DOORBELL_REREAD_PAUSE, DOORBELL_WAITS_MAX, PUSH_BATCH,
-    PUSH_CALL_DEADLINE, PUSH_CALLS_MAX, PUSH_MAILBOX_MAX, PUSH_RETRY_MIN, PUSH_YIELD,
-    PUSH_YIELD_CALLS, PUSH_YIELD_DEPTH, PUSH_YIELD_PAUSE,
+    PUSH_CALL_DEADLINE, PUSH_CALLS_MAX, PUSH_MAILBOX_MAX, PUSH_RETRY_MIN,
 };
 use crate::mailbox::{self, Mailbox, Posted, Waiting};
 use crate::metrics::{
@@ -148,10 +149,7 @@ struct State {
     started: Instant,
     /// Calls under way.
     calls: usize,
-    /// Until when appends go first.
-    yields_until: u64,
-    /// When the next calls may begin meanwhile.
-    next_yielding: u64,
+    courtesy: Courtesy,
     /// Whether a look is on its way, and for when.
     looking: Option<u64>,
     rereading: bool,
@@ -182,8 +180,7 @@ impl Actor for PushActor {
             services,
             started: Instant::now(),
             calls: 0,
-            yields_until: 0,
-            next_yielding: 0,
+            courtesy: Courtesy::default(),
             looking: None,
             rereading: false,
             reread_at: 0,
@@ -291,7 +288,7 @@ impl State {
         let calls = self.core.take(now, room, |device| registry.is_here(device));
         if !calls.is_empty() {
             self.calls += calls.len();
-            self.next_yielding = now + ms(PUSH_YIELD_PAUSE);
+            self.courtesy.began(now);
             self.look_up(calls);
         }
         gauge!(DOORBELLS_WAITING).set(self.core.waiting() as f64);
@@ -300,18 +297,13 @@ impl State {
 
     /// How many calls may begin now.
     fn room(&mut self, now: u64) -> usize {
-        // A crowd that was committed is gone at this moment and there again at the next.
-        if self.shared.busiest_committer() >= PUSH_YIELD_DEPTH {
-            self.yields_until = now + ms(PUSH_YIELD);
-        }
-        let mut free = PUSH_CALLS_MAX.saturating_sub(self.calls);
-        if free < PUSH_BATCH && self.core.ready() > free {
+        self.courtesy.see(self.shared.busiest_committer(), now);
+        let (free, ready) = (PUSH_CALLS_MAX.saturating_sub(self.calls), self.core.ready());
+        if free < PUSH_BATCH && ready > free {
             // Many wait: their tokens are looked up together, when there is room for some.
             return 0;
         }
-        if now < self.yields_until {
-            free = if now < self.next_yielding { 0 } else { free.min(PUSH_YIELD_CALLS) };
-        }
+        let free = self.courtesy.room(free, ready, now);
         self.services.iter().map(|one| one.breaker.room(now, free)).max().unwrap_or(0)
     }
 
@@ -448,7 +440,7 @@ impl State {
         let ready = self.core.ready() > 0;
         let rests = ready
             .then(|| self.services.iter().filter_map(|one| one.breaker.rests_until(now)).min());
-        let yields = (ready && now < self.yields_until).then_some(self.next_yielding);
+        let yields = ready.then(|| self.courtesy.next(now)).flatten();
         let due = [due, rests.flatten(), yields].into_iter().flatten().min();
         let pause = due.map_or(LOOK_WHEN_IDLE, |due| {
             let pause = Duration::from_millis(due.saturating_sub(now));

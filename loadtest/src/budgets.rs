@@ -14,12 +14,10 @@ mod table;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::Args;
 use serde::Serialize;
-use tokio::time::timeout;
 
 use self::database::{Fresh, Server};
 use self::part::{Manner, Part, Shown};
@@ -28,9 +26,6 @@ use crate::frame::relay::About;
 use crate::limits::REPEATS_MAX;
 use crate::progress;
 use crate::report::{self, Document, Run};
-
-/// How long the system may take to write out what was left in its memory: some gigabytes.
-const WRITE_OUT_DEADLINE: Duration = Duration::from_secs(60);
 
 /// What `budgets` is asked to do.
 #[derive(Args, Serialize)]
@@ -128,7 +123,6 @@ async fn take_all(
                 format!("{name}, {}", part.scenario())
             };
             progress::say(&title);
-            write_out().await;
             let mut made = Vec::new();
             match take(arguments, manner, part, &title, server, &mut made).await {
                 Ok(shown) => column.add(shown),
@@ -142,14 +136,6 @@ async fn take_all(
         }
     }
     column
-}
-
-/// Has the system write out what earlier parts have left in its memory: the next one would wait behind it
-/// at the disk.
-async fn write_out() {
-    let writing = tokio::task::spawn_blocking(rustix::fs::sync);
-    // What takes longer is measured as it is; no answer but that there is.
-    let _ = timeout(WRITE_OUT_DEADLINE, writing).await;
 }
 
 /// One part, with databases that are made for it.

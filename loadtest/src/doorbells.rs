@@ -1,13 +1,18 @@
 //! A burst to devices that sleep: how soon their doorbells ring, and what that costs those who write.
 //!
 //! In each group one phone posts payloads; the others have said where their doorbells are, and have
-//! gone. It is done in rounds, each with one relay that is started twice: first it rings nobody, then it
-//! rings at a push service that stands in for Google's. So both sides are seen in turn, and what they
-//! differ by has a range. The push service is a process of its own, as it is in the world: what it
-//! takes from the machine is not the relay's.
+//! gone. It is done in rounds of three bursts: a relay that rings nobody, one that rings at a push
+//! service that stands in for Google's, and again one that rings nobody. What the middle one differs by
+//! from the two beside it is what doorbells cost; what those two differ by is the noise. The push
+//! service is a process of its own, as it is in the world: what it takes from the machine is not the
+//! relay's.
 //!
-//! Holds always: the groups of one side are left before the next begins, so that nothing of it is read
-//! again or rung in the next.
+//! Holds always:
+//! - each burst has a relay of its own, with an empty database where that is in its directory;
+//! - the groups of one burst are left before the next begins, so that nothing of it is read again or
+//!   rung in the next;
+//! - the bursts of a round are prepared alike: who sleeps says where its doorbell is also to a relay
+//!   that rings nobody.
 
 mod burst;
 mod groups;
@@ -65,7 +70,7 @@ pub(crate) struct Arguments {
     /// Payloads per second that are due in all groups together; 0 for as fast as they are answered.
     #[arg(long, default_value_t = 0)]
     rate: u32,
-    /// How often the relay is measured without and with doorbells, in turn.
+    /// How often a burst with doorbells is measured, each time between two without.
     #[arg(long, default_value_t = 1)]
     rounds: usize,
     /// Length of each payload, in bytes; twice as long in hex.
@@ -124,16 +129,16 @@ impl Measurement for Arguments {
         let mut timeline = Timeline::default();
         let mut seen = Seen::new(self.total(), provider.call_alone().await?);
         for number in 0..self.rounds {
-            let started = Instant::now();
             if number > 0 {
                 relay.start_anew(Vec::new()).await?;
             }
-            let quiet = Box::pin(self.side(relay, started, None, &mut timeline)).await?;
-            let started = Instant::now();
+            let before = Box::pin(self.side(relay, 0, None, &mut timeline)).await?.burst;
             relay.start_anew(provider.variables()).await?;
-            let ringing = Some((number, &mut provider));
-            let ringing = Box::pin(self.side(relay, started, ringing, &mut timeline)).await?;
-            seen.add(&quiet.burst, &ringing.burst, ringing.rung);
+            let (first, rings) = (number * self.devices(), Some(&mut provider));
+            let ringing = Box::pin(self.side(relay, first, rings, &mut timeline)).await?;
+            relay.start_anew(Vec::new()).await?;
+            let after = Box::pin(self.side(relay, 0, None, &mut timeline)).await?.burst;
+            seen.add([&before, &after], &ringing.burst, ringing.rung);
         }
         Ok(seen.measured(timeline))
     }
@@ -150,25 +155,30 @@ impl Arguments {
         self.groups * self.payloads
     }
 
-    /// One burst, in groups of its own. With a push service and the number of its round, until all
-    /// devices are rung.
+    /// Devices that sleep.
+    fn devices(&self) -> usize {
+        self.groups * self.sleepers
+    }
+
+    /// One burst, in groups of its own, whose devices have tokens from this number on. With a push
+    /// service, until all of them are rung.
     async fn side(
         &self,
         relay: &Relay,
-        started: Instant,
-        ringing: Option<(usize, &mut Provider)>,
+        first_token: usize,
+        provider: Option<&mut Provider>,
         timeline: &mut Timeline,
     ) -> Result<Side> {
+        let started = Instant::now();
         let address = address(relay).await?;
-        let tokens = ringing.as_ref().map(|(round, _)| round * self.groups * self.sleepers);
-        let groups = groups::make(self, address, tokens).await?;
+        let groups = groups::make(self, address, first_token).await?;
         sleep_until(started + Duration::from_secs(self.settle)).await;
         let (groups, burst, samples) = Box::pin(burst::run(self, relay, groups)).await?;
         let end_s = timeline.end_s();
-        timeline.mark(end_s, if tokens.is_some() { "doorbells" } else { "nobody rung" });
+        timeline.mark(end_s, if provider.is_some() { "doorbells" } else { "nobody rung" });
         timeline.extend(samples, end_s);
-        let rung = match ringing {
-            Some((_, provider)) => rung(self, provider, &burst).await?,
+        let rung = match provider {
+            Some(provider) => rung(self, provider, &burst).await?,
             None => Rung::default(),
         };
         groups::leave(groups).await?;
@@ -184,7 +194,7 @@ async fn address(relay: &Relay) -> Result<SocketAddr> {
 
 /// Waits until every device was rung once, and says how soon.
 async fn rung(arguments: &Arguments, provider: &mut Provider, burst: &Burst) -> Result<Rung> {
-    let devices = arguments.groups * arguments.sleepers;
+    let devices = arguments.devices();
     let deadline = Instant::now() + DRAIN_DEADLINE;
     let bar = progress::bar(devices as u64, "devices rung");
     let mut soonest: BTreeMap<String, u64> = BTreeMap::new();

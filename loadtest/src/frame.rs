@@ -3,7 +3,10 @@
 //! A measurement is given a relay and says what its devices saw; everything else is here, so that all
 //! of them are run, sampled and reported in the same way.
 //!
-//! Holds always: a relay that was started here is stopped here, however the measurement ends.
+//! Holds always:
+//! - a relay that was started here is stopped here, however the measurement ends;
+//! - nothing is measured while the system still writes out what came before, of other programs or of a
+//!   ceiling: it would wait behind that at the disk.
 
 pub(crate) mod disk;
 pub(crate) mod metrics;
@@ -19,6 +22,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::{ArgAction, Args, value_parser};
 use serde::Serialize;
+use tokio::time::timeout;
 
 use self::relay::{About, Relay};
 use crate::ceiling::{Ceilings, Shape};
@@ -30,6 +34,9 @@ use crate::report::{self, Document, Figures, Run};
 /// What is said where the store alone was not measured on the relay's kind of database.
 const OTHER_STORE: &str = "the relay is on PostgreSQL and the store alone was measured on SQLite: name \
                            an empty database of the server with --ceiling-database";
+
+/// How long the system may take to write out what was left in its memory: some gigabytes.
+const WRITE_OUT_DEADLINE: Duration = Duration::from_secs(60);
 
 /// What every measurement can be asked to do.
 #[derive(Args, Serialize)]
@@ -127,11 +134,13 @@ pub(crate) async fn take<M: Measurement>(framed: &Framed<M>) -> Result<Taken<M::
         let (url, directory) = (frame.ceiling_database.as_deref(), frame.target.directory());
         let time = Duration::from_secs(frame.ceiling_seconds);
         let shape = measurement.shape();
+        write_out().await;
         ceilings = Some(Box::pin(Ceilings::measure(&shape, url, directory, time)).await?);
     }
     let mut runs = Vec::with_capacity(frame.repeat);
     let mut about = None;
     for _ in 0..frame.repeat {
+        write_out().await;
         let mut relay = Relay::reach(&frame.target).await?;
         about = Some(relay.about());
         let _proxy = frame.tampering.begin(&mut relay).await?;
@@ -147,6 +156,13 @@ pub(crate) async fn take<M: Measurement>(framed: &Framed<M>) -> Result<Taken<M::
         stopped?;
     }
     Ok(Taken { relay: about, ceilings, runs })
+}
+
+/// Has the system write out what was left in its memory.
+async fn write_out() {
+    let writing = tokio::task::spawn_blocking(rustix::fs::sync);
+    // What takes longer is measured as it is; no answer but that there is.
+    let _ = timeout(WRITE_OUT_DEADLINE, writing).await;
 }
 
 impl<M: Measurement> Framed<M> {

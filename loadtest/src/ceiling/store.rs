@@ -4,6 +4,7 @@
 //! store, with the relay's code, and does nothing with it but what a committer does at saturation.
 
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,10 @@ use sealwire::store::{self, Lock, StoreOptions};
 use sealwire_actors::limits::{COMMIT_BYTES_MAX, COMMIT_ENTRIES_MAX};
 use sealwire_actors::ports::{CommitResult, Store};
 use serde::Serialize;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection, Executor};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use self::batches::Batches;
 use super::Shape;
@@ -23,6 +27,9 @@ mod batches;
 
 /// How long the store may take to close, with all that it has gathered.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long a PostgreSQL server may take to write out all that it holds: some gigabytes.
+const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Most logs: more than a commit takes entries of, and few enough to be founded at once.
 const GROUPS_MAX: usize = 1000;
@@ -67,7 +74,19 @@ pub(super) async fn measure(
     let shape = &Shape { groups: shape.groups.min(GROUPS_MAX), ..*shape };
     let committed = both(shape, &open.store(), time).await;
     open.close(CLOSE_DEADLINE).await?;
+    let server = url.filter(|url| url.starts_with("postgres"));
+    if let Some(server) = server.and_then(|url| PgConnectOptions::from_str(url).ok()) {
+        // Who may not ask for it measures a server that still has to write.
+        let _ = timeout(CHECKPOINT_DEADLINE, write_out(server)).await;
+    }
     committed.map(Some)
+}
+
+/// Has a server write out what was left in its memory. Otherwise it does so while a relay is measured.
+async fn write_out(server: PgConnectOptions) -> Result<(), sqlx::Error> {
+    let mut connection = server.connect().await?;
+    connection.execute("checkpoint").await?;
+    connection.close().await
 }
 
 async fn both(shape: &Shape, store: &Arc<dyn Store>, time: Duration) -> Result<Committed> {

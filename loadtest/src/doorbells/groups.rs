@@ -20,17 +20,17 @@ pub(super) struct Group {
     sleepers: Vec<Phone>,
 }
 
-/// Makes all groups. With the number of their first token, sleepers have doorbells.
+/// Makes all groups, with the number of their first token.
 pub(super) async fn make(
     arguments: &Arguments,
     relay: SocketAddr,
-    first_token: Option<usize>,
+    first_token: usize,
 ) -> Result<Vec<Group>> {
     let bar = progress::bar(arguments.groups as u64, "groups of sleeping phones");
     let groups = stream::iter(0..arguments.groups)
         .map(|number| {
-            let tokens = first_token.map(|first| first + number * arguments.sleepers);
-            Box::pin(make_group(arguments, relay, number, tokens))
+            let first = first_token + number * arguments.sleepers;
+            Box::pin(make_group(arguments, relay, number, first))
         })
         .buffer_unordered(SETUPS_MAX)
         .inspect_ok(|_| bar.inc(1))
@@ -44,7 +44,7 @@ async fn make_group(
     arguments: &Arguments,
     relay: SocketAddr,
     number: usize,
-    first_token: Option<usize>,
+    first_token: usize,
 ) -> Result<Group> {
     let first = number * (arguments.sleepers + 1);
     let mut writer = Phone::enter(relay, first as u64).await?;
@@ -55,10 +55,8 @@ async fn make_group(
         // It comes, joins, says where it is rung, and goes.
         let mut phone = Phone::enter(relay, (first + 1 + sleeper) as u64).await?;
         phone.insist(Method::POST, &format!("/groups/{id}/join"), json!({})).await?;
-        if let Some(first) = first_token {
-            let place = json!({ "pushToken": token(first + sleeper), "pushPlatform": "fcm" });
-            phone.insist(Method::PUT, "/groups/push-registration", place).await?;
-        }
+        let place = json!({ "pushToken": token(first_token + sleeper), "pushPlatform": "fcm" });
+        phone.insist(Method::PUT, "/groups/push-registration", place).await?;
         sleepers.push(phone.phone().clone());
     }
     Ok(Group { id, writer, sleepers })

@@ -38,22 +38,22 @@ pub(super) struct Seen {
     with: Latencies,
 }
 
-/// One round: a burst that rings nobody, and one that rings.
+/// One round: a burst that rings, between two that ring nobody.
 #[derive(Serialize)]
 struct Round {
     devices: u64,
     never_rung: u64,
     calls: u64,
     limited: u64,
-    seconds_without: f64,
+    seconds_without: [f64; 2],
     seconds_with: f64,
     /// From the beginning of the burst until the last device was rung.
     seconds_ringing: f64,
-    answer_without: Percentiles,
+    answer_without: [Percentiles; 2],
     answer_with: Percentiles,
     /// The same of payloads that were due before the last device was rung, and of as much of the other
-    /// burst.
-    answer_without_ringing: Percentiles,
+    /// bursts.
+    answer_without_ringing: [Percentiles; 2],
     answer_with_ringing: Percentiles,
 }
 
@@ -92,22 +92,24 @@ impl Seen {
     }
 
     /// Adds a round.
-    pub(super) fn add(&mut self, quiet: &Burst, ringing: &Burst, mut rung: Rung) {
+    pub(super) fn add(&mut self, quiet: [&Burst; 2], ringing: &Burst, mut rung: Rung) {
         self.rounds.push(Round {
             devices: rung.ages.len() as u64 + rung.never,
             never_rung: rung.never,
             calls: rung.calls,
             limited: rung.limited,
-            seconds_without: quiet.seconds,
+            seconds_without: quiet.map(|burst| burst.seconds),
             seconds_with: ringing.seconds,
             seconds_ringing: rung.last as f64 / 1e9,
-            answer_without: quiet.before(u64::MAX),
+            answer_without: quiet.map(|burst| burst.before(u64::MAX)),
             answer_with: ringing.before(u64::MAX),
-            answer_without_ringing: quiet.before(rung.last),
+            answer_without_ringing: quiet.map(|burst| burst.before(rung.last)),
             answer_with_ringing: ringing.before(rung.last),
         });
         self.ages.record(&mut rung.ages);
-        self.without.record(&mut quiet.durations(u64::MAX));
+        for burst in quiet {
+            self.without.record(&mut burst.durations(u64::MAX));
+        }
         self.with.record(&mut ringing.durations(u64::MAX));
     }
 
@@ -133,12 +135,24 @@ impl Seen {
 impl Round {
     /// How much longer an answer takes while doorbells are rung, by a percentile.
     fn cost(&self, of: Percentile) -> f64 {
-        of(&self.answer_with) / of(&self.answer_without)
+        of(&self.answer_with) / mean(self.answer_without.each_ref().map(of))
     }
 
     /// The same of the time in which devices are rung for the first time.
     fn cost_ringing(&self, of: Percentile) -> f64 {
-        of(&self.answer_with_ringing) / of(&self.answer_without_ringing)
+        of(&self.answer_with_ringing) / mean(self.answer_without_ringing.each_ref().map(of))
+    }
+
+    /// How much longer an answer takes in the second burst that rings nobody than in the first.
+    fn noise(&self, of: Percentile) -> f64 {
+        let [before, after] = self.answer_without.each_ref().map(of);
+        after / before
+    }
+
+    /// The same of as much of them as there were devices to be rung in the other burst.
+    fn noise_ringing(&self, of: Percentile) -> f64 {
+        let [before, after] = self.answer_without_ringing.each_ref().map(of);
+        after / before
     }
 }
 
@@ -148,15 +162,21 @@ impl Measured {
         self.rounds.iter().map(of).collect()
     }
 
-    /// What doorbells cost, by name: a ratio of each round.
-    fn costs(&self) -> [(&'static str, Vec<f64>); 4] {
+    /// What doorbells cost, by name: a ratio of each round, and what two bursts without any differ by.
+    fn costs(&self) -> [(&'static str, Vec<f64>, Vec<f64>); 4] {
         let (p50, p99): (Percentile, Percentile) = (|of| of.p50_us, |of| of.p99_us);
+        let cost = |of| (self.ratios(|round| round.cost(of)), self.ratios(|round| round.noise(of)));
+        let ringing = |of| {
+            let costs = self.ratios(|round| round.cost_ringing(of));
+            (costs, self.ratios(|round| round.noise_ringing(of)))
+        };
         [
-            ("doorbells cost, p50", self.ratios(|round| round.cost(p50))),
-            ("doorbells cost, p99", self.ratios(|round| round.cost(p99))),
-            ("while they are rung, p50", self.ratios(|round| round.cost_ringing(p50))),
-            ("while they are rung, p99", self.ratios(|round| round.cost_ringing(p99))),
+            ("doorbells cost, p50", cost(p50)),
+            ("doorbells cost, p99", cost(p99)),
+            ("while they are rung, p50", ringing(p50)),
+            ("while they are rung, p99", ringing(p99)),
         ]
+        .map(|(name, (costs, noise))| (name, costs, noise))
     }
 }
 
@@ -177,13 +197,15 @@ impl Figures for Measured {
             line("answer, nobody rung", report::percentiles(&self.answer_without)),
             line("answer, with doorbells", report::percentiles(&self.answer_with)),
         ];
-        lines.extend(self.costs().map(|(name, ratios)| line(name, times(&ratios))));
+        lines.extend(self.costs().map(|(name, costs, noise)| {
+            line(name, format!("{}; nobody rung, again: {}", times(&costs), times(&noise)))
+        }));
         let seconds = |of: fn(&Round) -> f64| median(&self.ratios(of));
         lines.push(line(
             "burst",
             format!(
                 "{:.1} s, with doorbells {:.1} s; the last device was rung after {:.1} s",
-                seconds(|round| round.seconds_without),
+                seconds(|round| mean(round.seconds_without)),
                 seconds(|round| round.seconds_with),
                 seconds(|round| round.seconds_ringing)
             ),
@@ -202,7 +224,7 @@ impl Figures for Measured {
         measures.extend(Measure::latencies("answer, nobody rung", without, Against::sync));
         measures.extend(Measure::latencies("answer, with doorbells", with, Against::sync));
         let sides = [
-            ("nobody rung", self.ratios(|round| round.seconds_without)),
+            ("nobody rung", self.ratios(|round| mean(round.seconds_without))),
             ("with doorbells", self.ratios(|round| round.seconds_with)),
         ];
         measures.extend(sides.map(|(side, seconds)| {
@@ -215,8 +237,8 @@ impl Figures for Measured {
         let mean = alone(Point::Mean);
         measures.push(Measure::lower("until the last was rung", Unit::Microseconds, last, mean));
         let costs = self.costs().into_iter();
-        measures.extend(costs.map(|(name, ratios)| {
-            Measure::plain(name, Plain::Times, Better::Lower, median(&ratios))
+        measures.extend(costs.map(|(name, costs, _)| {
+            Measure::plain(name, Plain::Times, Better::Lower, median(&costs))
         }));
         let calls = self.calls as f64;
         measures.push(Measure::plain("calls", Plain::Number, Better::Lower, calls));
@@ -230,6 +252,10 @@ impl Figures for Measured {
     fn take_timeline(&mut self) -> Timeline {
         std::mem::take(&mut self.timeline)
     }
+}
+
+fn mean([one, other]: [f64; 2]) -> f64 {
+    f64::midpoint(one, other)
 }
 
 /// Ratios of several rounds: the middle, and the range.

@@ -225,13 +225,18 @@ impl Relay {
         self.wait_until_ready().await
     }
 
-    /// Stops it in order, and starts it again on what it had, told this as well.
+    /// Stops it in order, and starts another one in its place, told this as well: with an empty
+    /// database, unless it was given one that is not in its directory.
     pub(crate) async fn start_anew(
         &mut self,
         variables: Vec<(&'static str, String)>,
     ) -> Result<()> {
         self.end().await?;
-        self.own()?.variables = variables;
+        let started = self.own()?;
+        if started.database.is_none() {
+            fs::remove_dir_all(data_path(&started.directory)).context("what the relay had")?;
+        }
+        started.variables = variables;
         self.start_again().await
     }
 
@@ -328,7 +333,7 @@ fn spawn(
     let mut command = Command::new(program);
     command
         .arg("--data-dir")
-        .arg(directory.path().join("data"))
+        .arg(data_path(directory))
         .args(["--listen", &format!("127.0.0.1:{}", ports[0])])
         .args(["--operator-listen", &format!("127.0.0.1:{}", ports[1])])
         .env_remove("DATABASE_URL")
@@ -354,6 +359,10 @@ fn free_ports() -> Result<[u16; 2]> {
     let listeners = [TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?];
     let [public, operator] = listeners.each_ref().map(TcpListener::local_addr);
     Ok([public?.port(), operator?.port()])
+}
+
+fn data_path(directory: &TempDir) -> PathBuf {
+    directory.path().join("data")
 }
 
 fn log_path(directory: &TempDir) -> PathBuf {
