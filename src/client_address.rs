@@ -170,6 +170,22 @@ mod tests {
     }
 
     #[test]
+    fn no_other_header_says_who_is_calling() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("forwarded", "for=192.0.2.1"),
+            ("x-real-ip", "192.0.2.1"),
+            ("x-client-ip", "192.0.2.1"),
+            ("cf-connecting-ip", "192.0.2.1"),
+        ] {
+            headers.append(name, value.parse().unwrap());
+        }
+        let proxies = TrustedProxies::parse("10.0.0.1").unwrap();
+        let seen = ClientAddress::of_request("10.0.0.1:9".parse().unwrap(), &headers, &proxies);
+        assert_eq!(seen.0.to_string(), "10.0.0.1");
+    }
+
+    #[test]
     fn an_ipv4_proxy_on_an_ipv6_socket_is_trusted() {
         assert_eq!(seen_as("[::ffff:10.0.0.1]:9", &["192.0.2.1"], "10.0.0.1"), "192.0.2.1");
     }

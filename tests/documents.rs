@@ -27,6 +27,58 @@ fn the_privacy_page_names_every_column_and_no_other() {
     assert!(untold.is_empty() && unknown.is_empty(), "untold: {untold:?}, unknown: {unknown:?}");
 }
 
+#[test]
+fn every_version_and_lint_of_the_workspace_stands_in_the_root_manifest() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| -> toml::Table {
+        fs::read_to_string(root.join(path)).expect("a manifest").parse().expect("TOML")
+    };
+    let workspace = &read("Cargo.toml")["workspace"];
+    assert_eq!(workspace["lints"]["rust"]["unsafe_code"].as_str(), Some("forbid"));
+    let members = workspace["members"].as_array().expect("members");
+    let members = members.iter().filter_map(toml::Value::as_str);
+    let mut looked_at = 0;
+    for path in members.map(|member| format!("{member}/Cargo.toml")).chain(["Cargo.toml".into()]) {
+        let manifest = read(&path);
+        assert_eq!(manifest["lints"]["workspace"].as_bool(), Some(true), "{path}");
+        for kind in ["dependencies", "dev-dependencies", "build-dependencies"] {
+            let named = manifest.get(kind).and_then(toml::Value::as_table);
+            for (name, wish) in named.into_iter().flatten() {
+                let inherited = wish.get("workspace").and_then(toml::Value::as_bool);
+                assert_eq!(inherited, Some(true), "{name} in {path}");
+                looked_at += 1;
+            }
+        }
+    }
+    assert!(looked_at > 50, "{looked_at}");
+}
+
+/// What the relay decides is decided without a database, a socket or HTTP, whatever the crates that
+/// the actors use come to need.
+#[test]
+fn the_actors_know_no_database_no_socket_and_no_http() {
+    let lock = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.lock"));
+    let lock: toml::Table = lock.expect("the lock file").parse().expect("TOML");
+    let packages = lock["package"].as_array().expect("packages");
+    let (mut known, mut asked) = (BTreeSet::new(), vec!["sealwire-actors"]);
+    while let Some(name) = asked.pop() {
+        if !known.insert(name) {
+            continue;
+        }
+        // A crate of which there are several versions stands as all of them.
+        for package in packages.iter().filter(|package| package["name"].as_str() == Some(name)) {
+            let needed = package.get("dependencies").and_then(|it| it.as_array());
+            let names = needed.into_iter().flatten().filter_map(|it| it.as_str());
+            asked.extend(names.filter_map(|it| it.split(' ').next()));
+        }
+    }
+    assert!(known.contains("sealwire-protocol"), "{known:?}");
+    let outside = ["sqlx", "rusqlite", "tungstenite", "axum", "hyper"];
+    let met: Vec<_> =
+        known.iter().filter(|name| outside.iter().any(|it| name.contains(it))).collect();
+    assert!(met.is_empty(), "{met:?}");
+}
+
 /// The page is made from the table in the code: a difference is written into it, and fails the test
 /// once.
 #[test]

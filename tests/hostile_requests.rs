@@ -1,17 +1,19 @@
 //! Requests that are well-formed and wrong, or too many: a typed answer each, and nothing appended.
 
 use sealwire_client::entry::Signed;
-use sealwire_protocol::bounded::Bounded;
+use sealwire_protocol::bounded::{Bounded, BoundedBytes, BoundedText};
 use sealwire_protocol::frame::{
-    Append, AppendBatch, GetVaultToken, Grant, ListSnapshots, Ping, Subscribe,
+    Ack, AckState, Append, AppendBatch, CreateTotals, GetSnapshotChunk, GetVaultToken, Grant,
+    JoinTotals, LeaveTotals, ListMembers, ListSnapshots, Ping, PutSnapshotChunk, Subscribe,
+    SubscribeFrom, Unsubscribe,
 };
 use sealwire_protocol::header::HeaderBytes;
 use sealwire_protocol::limits::{
     BATCH_ENTRIES_MAX, BODY_BYTES_MAX, IN_FLIGHT_BYTES_MAX, IN_FLIGHT_REQUESTS_MAX,
 };
 use sealwire_protocol::{
-    Body, ClientFrame, Control, DeviceKey, Digest, EntryIn, ErrorCode, Head, Kind, LogType,
-    RelayFrame,
+    AckSet, Body, ClientFrame, Control, DeviceKey, Digest, EntryIn, ErrorCode, Head, Kind, LogId,
+    LogType, RelayFrame,
 };
 
 use crate::support::device::{Device, together};
@@ -19,7 +21,12 @@ use crate::support::on_both_databases;
 use crate::support::place::Database;
 use crate::support::world::World;
 
+/// Frames that name no log, and `ListLogs`, which tells what comes after any id.
+const ABOUT_NO_LOG: [&str; 6] =
+    ["Authenticate", "ListLogs", "Ping", "Grant", "CreateTotals", "SetPushToken"];
+
 on_both_databases!(
+    a_log_of_others_is_no_log_in_every_frame,
     an_entry_that_is_not_what_it_says_is_refused,
     a_control_entry_that_is_not_allowed_is_refused,
     a_cursor_that_was_never_given_out_is_refused,
@@ -28,6 +35,72 @@ on_both_databases!(
     what_is_too_large_is_refused,
     what_this_relay_does_not_serve_is_refused,
 );
+
+async fn a_log_of_others_is_no_log_in_every_frame(database: Database) {
+    let world = World::start(database).await;
+    let mut devices = world.devices(3).await;
+    let mut stranger = devices.pop().expect("three devices");
+    let group = together(&mut devices).await.log;
+    let owner = &mut devices[0];
+    let found = Control::Found { log_type: LogType::Vault, random: [1; 32], join_key: None };
+    let vault = owner.control(LogId::ZERO, &found).await.expect("founded").log;
+    let Ok(RelayFrame::Joined(totals)) = owner.request(CreateTotals {}).await else {
+        panic!("no totals group was made");
+    };
+    let mut imagined = group;
+    imagined.0[0] ^= 1;
+    for log in [group, vault, totals.log, imagined] {
+        for frame in frames_about(&mut stranger, log) {
+            // Whoever knows the id of a totals group may join it.
+            if log == totals.log && matches!(frame, ClientFrame::JoinTotals(_)) {
+                continue;
+            }
+            let name = frame.name();
+            assert_eq!(stranger.refusal(frame).await, ErrorCode::NoSuchLog, "{name} of {log:?}");
+        }
+    }
+    stranger.request(Ping {}).await.expect("a heartbeat");
+    // Nothing was appended, acked away or ended, and the members notice nothing.
+    for log in [vault, totals.log] {
+        assert_eq!(world.stored(log).await.head.seq, 1);
+    }
+    let appended = devices[0].append(group, b"undisturbed").await;
+    assert_eq!(appended.seq, 3);
+    devices[1].read_to(group, appended.seq).await;
+    assert_eq!(devices[1].view(group).bodies(), [b"undisturbed"]);
+}
+
+/// One frame of every type that names a log.
+fn frames_about(device: &mut Device, log: LogId) -> Vec<ClientFrame> {
+    let kind = if log.is_totals() { Kind::Totals } else { Kind::Ring };
+    let mut entry = device.sign(log, kind, &[], b"let me in").entry;
+    if log.is_totals() {
+        (entry.signature, entry.totals_kind) = (None, BoundedText::new("expense"));
+    }
+    let entries = Bounded::new(vec![entry.clone()]).expect("one");
+    let state = AckState { incarnation: device.incarnation(), acked: AckSet::up_to(1).to_wire() };
+    let (digest, bytes) = (Digest([4; 32]), BoundedBytes::new(b"?".to_vec()).expect("short"));
+    let frames: Vec<ClientFrame> = vec![
+        Subscribe { log, cursor: None, acked: Some(state.clone()) }.into(),
+        Unsubscribe { log }.into(),
+        Append { entry }.into(),
+        AppendBatch { entries }.into(),
+        Ack { log, state }.into(),
+        ListMembers { log }.into(),
+        JoinTotals { log }.into(),
+        LeaveTotals { log }.into(),
+        GetVaultToken { log }.into(),
+        ListSnapshots { log }.into(),
+        PutSnapshotChunk { log, digest, size: 1, offset: 0, bytes }.into(),
+        GetSnapshotChunk { log, digest, offset: 0, length: 1 }.into(),
+        SubscribeFrom { log, snapshot: digest }.into(),
+    ];
+    for (_, name) in ClientFrame::TABLE {
+        let is_here = frames.iter().any(|frame| frame.name() == *name);
+        assert!(is_here != ABOUT_NO_LOG.contains(name), "{name} names a log, or does not");
+    }
+    frames
+}
 
 async fn an_entry_that_is_not_what_it_says_is_refused(database: Database) {
     let world = World::start(database).await;

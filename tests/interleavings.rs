@@ -42,8 +42,12 @@ impl Family {
             verdict.take(phone.person, phone.key, phone.app.noted());
         }
         verdict.causes_come_first();
+        self.private_keys_stay_with_their_person();
+        // First, for what is in a wrong place is missing in another.
+        for phone in &self.phones {
+            phone.holds_nothing_of_others();
+        }
         for at in 0..self.phones.len() {
-            self.phones[at].holds_nothing_of_others();
             assert_eq!(self.status(at).await.1, 0, "{at} has something unsent");
             let status = self.phones[at].running().await.status().await.expect("a status");
             let holds_key = status.vault.is_some_and(|vault| vault.holds_private_key);
@@ -136,6 +140,7 @@ on_both_databases!(
     a_newcomer_that_was_not_given_all_keys_reads_a_snapshot_when_they_come,
     what_is_cut_off_of_a_revocation_is_done_by_the_next_try,
     a_rotation_that_was_cut_off_and_comes_too_late_holds_up_nothing,
+    a_snapshot_is_sealed_under_no_key_of_a_device_that_was_removed,
     entries_below_a_floor_that_come_twice_are_no_alarm,
     a_push_whose_answer_was_lost_may_be_compacted_before_it_is_sent_again,
 );
@@ -193,6 +198,18 @@ async fn a_rotation_that_was_cut_off_and_comes_too_late_holds_up_nothing(databas
         Step::Sync(0, Trouble::NONE),
     ];
     all_is_well_after(database, steps).await;
+}
+
+async fn a_snapshot_is_sealed_under_no_key_of_a_device_that_was_removed(database: Database) {
+    let mut family = Family::gather(database).await;
+    // The entry that revokes comes through, and the new key does not.
+    family.step(Step::Rotate(0, false, cut_off(Fault::PushLost(1)))).await;
+    family.step(Step::Sync(2, Trouble::NONE)).await;
+    let before = family.epoch(2).await;
+    family.step(Step::Snapshot(2, Trouble::NONE)).await;
+    assert_eq!(family.epoch(2).await, before + 1);
+    family.settle().await;
+    family.everything_is_as_it_must_be().await;
 }
 
 async fn entries_below_a_floor_that_come_twice_are_no_alarm(database: Database) {

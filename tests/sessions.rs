@@ -9,6 +9,7 @@ use sealwire_protocol::{Digest, ErrorCode, Kind, RelayFrame};
 use crate::support::device::{Device, together};
 use crate::support::on_both_databases;
 use crate::support::place::Database;
+use crate::support::raw::{End, Raw};
 use crate::support::world::World;
 
 on_both_databases!(
@@ -18,6 +19,7 @@ on_both_databases!(
     a_resume_token_opens_a_session_of_its_own_device_and_of_no_other,
     a_proof_is_good_on_one_connection_only,
     nobody_is_heard_before_they_have_proved_their_key,
+    what_cannot_be_decoded_before_the_proof_ends_the_connection,
     a_version_that_the_relay_does_not_speak_is_refused,
     the_heads_that_changed_come_with_a_heartbeat,
 );
@@ -133,6 +135,24 @@ async fn nobody_is_heard_before_they_have_proved_their_key(database: Database) {
         assert_eq!(closed, WireError::Closed(Some(CloseReason::AuthenticationFailed)));
     }
     assert_eq!(world.stored(log).await.head.seq, 1);
+}
+
+async fn what_cannot_be_decoded_before_the_proof_ends_the_connection(database: Database) {
+    let world = World::start(database).await;
+    // No MessagePack, a type that nobody knows, no fields, and a list over its bound.
+    let long_list = [&[0x93, 1, 6, 0x81, 0xac][..], b"capabilities", &[0xdc, 0xff, 0xff]].concat();
+    let cases: [(&[u8], u32); 4] =
+        [(&[0xc1], 0), (&[0x93, 127, 6, 0x80], 6), (&[0x93, 1, 6, 0x80], 6), (&long_list, 6)];
+    for (bytes, request) in cases {
+        let mut raw = Raw::upgraded(world.address()).await;
+        let greeting = raw.receive().await.expect("a greeting");
+        assert_eq!(greeting.frame.map(|frame| frame.name()), Ok("Greeting"));
+        raw.send_bytes(bytes).await;
+        let answer = raw.receive().await.expect("an answer");
+        let Ok(RelayFrame::Error(error)) = answer.frame else { panic!("{bytes:?} was taken") };
+        assert_eq!((answer.request, error.code), (request, ErrorCode::Malformed), "{bytes:?}");
+        assert_eq!(raw.end().await, End::of(CloseReason::Malformed), "{bytes:?}");
+    }
 }
 
 async fn a_version_that_the_relay_does_not_speak_is_refused(database: Database) {

@@ -142,6 +142,18 @@ async fn what_is_no_upgrade_is_refused_in_words() {
     Device::connected(relay.url(), 1).await.request(Ping {}).await.expect("a heartbeat");
 }
 
+/// Sealed bytes do not shrink, and lengths would tell what was said before them.
+#[tokio::test]
+async fn compression_is_never_agreed_upon() {
+    let relay = relay(&[]).await;
+    let mut raw = Raw::connect(relay.public()).await;
+    let offer = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
+    raw.write(format!("{UPGRADE}{offer}\r\n").as_bytes()).await;
+    let head = raw.head().await.expect("an answer").to_ascii_lowercase();
+    assert!(head.starts_with("http/1.1 101 "), "{head}");
+    assert!(!head.contains("sec-websocket-extensions"), "{head}");
+}
+
 const REFUSED: &str = "sealwire_connections_refused_total";
 
 async fn relay(variables: &[(&str, &str)]) -> RelayProcess {

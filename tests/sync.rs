@@ -9,7 +9,11 @@ use rusqlite::Connection;
 use sealwire_actors::Options;
 use sealwire_actors::limits::VaultLimits;
 use sealwire_client::identity::Identity;
-use sealwire_client::sync::{Attached, Keeping, Offer, Report, Schema, SyncError, Table, Whose};
+use sealwire_client::sync::{
+    Attached, Keeping, Offer, Phase, Report, Schema, SyncError, Table, Whose,
+};
+use sealwire_client::vault::Vault;
+use sealwire_client::wire;
 use sealwire_protocol::DeviceKey;
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -24,6 +28,10 @@ on_both_databases!(
     a_household_shares_its_tables_and_keeps_what_is_private,
     what_is_written_while_the_relay_is_away_arrives_when_it_is_back,
     a_new_device_begins_with_a_snapshot_that_another_one_has_confirmed,
+    a_snapshot_that_is_made_while_the_app_writes_lacks_nothing,
+    a_snapshot_that_does_not_open_and_nobody_confirmed_keeps_no_newcomer_out,
+    an_offer_that_was_changed_on_its_way_enrols_nobody,
+    an_offer_that_is_made_while_the_device_is_kept_synced_names_its_one_scope,
     two_devices_that_are_kept_synced_see_each_others_writes_at_once,
     a_revoked_device_sends_nothing_and_reads_nothing_more,
     a_database_that_was_set_back_takes_its_own_changes_from_the_vault,
@@ -232,6 +240,98 @@ async fn a_new_device_begins_with_a_snapshot_that_another_one_has_confirmed(data
     watch.sync().await;
     assert_eq!(watch.rows(ALL), laptop.rows(ALL));
     assert_eq!(watch.rows("select * from pins").len(), 1);
+}
+
+async fn a_snapshot_that_is_made_while_the_app_writes_lacks_nothing(database: Database) {
+    let world = World::start(database).await;
+    let (laptop, phone) = two_of_ada(&world).await;
+    laptop.app("insert into transactions values ('a', 1, 'x', null)");
+    laptop.sync().await;
+    phone.sync().await;
+    // When everything was read for the second time, nothing but the snapshot is left to be made.
+    let (readings, path) = (AtomicU64::new(0), laptop.path());
+    laptop.database.on_progress(move |progress| {
+        if progress.phase == Phase::Reading && readings.fetch_add(1, Ordering::Relaxed) == 1 {
+            let db = Connection::open(&path).expect("a database");
+            db.execute_batch("delete from transactions").expect("written");
+        }
+    });
+    laptop.database.snapshot().await.expect("a snapshot");
+    let tablet = Phone::new(3).await;
+    laptop.enrol(&tablet, Whose::Mine).await;
+    tablet.sync().await;
+    // The phone does not know that the row is gone, and brings it back by a write of one cell.
+    phone.app("update transactions set amount = 2");
+    phone.sync().await;
+    for device in [&laptop, &tablet] {
+        device.sync().await;
+        assert_eq!(device.rows(ALL), phone.rows(ALL));
+    }
+    assert!(tablet.rows(ALL)[0].contains("Text"), "with its note");
+}
+
+async fn a_snapshot_that_does_not_open_and_nobody_confirmed_keeps_no_newcomer_out(
+    database: Database,
+) {
+    let world = World::start(database).await;
+    let (laptop, phone) = two_of_ada(&world).await;
+    laptop.app("insert into transactions values ('a', 1, 'x', '1234')");
+    laptop.sync().await;
+    // The phone does harm.
+    let options = wire::Options::default();
+    let connected = wire::connect(&world.url(), &phone.identity, &options).await;
+    let (mut wire, _) = connected.expect("connected");
+    let log = laptop.database.status().await.expect("a status").vault.expect("a vault").log;
+    let mut vault = Vault::new(phone.identity.clone(), log);
+    vault.pull(&mut wire).await.expect("read");
+    vault.snapshot(&mut wire, b"no state of anything").await.expect("a snapshot");
+    let tablet = Phone::new(3).await;
+    laptop.enrol(&tablet, Whose::Mine).await;
+    assert!(tablet.sync().await.refused_snapshot);
+    assert_eq!(tablet.rows(ALL), laptop.rows(ALL));
+    tablet.app("update transactions set amount = 2");
+    assert!(!tablet.sync().await.refused_snapshot);
+    laptop.sync().await;
+    assert_eq!(tablet.rows(ALL), laptop.rows(ALL));
+}
+
+async fn an_offer_that_was_changed_on_its_way_enrols_nobody(database: Database) {
+    let world = World::start(database).await;
+    let (laptop, phone) = (Phone::new(1).await, Phone::new(2).await);
+    laptop.database.found(&world.url()).await.expect("founded");
+    let shown = laptop.database.offer(Whose::Mine).await.expect("an offer");
+    let mut changed = shown.clone();
+    changed.relay_key = phone.key();
+    let consent = phone.database.accept(&changed).await.expect("a consent");
+    let enrol = async |consent, whose| laptop.database.enrol(consent, whose).await.err();
+    assert_eq!(enrol(&consent, Whose::Mine).await, Some(SyncError::OtherOffer));
+    let consent = phone.database.accept(&shown).await.expect("a consent");
+    assert_eq!(enrol(&consent, Whose::AnotherPersons).await, Some(SyncError::OtherOffer));
+    assert_eq!(enrol(&consent, Whose::Mine).await, None);
+    let status = laptop.database.status().await.expect("a status");
+    assert_eq!(status.vault.expect("a vault").devices.len(), 2);
+}
+
+async fn an_offer_that_is_made_while_the_device_is_kept_synced_names_its_one_scope(
+    database: Database,
+) {
+    let world = World::start(database).await;
+    let (laptop, phone) = (Phone::new(1).await, Phone::new(2).await);
+    laptop.database.found(&world.url()).await.expect("founded");
+    let keeper = laptop.database.keep_synced();
+    eventually("it is up", async || matches!(keeper.now(), Keeping::Synced(..))).await;
+    let offer = laptop.database.offer(Whose::Mine).await.expect("an offer");
+    laptop.app("insert into pins values ('a', 'planted pin')");
+    let sent = async || laptop.database.status().await.expect("a status").unsent_rows == 0;
+    eventually("it is sent", sent).await;
+    keeper.stop().await;
+    let consent = phone.database.accept(&offer).await.expect("a consent");
+    let enrolled = timeout(DEADLINE, laptop.database.enrol(&consent, Whose::Mine)).await;
+    enrolled.expect("in time").expect("enrolled");
+    phone.sync().await;
+    let pins = "select * from pins";
+    assert_eq!(phone.rows(pins).len(), 1);
+    assert_eq!(phone.rows(pins), laptop.rows(pins));
 }
 
 async fn two_devices_that_are_kept_synced_see_each_others_writes_at_once(database: Database) {

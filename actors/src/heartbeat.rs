@@ -194,6 +194,26 @@ mod tests {
     }
 
     #[test]
+    fn a_session_ends_when_its_device_takes_nothing_for_too_long() {
+        let outbox = Outbox::new(1, DeviceKey([1; 32]), Instance([1; 16]), 7, None);
+        let most = STALLED_MAX.as_secs();
+        let end = |now_s: u64| {
+            // However often it is heard of meanwhile.
+            outbox.heard(now_s);
+            beat(&outbox, 25, now_s, 0)
+        };
+        outbox.writing(Some(10));
+        assert_eq!(end(10 + most), Ok(()));
+        assert_eq!(end(11 + most), Err(CloseReason::SlowConsumer));
+        // What was taken is forgotten, and the next write has its own time.
+        outbox.writing(None);
+        assert_eq!(end(11 + most), Ok(()));
+        outbox.writing(Some(11 + most));
+        assert_eq!(end(11 + 2 * most), Ok(()));
+        assert_eq!(end(12 + 2 * most), Err(CloseReason::SlowConsumer));
+    }
+
+    #[test]
     fn a_session_that_has_ended_leaves_nothing_on_the_wheel() {
         let wheel = Wheel::default();
         let outboxes =

@@ -1,5 +1,6 @@
 //! Promises of the actors, kept over a store in memory: no socket, no database, no waiting for time.
 
+mod bounds;
 mod device;
 mod doorbells;
 mod recovery;

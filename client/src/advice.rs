@@ -283,6 +283,10 @@ impl Advice for SyncError {
             Self::Changeset(error) => error.advice(),
             Self::OtherDevice => "use the device that has attached it, named with --dir",
             Self::OtherVault => "leave it in its vault, or take another database",
+            Self::OtherOffer => {
+                "have the new device accept the offer anew, straight from this one; ask for it, and \
+                 enrol, with the same --another-persons or both without"
+            }
             Self::NoVault => "make one with `vault create`, or take an offer with `vault attach`",
             Self::NotAttached => "attach it with `vault attach`, and name its tables with --table",
             Self::Code => "copy the code whole, in quotes, as the other device has printed it",
@@ -547,6 +551,7 @@ mod tests {
         let mut errors = vec![
             SyncError::OtherDevice,
             SyncError::OtherVault,
+            SyncError::OtherOffer,
             SyncError::NoVault,
             SyncError::NotAttached,
             SyncError::Code,

@@ -32,6 +32,11 @@ pub(crate) fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
     Ok(bytes)
 }
 
+/// What a device signs that has taken an offer with this digest.
+pub(crate) fn offer_message(offer: Digest) -> Vec<u8> {
+    [&b"sealwire offer v1\0"[..], &offer.0].concat()
+}
+
 /// What two people compare, aloud or on paper, to be sure that they mean the same device: six groups
 /// of five digits, from SHA-256(`"sealwire fingerprint v1" ‖ 0x00 ‖ key`), each five of its bytes as
 /// a big-endian number modulo 100,000. About a hundred bits: nobody makes a key with the same one.
@@ -93,6 +98,11 @@ impl Identity {
     #[must_use]
     pub fn consent(&self, vault: LogId, author: DeviceKey) -> Signature {
         signing::sign(&self.signing, &signing::enrol_message(vault, self.key(), author))
+    }
+
+    /// Signs that this device has taken an offer with this digest.
+    pub(crate) fn sign_offer(&self, offer: Digest) -> Signature {
+        signing::sign(&self.signing, &offer_message(offer))
     }
 
     /// Signs that `new` takes the place of `old`, one of which this is, in `log`.

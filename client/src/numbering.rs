@@ -168,6 +168,18 @@ impl Numbering {
         }
     }
 
+    /// The drafts that are numbered up to this count, in order.
+    #[must_use]
+    pub fn up_to(&self, count: u64) -> Vec<(DraftId, u64)> {
+        let numbered = self.numbered.iter().map(|numbered| (numbered.id, numbered.mark.count));
+        numbered.take_while(|(_, at)| *at <= count).collect()
+    }
+
+    /// What was sent from this count on is to be sent again.
+    pub fn send_again_from(&mut self, count: u64) {
+        self.wait_from(count);
+    }
+
     /// The relay has refused the entry with this count.
     pub fn on_refused(&mut self, count: u64, failure: &Failure) -> Verdict {
         if self.find(count).is_none() {

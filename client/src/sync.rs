@@ -62,6 +62,7 @@ mod engine;
 mod error;
 mod intake;
 mod keeper;
+mod making;
 mod names;
 mod outbox;
 mod pack;

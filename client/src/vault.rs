@@ -67,6 +67,7 @@ use chains::Chains;
 use keys::Keys;
 use saved::Saved;
 use scopes::Scopes;
+pub(crate) use scopes::new_scope;
 use spoiled::{Healing, Spoiled};
 use waiting::{Rereading, Waiting};
 

@@ -1,6 +1,7 @@
 //! The devices of three people, each with an app, a file and a line to the relay: they do what is asked of
 //! them ([`super::steps`]), and whatever goes wrong on the way, only that may fail which it explains.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -126,6 +127,8 @@ pub(crate) struct Family {
     pub(crate) phones: Vec<Phone>,
     waiting: Vec<Waiting>,
     guests: Vec<(usize, DeviceKey)>,
+    /// Whose each device is that ever was.
+    owners: HashMap<DeviceKey, Person>,
     number: u32,
     pub(crate) tally: Tally,
 }
@@ -139,8 +142,9 @@ impl Family {
         let line = Line::to(world.address()).await;
         let (phones, waiting, guests) = (Vec::new(), Vec::new(), Vec::new());
         let files = directory();
-        let (number, tally) = (0, Tally::default());
-        let mut family = Self { world, line, files, phones, waiting, guests, number, tally };
+        let (owners, number, tally) = (HashMap::new(), 0, Tally::default());
+        let mut family =
+            Self { world, line, files, phones, waiting, guests, owners, number, tally };
         for person in PEOPLE {
             family.add(person).await;
         }
@@ -155,7 +159,9 @@ impl Family {
 
     pub(crate) async fn add(&mut self, person: Person) -> usize {
         let name = format!("device-{}", self.phones.len());
-        self.phones.push(Phone::new(self.files.path().join(name), person).await);
+        let phone = Phone::new(self.files.path().join(name), person).await;
+        self.owners.insert(phone.key, person);
+        self.phones.push(phone);
         self.phones.len() - 1
     }
 
@@ -247,6 +253,12 @@ impl Family {
     pub(crate) async fn floor(&mut self) -> u64 {
         let log = self.log().await;
         self.world.stored(log).await.floor.seq
+    }
+
+    /// The newest key of the vault that a device holds.
+    pub(crate) async fn epoch(&mut self, at: usize) -> u32 {
+        let status = self.phones[at].running().await.status().await.expect("a status");
+        status.vault.expect("a vault").epoch
     }
 
     async fn log(&mut self) -> LogId {
@@ -383,6 +395,9 @@ impl Family {
         let mut guest = Phone::new(self.files.path().join(name), self.phones[at].person).await;
         let key = guest.key;
         let whose = self.whose(at, own);
+        if whose == Whose::Mine {
+            self.owners.insert(key, self.phones[at].person);
+        }
         let offer = self.phones[at].running().await.offer(whose).await.expect("an offer");
         let consent = guest.running().await.accept(&offer).await.expect("a consent");
         if self.turn(at, Turn::Enrol(consent, whose), Trouble::NONE).await {
@@ -412,6 +427,23 @@ impl Family {
             }
         }
         panic!("it does not come to an end");
+    }
+
+    /// Whoever has given a key that is not the vault's has given it to devices of the same person alone.
+    pub(crate) fn private_keys_stay_with_their_person(&self) {
+        let given = self.line.given_keys();
+        // The founder has made the vault's first.
+        let vaults = given.first().map(|(_, body)| body.scope);
+        for (by, body) in given.iter().filter(|(_, body)| Some(body.scope) != vaults) {
+            let owner = self.owners.get(by);
+            for sealed in body.keys.iter() {
+                assert_eq!(
+                    self.owners.get(&sealed.recipient),
+                    owner,
+                    "{by:?} has given a key away"
+                );
+            }
+        }
     }
 
     /// What a device has read, and has to send.

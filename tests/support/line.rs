@@ -10,8 +10,9 @@ use std::sync::Arc;
 use futures_util::{SinkExt, StreamExt};
 use parking_lot::Mutex;
 use sealwire_client::address::RelayUrl;
+use sealwire_protocol::keys::KeyBody;
 use sealwire_protocol::limits::WEBSOCKET_SUBPROTOCOL;
-use sealwire_protocol::{ClientFrame, RelayFrame, codec};
+use sealwire_protocol::{ClientFrame, DeviceKey, Kind, RelayFrame, codec};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -49,6 +50,7 @@ struct Shared {
     next: Mutex<Option<Plan>>,
     struck: watch::Sender<u64>,
     carried: Mutex<Vec<u8>>,
+    keys: Mutex<Vec<(DeviceKey, KeyBody)>>,
 }
 
 /// A port of its own, behind which a relay is.
@@ -68,8 +70,8 @@ impl Line {
     pub(crate) async fn to(relay: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("ws://{}", listener.local_addr().expect("an address"));
-        let (next, carried) = (Mutex::new(None), Mutex::new(Vec::new()));
-        let shared = Arc::new(Shared { relay, next, struck: watch::Sender::new(0), carried });
+        let (next, carried, keys) = Default::default();
+        let shared = Arc::new(Shared { relay, next, struck: watch::Sender::new(0), carried, keys });
         let serving = shared.clone();
         let accept = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -96,6 +98,11 @@ impl Line {
             // The line outlives its connections.
             let _ = struck.changed().await;
         }
+    }
+
+    /// The keys that devices have given, in order: who, and what to whom.
+    pub(crate) fn given_keys(&self) -> Vec<(DeviceKey, KeyBody)> {
+        self.shared.keys.lock().clone()
     }
 
     /// Whether any message of a device held these bytes.
@@ -178,6 +185,18 @@ impl Carried {
             self.shared.carried.lock().extend_from_slice(bytes);
             let envelope = codec::decode_client(bytes).map_err(|_| End::Over)?;
             let frame = envelope.frame.as_ref().ok();
+            let entries = match frame {
+                Some(ClientFrame::Append(append)) => std::slice::from_ref(&append.entry),
+                Some(ClientFrame::AppendBatch(batch)) => &batch.entries[..],
+                _ => &[],
+            };
+            for entry in entries {
+                let header = entry.header.decode().map_err(|_| End::Over)?;
+                if header.kind == Kind::Key {
+                    let body = KeyBody::decode(entry.body.as_ref()).map_err(|_| End::Over)?;
+                    self.shared.keys.lock().push((header.sender, body));
+                }
+            }
             if matches!(frame, Some(ClientFrame::Append(_) | ClientFrame::AppendBatch(_))) {
                 let fault = self.plan.map(|plan| plan.fault);
                 if fault == Some(Fault::PushLost(self.pushes)) {

@@ -69,8 +69,8 @@ impl Device {
     }
 
     /// Waits until the relay has appended an entry of this device, and gives its seq: it is on the
-    /// relay's disk then. The seq of a leave is 0 if the relay's answer was lost: it tells those who
-    /// have left nothing more.
+    /// relay's disk then. If the relay's answer was lost, the seq is 0 of a leave, for it tells those who
+    /// have left nothing more, and of an entry that it has let go of since.
     ///
     /// # Errors
     /// [`Error::Refused`] if the relay refuses it for good, [`Error::Timeout`] if it has not

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sealwire_protocol::error::ErrorCode;
 use sealwire_protocol::keys::KeyBody;
-use sealwire_protocol::{Control, Failure, Kind};
+use sealwire_protocol::{Control, Digest, Failure, Kind};
 
 use super::Result;
 use super::desk::Call;
@@ -82,6 +82,9 @@ impl Log {
                 (Some(count), Some(digest)) if self.log.is_totals() => {
                     self.adopt(call, Mark { count, digest })
                 }
+                (Some(newest), Some(digest)) if self.has_numbered(count, newest, digest) => {
+                    self.was_let_go(call, newest)
+                }
                 _ => self.block(call),
             },
             Verdict::Ended(ids) => {
@@ -95,6 +98,31 @@ impl Log {
                 self.end(call, code)
             }
         }
+    }
+
+    /// Whether the newest entry of this device that the relay has is one that is numbered here, at or behind
+    /// the refused one.
+    fn has_numbered(&self, refused: u64, newest: u64, digest: Digest) -> bool {
+        let found = self.numbering.find(newest);
+        newest >= refused && found.is_some_and(|(_, known)| known == digest)
+    }
+
+    /// The relay does not know an entry again that it has let go of since, as its time is over. Its newest one
+    /// of this device is here, so all up to that are in the log.
+    fn was_let_go(&mut self, call: &mut Call<'_>, newest: u64) -> Result<()> {
+        for (id, count) in self.numbering.up_to(newest) {
+            let own = outbox::own(call.db, id)?;
+            let header = own.header.decode().map_err(|_| StoreError::Damaged)?;
+            if header.kind == Kind::Control {
+                // It never lets go of these, and says where they stand.
+                self.numbering.send_again_from(count);
+                return Ok(());
+            }
+            // Where it stood the relay does not say any more.
+            self.settle(call, count, 0, &own)?;
+        }
+        self.numbering.send_again_from(newest + 1);
+        Ok(())
     }
 
     /// An own control entry stands: what it makes of this device is so from now on.

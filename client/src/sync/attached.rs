@@ -16,12 +16,12 @@ use super::keeper::Keeper;
 use super::outbox;
 use super::report::{Progress, Report, Status, VaultStatus};
 use super::schema::Schema;
-use super::turn::{Place, Turn, ended};
+use super::turn::{Place, Turn, ended, private_scope};
 use super::writer::{Writer, meta, set_meta};
 use crate::address::RelayUrl;
 use crate::error::StoreError;
 use crate::identity::Identity;
-use crate::vault::{STATE_BYTES_MAX, Vault, VaultError};
+use crate::vault::{STATE_BYTES_MAX, Vault};
 
 type OnProgress = Arc<dyn Fn(Progress) + Send + Sync>;
 
@@ -130,7 +130,8 @@ impl Attached {
     }
 
     /// Longest state that a snapshot may open to, in bytes, from now on: [`STATE_BYTES_MAX`] is what
-    /// most devices can hold. A longer one is refused with [`SnapshotError::TooLong`].
+    /// most devices can hold. A longer one is refused: with [`SnapshotError::TooLong`] by a device that
+    /// cannot do without it, else with [`Report::refused_snapshot`].
     ///
     /// [`SnapshotError::TooLong`]: crate::vault::SnapshotError::TooLong
     pub fn open_at_most(&self, bytes_max: u64) {
@@ -180,17 +181,9 @@ impl Attached {
         let by = self.shared.identity.key();
         let offer = self.shared.write(move |writer| {
             let place = Place::read(writer.db)?.ok_or(SyncError::NoVault)?;
-            let private = match (whose, place.private) {
-                (Whose::AnotherPersons, _) => None,
-                (Whose::Mine, Some((scope, _))) => Some(scope),
-                (Whose::Mine, None) => {
-                    let scope = sealwire_protocol::ids::Scope(
-                        crate::identity::random().map_err(VaultError::from)?,
-                    );
-                    set_meta(writer.db, "private_scope", &scope.0[..])?;
-                    set_meta(writer.db, "private_is_new", true)?;
-                    Some(scope)
-                }
+            let private = match whose {
+                Whose::AnotherPersons => None,
+                Whose::Mine => Some(private_scope(writer.db, place.log, writer.me)?.0),
             };
             let (relay, vault) = (place.relay, place.log);
             let relay_key = place.relay_key.ok_or(SyncError::NoVault)?;
@@ -208,8 +201,9 @@ impl Attached {
         let Offer { relay, relay_key, vault, by, private } = offer.clone();
         let device = self.shared.identity.key();
         let signature = Vault::consent(&self.shared.identity, vault, by);
+        let to = self.shared.identity.sign_offer(offer.digest());
         self.belong_to(RecoveredVault { relay, relay_key, vault, private }).await?;
-        Ok(Consent { device, vault, signature })
+        Ok(Consent { device, vault, signature, to })
     }
 
     /// Goes on in the vault of a lost device, in which this one has taken its place
@@ -247,13 +241,17 @@ impl Attached {
     /// also those of what is private. To be called again if it was cut off: it goes on from there.
     ///
     /// # Errors
-    /// [`SyncError::OtherVault`] if the consent is for another vault, [`SyncError::Vault`] if the relay
-    /// refuses.
+    /// [`SyncError::OtherVault`] if the consent is for another vault, [`SyncError::OtherOffer`] if it was
+    /// given to another offer than that of `whose`, [`SyncError::Vault`] if the relay refuses.
     pub async fn enrol(&self, consent: &Consent, whose: Whose) -> Result<Report, SyncError> {
-        let mut turn = Turn::begin(&self.shared).await?;
-        if turn.vault.log() != consent.vault {
+        let offer = self.offer(whose).await?;
+        if offer.vault != consent.vault {
             return Err(SyncError::OtherVault);
         }
+        if !consent.is_to(&offer) {
+            return Err(SyncError::OtherOffer);
+        }
+        let mut turn = Turn::begin(&self.shared).await?;
         turn.catch_up().await?;
         turn.push().await?;
         let (device, signature) = (consent.device, consent.signature);
@@ -318,7 +316,9 @@ impl Attached {
     ///
     /// # Errors
     /// As of [`Attached::sync`]; [`VaultError::NoKey`] if this device was not
-    /// given the vault's key yet.
+    /// given the vault's key yet, or cannot send what it has because its person's own key is missing.
+    ///
+    /// [`VaultError::NoKey`]: crate::vault::VaultError::NoKey
     pub async fn snapshot(&self) -> Result<sealwire_protocol::frame::SnapshotSummary, SyncError> {
         let mut turn = Turn::begin(&self.shared).await?;
         turn.catch_up().await?;
@@ -330,7 +330,8 @@ impl Attached {
     }
 
     /// Syncs for as long as the value lives: at once when the app or another device has written, and at
-    /// least once a minute. Must be called within a Tokio runtime.
+    /// least once a minute. Must be called within a Tokio runtime. Meanwhile [`Attached::sync`] and what
+    /// else works with the relay is [`SyncError::Running`]: stop it for as long as that takes.
     #[must_use]
     pub fn keep_synced(&self) -> Keeper {
         Keeper::start(self.shared.clone())

@@ -1,8 +1,8 @@
-//! Snapshots over a connection: making one, beginning with one, and comparing one with what is here.
+//! Snapshots over a connection: beginning with one, and comparing one with what is here.
 
 use std::cmp::Reverse;
 
-use sealwire_protocol::frame::{SnapshotSummary, SubscribeFrom};
+use sealwire_protocol::frame::{SnapshotSummary, Subscribe, SubscribeFrom};
 use sealwire_protocol::{DeviceKey, Digest};
 
 use super::attached::Shared;
@@ -12,11 +12,11 @@ use super::intake::{At, Keyring};
 use super::replay::Replayed;
 use super::report::{Phase, Progress};
 use super::schema::KeyScope;
-use super::state::{self, Frame, StateBox, StateRows, StateSealed, Visit};
+use super::state::{self, StateBox, StateRows, StateSealed, Visit};
 use super::turn::{Turn, ended};
 use super::writer::{Writer, meta, set_meta};
 use crate::error::StoreError;
-use crate::vault::{Packer, SnapshotError, VaultError};
+use crate::vault::{SnapshotError, VaultError};
 
 /// The snapshot that is still to be opened, as [`Pending`].
 const PENDING: &str = "pending_snapshot";
@@ -24,58 +24,22 @@ const PENDING: &str = "pending_snapshot";
 /// The digest of the newest snapshot that was compared and found to lack something.
 const REFUSED: &str = "refused_snapshot";
 
-/// Rows between two reports of how far it is.
-const TOLD_ROWS: u64 = 1000;
+/// The digest of a snapshot that nobody had confirmed and that did not open: without it everything was read.
+const PASSED_OVER: &str = "passed_over_snapshot";
 
 impl Turn {
-    /// Makes a snapshot of what is here at the head that was read.
-    pub(crate) async fn snapshot(&mut self) -> Result<SnapshotSummary, SyncError> {
-        let head = self.vault.head().ok_or(SyncError::NotEnrolled)?;
-        if self.is_pending().await? {
-            // What it would be of is not here yet.
-            return Err(VaultError::NoKey.into());
-        }
-        let private = self.private.map(|(scope, _)| scope);
-        let shared = self.shared.clone();
-        let sealed = self
-            .look(move |writer, vault| {
-                let mut rows = 0;
-                let mut told = || {
-                    rows += 1;
-                    if rows % TOLD_ROWS == 0 {
-                        shared.progress(Progress::of(Phase::Packing, rows));
-                    }
-                };
-                let mut packer = Packer::new()?;
-                writer.write_state(KeyScope::Group, &mut packer, &mut told)?;
-                if let Some(scope) = private.filter(|scope| vault.holds_key(*scope)) {
-                    let mut own = Packer::new()?;
-                    writer.write_state(KeyScope::UserPrivate, &mut own, &mut told)?;
-                    let sealed = vault.seal_state(scope, &head, &own.finish()?)?;
-                    let author = writer.me;
-                    state::put(&mut packer, &Frame::Box(StateBox { scope, author, head, sealed }))?;
-                }
-                writer.write_carried(&mut packer)?;
-                Ok(vault.seal_state(vault.scope(), &head, &packer.finish()?)?)
-            })
-            .await?;
-        let (shared, total) = (self.shared.clone(), sealed.len() as u64);
-        let mut sent =
-            move |bytes| shared.progress(Progress::of(Phase::Uploading, bytes).until(total));
-        let made = self.vault.put_snapshot(&mut self.wire, &sealed, head, &mut sent).await;
-        let made = made.map_err(ended)?;
-        self.settle().await?;
-        Ok(made)
-    }
-
     /// Begins a database that has read nothing with the newest snapshot that is confirmed, or else with
     /// the newest. Says whether there was one.
     pub(super) async fn bootstrap(&mut self) -> Result<bool, SyncError> {
         let snapshots = self.vault.snapshots(&mut self.wire).await.map_err(ended)?;
-        let newest = snapshots.into_iter().max_by_key(|it| (it.confirmed, it.head.seq));
+        let passed: Option<Vec<u8>> = self.shared.read(|db| meta(db, PASSED_OVER)).await?;
+        let snapshots = snapshots.into_iter();
+        let newest = snapshots
+            .filter(|it| passed.as_ref().is_none_or(|passed| *passed != it.digest.0))
+            .max_by_key(|it| (it.confirmed, it.head.seq));
         let Some(snapshot) = newest else { return Ok(false) };
         let digest = snapshot.digest;
-        self.shared.write(move |writer| Pending::of(&snapshot).keep(writer)).await?;
+        self.write(move |writer, _| Pending::of(&snapshot).keep(writer)).await?;
         // Entries behind it may be replayed before it is: the order makes no difference.
         let frame = SubscribeFrom { log: self.vault.log(), snapshot: digest };
         self.read(frame.into()).await?;
@@ -91,6 +55,7 @@ impl Turn {
         };
         let mut first = None;
         let known = self.vault.snapshots(&mut self.wire).await.map_err(ended)?;
+        let confirmed = known.iter().any(|snapshot| snapshot.confirmed);
         for snapshot in wanted.as_good_as(known) {
             match self.merge(&snapshot).await {
                 // Whoever has made it has made it badly, or with a newer version: another one may do.
@@ -108,11 +73,29 @@ impl Turn {
                 other => return other,
             }
         }
+        if !confirmed && first.is_some() {
+            return self.pass_over(wanted.digest).await;
+        }
         Err(first.unwrap_or(SnapshotError::Damaged.into()))
     }
 
+    /// Reads everything from the beginning, without a snapshot that does not open. As nobody has confirmed
+    /// one, nothing of the vault was let go of.
+    async fn pass_over(&mut self, digest: Digest) -> Result<(), SyncError> {
+        self.report.refused_snapshot = true;
+        self.vault.start_over();
+        self.write(move |writer, vault| {
+            set_meta(writer.db, PASSED_OVER, &digest.0[..])?;
+            forget_pending(writer)?;
+            writer.keep_vault(vault)
+        })
+        .await?;
+        let frame = Subscribe { log: self.vault.log(), cursor: None, acked: None };
+        self.read(frame.into()).await
+    }
+
     /// Whether a snapshot is still to be opened: this device is enrolled, and was not given its key yet.
-    async fn is_pending(&self) -> Result<bool, SyncError> {
+    pub(super) async fn is_pending(&self) -> Result<bool, SyncError> {
         let pending: Option<Vec<u8>> = self.shared.read(|db| meta(db, PENDING)).await?;
         Ok(pending.is_some())
     }
@@ -163,7 +146,7 @@ impl Turn {
             // It says nothing of what is here, and never will.
             Err(SyncError::Vault(VaultError::Snapshot(_))) => false,
             Err(error) => {
-                self.shared.write(|writer| forget_refused(writer)).await?;
+                self.write(|writer, _| forget_refused(writer)).await?;
                 // It can be compared when somebody has given the key.
                 let later = matches!(error, SyncError::Vault(VaultError::NoKey));
                 return if later { Ok(()) } else { Err(error) };
@@ -175,7 +158,7 @@ impl Turn {
             return self.settle().await;
         }
         let digest = snapshot.digest;
-        self.shared.write(move |writer| set_meta(writer.db, REFUSED, &digest.0[..])).await?;
+        self.write(move |writer, _| set_meta(writer.db, REFUSED, &digest.0[..])).await?;
         self.report.refused_snapshot = true;
         Ok(())
     }
@@ -186,12 +169,15 @@ impl Turn {
         let private = self.private.map(|(scope, _)| scope);
         let digest = snapshot.digest;
         // Should it be the end of this process, it is not opened again by the next one.
-        self.shared.write(move |writer| set_meta(writer.db, REFUSED, &digest.0[..])).await?;
+        self.write(move |writer, _| set_meta(writer.db, REFUSED, &digest.0[..])).await?;
+        let author = self.author_of(digest).ok_or(SnapshotError::Damaged)?;
         self.write(move |writer, vault| {
             let keys = Keyring { vault, private };
-            let mut coverage = Coverage::of(keys);
+            // A value that nobody has stamped yet is none that a snapshot could have.
+            writer.drain()?;
+            let mut coverage = Coverage::of(keys, author, snapshot.head.seq, writer)?;
             coverage.take(writer, &packed)?;
-            let whole = writer.is_covered(&coverage, snapshot.head.seq)?;
+            let whole = writer.is_covered(&coverage)?;
             if whole {
                 writer.take_carried(keys, snapshot, &packed)?;
                 forget_refused(writer)?;

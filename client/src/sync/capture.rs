@@ -177,6 +177,12 @@ pub(crate) fn oldest(
     Ok(group)
 }
 
+/// Whether anything was written down.
+pub(crate) fn has_any(db: &Connection) -> Result<bool, SyncError> {
+    let sql = "select exists (select 1 from sealwire_capture)";
+    Ok(db.prepare_cached(sql)?.query_row([], |row| row.get(0))?)
+}
+
 /// Forgets what was read.
 pub(crate) fn forget(db: &Connection, up_to: i64) -> Result<(), SyncError> {
     db.prepare_cached("delete from sealwire_capture where id <= ?1")?.execute([up_to])?;

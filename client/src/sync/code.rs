@@ -2,19 +2,21 @@
 //! device's consent to it.
 //!
 //! Neither is a secret. Whoever changes one on its way achieves nothing but a refusal: the consent is a
-//! signature over the vault, the new device and the one that made the offer. What people have to make
-//! sure of is that the consent that they enrol came from their own new device: its key is shown.
+//! signature over the vault, the new device and the one that made the offer, and another one over all of
+//! the offer as it came. What people have to make sure of is that the offer that they show to their new
+//! device is their own, and that the consent that they enrol came from that device: its key is shown.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sealwire_protocol::digest::sha256;
 use sealwire_protocol::ids::{Scope, Signature};
-use sealwire_protocol::{DeviceKey, LogId};
+use sealwire_protocol::{DeviceKey, Digest, LogId, signing};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::error::SyncError;
 use crate::address::{ADDRESS_BYTES_MAX, RelayUrl};
+use crate::identity::offer_message;
 
 /// The version of both codes.
 const VERSION: u8 = 1;
@@ -49,7 +51,7 @@ pub struct Offer {
     pub(crate) private: Option<Scope>,
 }
 
-/// A new device's signature that it wants to be enrolled.
+/// A new device's signatures that it wants to be enrolled, and by which offer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Consent {
     /// The new device.
@@ -57,6 +59,8 @@ pub struct Consent {
     /// The vault.
     pub vault: LogId,
     pub(crate) signature: Signature,
+    /// Over the offer.
+    pub(crate) to: Signature,
 }
 
 /// A vault in which this device has taken the place of a lost one: enrolled by its key, which is
@@ -89,7 +93,7 @@ impl RecoveredVault {
 struct OfferWire(u8, String, DeviceKey, LogId, DeviceKey, Option<Scope>);
 
 #[derive(Serialize, Deserialize)]
-struct ConsentWire(u8, DeviceKey, LogId, Signature);
+struct ConsentWire(u8, DeviceKey, LogId, Signature, Signature);
 
 const OFFER: &str = "sealwire-offer:";
 const CONSENT: &str = "sealwire-consent:";
@@ -98,9 +102,17 @@ impl Offer {
     /// As text, to be shown or copied.
     #[must_use]
     pub fn code(&self) -> String {
+        write(OFFER, &self.wire())
+    }
+
+    fn wire(&self) -> OfferWire {
         let relay = self.relay.as_str().to_owned();
-        let wire = OfferWire(VERSION, relay, self.relay_key, self.vault, self.by, self.private);
-        write(OFFER, &wire)
+        OfferWire(VERSION, relay, self.relay_key, self.vault, self.by, self.private)
+    }
+
+    /// What a device signs that takes it.
+    pub(crate) fn digest(&self) -> Digest {
+        sha256(&bytes_of(&self.wire()))
     }
 
     /// Reads an offer.
@@ -121,7 +133,13 @@ impl Consent {
     /// As text, to be shown or copied.
     #[must_use]
     pub fn code(&self) -> String {
-        write(CONSENT, &ConsentWire(VERSION, self.device, self.vault, self.signature))
+        write(CONSENT, &ConsentWire(VERSION, self.device, self.vault, self.signature, self.to))
+    }
+
+    /// Whether it was given to this offer, and not to one that somebody has changed.
+    pub(crate) fn is_to(&self, offer: &Offer) -> bool {
+        let message = offer_message(offer.digest());
+        signing::verify(self.device, &message, &self.to).is_ok()
     }
 
     /// Reads a consent.
@@ -129,16 +147,20 @@ impl Consent {
     /// # Errors
     /// [`SyncError::Code`].
     pub fn parse(code: &str) -> Result<Self, SyncError> {
-        let ConsentWire(version, device, vault, signature) = read(CONSENT, code)?;
+        let ConsentWire(version, device, vault, signature, to) = read(CONSENT, code)?;
         if version != VERSION {
             return Err(SyncError::Code);
         }
-        Ok(Self { device, vault, signature })
+        Ok(Self { device, vault, signature, to })
     }
 }
 
+fn bytes_of(wire: &impl Serialize) -> Vec<u8> {
+    rmp_serde::to_vec(wire).expect("keys and text can be written to memory")
+}
+
 fn write(prefix: &str, wire: &impl Serialize) -> String {
-    let mut bytes = rmp_serde::to_vec(wire).expect("keys and text can be written to memory");
+    let mut bytes = bytes_of(wire);
     let check = sha256(&bytes);
     bytes.extend_from_slice(&check.0[..CHECK_BYTES]);
     format!("{prefix}{}", URL_SAFE_NO_PAD.encode(bytes))
@@ -158,16 +180,39 @@ fn read<T: DeserializeOwned>(prefix: &str, code: &str) -> Result<T, SyncError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::Identity;
 
-    #[test]
-    fn codes_are_read_as_they_were_written_and_damage_shows() {
-        let offer = Offer {
+    fn offer() -> Offer {
+        Offer {
             relay: RelayUrl::parse("wss://relay.example").expect("an address"),
             relay_key: DeviceKey([1; 32]),
             vault: LogId([2; 16]),
             by: DeviceKey([3; 32]),
             private: Some(Scope([4; 16])),
+        }
+    }
+
+    #[test]
+    fn a_consent_is_to_the_offer_as_it_was_taken_and_to_no_other() {
+        let (mine, device) = (offer(), Identity::from_seed(&[5; 32]));
+        let consent = |to: &Offer| Consent {
+            device: device.key(),
+            vault: to.vault,
+            signature: device.consent(to.vault, to.by),
+            to: device.sign_offer(to.digest()),
         };
+        assert!(consent(&mine).is_to(&mine));
+        // Somebody has put a scope of his own in its place, or a relay.
+        let scope = Offer { private: Some(Scope([6; 16])), ..offer() };
+        let relay = RelayUrl::parse("wss://other.example").expect("an address");
+        for changed in [scope, Offer { private: None, ..offer() }, Offer { relay, ..offer() }] {
+            assert!(!consent(&changed).is_to(&mine));
+        }
+    }
+
+    #[test]
+    fn codes_are_read_as_they_were_written_and_damage_shows() {
+        let offer = offer();
         let code = offer.code();
         assert_eq!(Offer::parse(&format!(" {code}\n")), Ok(offer));
         assert_eq!(Offer::parse(&code[..code.len() - 1]), Err(SyncError::Code));
@@ -176,6 +221,7 @@ mod tests {
             device: DeviceKey([1; 32]),
             vault: LogId([2; 16]),
             signature: Signature([5; 64]),
+            to: Signature([6; 64]),
         };
         assert_eq!(Consent::parse(&consent.code()), Ok(consent));
     }

@@ -1,8 +1,10 @@
-//! Whether a snapshot of another device has everything that this one has: only then it is confirmed, and
-//! the relay may let go of what it covers.
+//! Whether a snapshot of another device has everything that this one has, and as it was written: only then
+//! it is confirmed, and the relay may let go of what it covers.
 //!
 //! What is newer than the snapshot is not asked for: changesets behind its head, and those that are not
-//! in the vault yet.
+//! in the vault yet. What the snapshot has besides can only be its author's own, who may not have sent it
+//! yet when it was made: this device has read everything else that was there. So nobody is made by a
+//! snapshot to have written what he has not.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -15,15 +17,25 @@ use super::changeset::{Changes, What};
 use super::clock::{Reading, Stamp};
 use super::error::SyncError;
 use super::intake::{Kept, Keyring};
-use super::record::NameId;
+use super::record::{NameId, Record, Register};
+use super::replay::Held;
 use super::schema::KeyScope;
 use super::state::{self, StateBox, StateRows, StateSealed, Visit};
+use super::value::Value;
 use super::writer::Writer;
+use crate::error::StoreError;
 use crate::vault::SnapshotError;
 
 /// What a snapshot holds, as far as this device can see: for each register its newest stamp.
 pub(super) struct Coverage<'a> {
     keys: Keyring<'a>,
+    /// Whose writes it may hold that this device does not know: its author's, and theirs of whom this device
+    /// has boxes that it cannot open.
+    unknown: HashSet<DeviceKey>,
+    /// The stamps of what is newer than the snapshot, or not in the vault.
+    newer: HashSet<Stamp>,
+    /// Whether it holds what was not written so.
+    is_false: bool,
     hasher: RandomState,
     /// By a hash of what the register is of: the whole names would take the memory of the state.
     newest: HashMap<u64, Stamp>,
@@ -32,9 +44,25 @@ pub(super) struct Coverage<'a> {
 /// What a register is of; no column for the row's being there.
 type Of<'a> = (NameId, &'a [u8], Option<NameId>, KeyScope);
 
+/// What stands in a register of a snapshot.
+#[derive(Clone, Copy)]
+enum Said<'a> {
+    Life(bool),
+    Cell(NameId, &'a Value),
+}
+
 impl<'a> Coverage<'a> {
-    pub(super) fn of(keys: Keyring<'a>) -> Self {
-        Self { keys, hasher: RandomState::new(), newest: HashMap::new() }
+    /// Of a snapshot by `author` at `seq`.
+    pub(super) fn of(
+        keys: Keyring<'a>,
+        author: DeviceKey,
+        seq: u64,
+        writer: &mut Writer<'_>,
+    ) -> Result<Self, SyncError> {
+        let mut unknown = writer.authors_of_sealed(keys)?;
+        unknown.insert(author);
+        let (newer, hasher) = (writer.newer_than(seq)?, RandomState::new());
+        Ok(Self { keys, unknown, newer, is_false: false, hasher, newest: HashMap::new() })
     }
 
     fn note(&mut self, of: Of<'_>, stamp: Stamp) {
@@ -51,27 +79,68 @@ impl<'a> Coverage<'a> {
         state::read(writer, self.keys, KeyScope::Group, packed, self)
     }
 
+    /// Takes one register of a row. `held` gives what the app's table has of a cell.
+    fn register(
+        &mut self,
+        (table, key, scope): (NameId, &[u8], KeyScope),
+        here: &Record,
+        stamp: Stamp,
+        said: Said<'_>,
+        held: impl FnOnce((NameId, KeyScope)) -> Result<Option<Value>, SyncError>,
+    ) -> Result<(), SyncError> {
+        let column = if let Said::Cell(column, _) = said { Some(column) } else { None };
+        // Only what is here is asked for: what a snapshot has besides takes no memory.
+        let known = match column {
+            None => here.life(scope).map(|life| life.stamp),
+            Some(column) => here.cells.get(&(column, scope)).map(|register| register.stamp),
+        };
+        if known.is_some() {
+            self.note((table, key, column, scope), stamp);
+        }
+        // What is a person's own only that person's devices can write into one.
+        let older = known.is_some_and(|known| stamp < known);
+        if scope == KeyScope::UserPrivate || older || self.newer.contains(&stamp) {
+            return Ok(());
+        }
+        let so = match said {
+            _ if known != Some(stamp) => self.unknown.contains(&stamp.device),
+            Said::Life(alive) => here.is_alive(scope) == alive,
+            Said::Cell(column, value) => match here.cells.get(&(column, scope)) {
+                Some(register) if register.alone => true,
+                Some(Register { kept: Some(kept), .. }) => kept == value,
+                // If it is nowhere, the table has lost its column since.
+                _ => held((column, scope))?.is_none_or(|held| held == *value),
+            },
+        };
+        self.is_false |= !so;
+        Ok(())
+    }
+
     fn changes(
         &mut self,
         writer: &mut Writer<'_>,
+        scope: KeyScope,
         author: DeviceKey,
         changes: &Changes,
     ) -> Result<(), SyncError> {
         let stamp = Stamp { reading: changes.reading, device: author };
-        let scope = KeyScope::UserPrivate;
         for table in &changes.tables {
             let number = writer.names.table(writer.db, &table.table, &table.key_columns)?;
             let columns = writer.column_numbers(&table.columns)?;
             for row in &table.rows {
                 let key = key_bytes(&row.key);
-                let Some(here) = writer.record(number, &key)? else { continue };
-                if row.what != What::Cells {
-                    self.note((number, &key, None, scope), stamp);
+                let here = writer.record(number, &key)?.unwrap_or_default();
+                let (of, held) = ((number, key.as_slice(), scope), Held::default());
+                let held = |cell| held.get(writer, number, &row.key, here.shown, cell);
+                match row.what {
+                    What::Cells => {}
+                    What::Written => self.register(of, &here, stamp, Said::Life(true), held)?,
+                    What::Deleted => self.register(of, &here, stamp, Said::Life(false), held)?,
                 }
-                let known = |at: usize| here.cells.contains_key(&(columns[at], scope));
-                let written = row.cells.iter().filter(|cell| cell.after.is_some());
-                for cell in written.filter(|cell| known(cell.column)) {
-                    self.note((number, &key, Some(columns[cell.column]), scope), stamp);
+                for cell in &row.cells {
+                    let Some(value) = &cell.after else { continue };
+                    let said = Said::Cell(columns[cell.column], value);
+                    self.register(of, &here, stamp, said, held)?;
                 }
             }
         }
@@ -90,20 +159,19 @@ impl Visit for Coverage<'_> {
         let table = writer.names.table(writer.db, &rows.table, &rows.key_columns)?;
         let columns = writer.column_numbers(&rows.columns)?;
         for state::StateRow(key, life, cells) in rows.rows {
-            let key = key_bytes(&key);
-            // Only what is here is asked for: what a snapshot has besides takes no memory.
-            let Some(here) = writer.record(table, &key)? else { continue };
-            if let Some((reading, device, _)) = life {
+            let bytes = key_bytes(&key);
+            let here = writer.record(table, &bytes)?.unwrap_or_default();
+            let (of, held) = ((table, bytes.as_slice(), scope), Held::default());
+            let held = |cell| held.get(writer, table, &key, here.shown, cell);
+            if let Some((reading, device, alive)) = life {
                 let stamp = state::stamp(devices, reading, device)?;
-                self.note((table, &key, None, scope), stamp);
+                self.register(of, &here, stamp, Said::Life(alive), held)?;
             }
-            for (column, reading, device, _) in cells {
+            for (column, reading, device, value) in cells {
                 let stamp = state::stamp(devices, reading, device)?;
                 let column = columns.get(usize::from(column)).copied();
                 let column = column.ok_or(SnapshotError::Damaged)?;
-                if here.cells.contains_key(&(column, scope)) {
-                    self.note((table, &key, Some(column), scope), stamp);
-                }
+                self.register(of, &here, stamp, Said::Cell(column, &value), held)?;
             }
         }
         Ok(())
@@ -114,13 +182,15 @@ impl Visit for Coverage<'_> {
     }
 
     fn sealed(&mut self, writer: &mut Writer<'_>, sealed: StateSealed) -> Result<(), SyncError> {
-        if !self.keys.is_mine(sealed.scope) {
-            return Ok(());
-        }
+        let Some(scope) = self.keys.kind(sealed.scope) else { return Ok(()) };
         let opened = self.keys.vault.open_box(sealed.author, &sealed.aad, &sealed.sealed);
         match opened.ok().and_then(|bytes| Changes::decode(&bytes).ok()) {
-            Some(changes) => self.changes(writer, sealed.author, &changes),
-            None => Ok(()),
+            Some(changes) => self.changes(writer, scope, sealed.author, &changes),
+            None => {
+                // What this device cannot judge it has itself, as it came.
+                self.is_false |= scope == KeyScope::Group && !writer.has_box(&sealed)?;
+                Ok(())
+            }
         }
     }
 }
@@ -166,13 +236,11 @@ impl Visit for Carried<'_> {
 }
 
 impl Writer<'_> {
-    /// Whether a snapshot at `seq` has everything that is here and is not newer than it.
-    pub(super) fn is_covered(
-        &mut self,
-        coverage: &Coverage<'_>,
-        seq: u64,
-    ) -> Result<bool, SyncError> {
-        let newer = self.newer_than(seq)?;
+    /// Whether a snapshot has everything that is here and is not newer than it, and nothing false.
+    pub(super) fn is_covered(&mut self, coverage: &Coverage<'_>) -> Result<bool, SyncError> {
+        if coverage.is_false {
+            return Ok(false);
+        }
         let db = self.db;
         let mut statement = db.prepare("select tbl, key, record from sealwire_rows")?;
         let mut rows = statement.query([])?;
@@ -188,12 +256,33 @@ impl Writer<'_> {
                 ((table, key.as_slice(), Some(*column), *scope), register.stamp)
             });
             for (of, stamp) in lives.chain(cells) {
-                if !newer.contains(&stamp) && !coverage.has(of, stamp) {
+                if !coverage.newer.contains(&stamp) && !coverage.has(of, stamp) {
                     return Ok(false);
                 }
             }
         }
         Ok(true)
+    }
+
+    /// Of whom there are boxes of the vault's own scope that do not open, or of nobody knows which.
+    fn authors_of_sealed(&self, keys: Keyring<'_>) -> Result<HashSet<DeviceKey>, SyncError> {
+        let mut statement = self.db.prepare_cached(
+            "select distinct author from sealwire_sealed where scope in (?1, zeroblob(16))",
+        )?;
+        let rows = statement.query_map([&keys.vault.scope().0[..]], |row| row.get(0))?;
+        let authors: Vec<Vec<u8>> = rows.collect::<rusqlite::Result<_>>()?;
+        let key = |author: &Vec<u8>| DeviceKey::from_slice(author).ok_or(StoreError::Damaged);
+        Ok(authors.iter().map(key).collect::<Result<_, _>>()?)
+    }
+
+    /// Whether a box is kept here, just so.
+    fn has_box(&self, sealed: &StateSealed) -> Result<bool, SyncError> {
+        let mut statement = self.db.prepare_cached(
+            "select 1 from sealwire_sealed
+             where seq = ?1 and place = ?2 and author = ?3 and aad = ?4 and box = ?5",
+        )?;
+        let StateSealed { seq, place, author, aad, sealed, .. } = sealed;
+        Ok(statement.exists((seq.cast_signed(), place, &author.0[..], aad, sealed))?)
     }
 
     /// The stamps of changesets behind `seq`, and of those that are not in the vault.

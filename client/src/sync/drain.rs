@@ -117,7 +117,8 @@ impl Writer<'_> {
         packer: &mut Packer,
     ) -> Result<bool, SyncError> {
         let Change { table, key, mut record, net } = change;
-        if key.len() > KEY_BYTES_MAX {
+        let apart = table.shape.keeps_apart(&net.last[..table.shape.key.len()]);
+        if key.len() > KEY_BYTES_MAX || !apart {
             // As a whole, for as long as it is there.
             match net.after {
                 Some(_) => self.note_oversized(table.number, &key, 0)?,

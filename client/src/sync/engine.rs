@@ -29,6 +29,9 @@ const BUSY_DEADLINE: Duration = Duration::from_secs(10);
 /// The version of this module's tables.
 const FORMAT: i64 = 1;
 
+/// When the registered tables changed last. None before there were any.
+const REGISTERED: &str = "registered";
+
 /// Statements that are kept prepared: a few for each table and for each set of columns.
 const STATEMENTS: usize = 256;
 
@@ -39,6 +42,10 @@ pub(crate) struct Engine {
     tables: Tables,
     me: DeviceKey,
     schema_version: u32,
+    /// As of when the tables are known; none before they were read.
+    registered: Option<i64>,
+    /// Whether a transaction has begun and did not come to its end.
+    broken_off: bool,
     now: fn() -> u64,
 }
 
@@ -51,8 +58,6 @@ impl Engine {
             check_owner(writer.db, me)
         })?;
         engine.load()?;
-        // What was written down for the old tables is of their shape.
-        engine.write(|writer| writer.drain().map(|_| ()))?;
         engine.register(schema)?;
         Ok(engine)
     }
@@ -81,7 +86,9 @@ impl Engine {
         db.pragma_update(None, "foreign_keys", false)?;
         db.pragma_update(None, "recursive_triggers", false)?;
         let (names, tables) = (Names::default(), Tables::default());
-        Ok(Self { db, names, tables, me, schema_version: 0, now: now_ms })
+        let (schema_version, registered, broken_off) = (0, None, false);
+        let now = now_ms;
+        Ok(Self { db, names, tables, me, schema_version, registered, broken_off, now })
     }
 
     /// Does all of `work` or nothing of it.
@@ -89,7 +96,9 @@ impl Engine {
         &mut self,
         work: impl FnOnce(&mut Writer<'_>) -> Result<T, SyncError>,
     ) -> Result<T, SyncError> {
+        self.begin();
         let transaction = Transaction::new_unchecked(&self.db, TransactionBehavior::Immediate)?;
+        Self::follow(&transaction, &mut self.names, &mut self.registered, &mut self.tables)?;
         let mut writer = Writer {
             db: &transaction,
             names: &mut self.names,
@@ -98,15 +107,10 @@ impl Engine {
             now: (self.now)(),
             schema_version: self.schema_version,
         };
-        let done = work(&mut writer).and_then(|value| {
-            transaction.commit()?;
-            Ok(value)
-        });
-        if done.is_err() {
-            // Numbers that were given in there are nobody's.
-            self.names.forget();
-        }
-        done
+        let value = work(&mut writer)?;
+        transaction.commit()?;
+        self.broken_off = false;
+        Ok(value)
     }
 
     /// As [`Engine::write`], but nothing is written in the end: for long readings, which hold up
@@ -115,7 +119,9 @@ impl Engine {
         &mut self,
         work: impl FnOnce(&mut Writer<'_>) -> Result<T, SyncError>,
     ) -> Result<T, SyncError> {
+        self.begin();
         let transaction = Transaction::new_unchecked(&self.db, TransactionBehavior::Deferred)?;
+        Self::follow(&transaction, &mut self.names, &mut self.registered, &mut self.tables)?;
         work(&mut Writer {
             db: &transaction,
             names: &mut self.names,
@@ -124,6 +130,33 @@ impl Engine {
             now: (self.now)(),
             schema_version: self.schema_version,
         })
+    }
+
+    /// Before a transaction. Numbers that were given in one which was not committed are nobody's, however
+    /// it ended.
+    fn begin(&mut self) {
+        if std::mem::replace(&mut self.broken_off, true) {
+            self.names.forget();
+        }
+    }
+
+    /// Takes the registered tables anew if somebody else has registered others: what the triggers write
+    /// down is of those.
+    fn follow(
+        db: &Connection,
+        names: &mut Names,
+        registered: &mut Option<i64>,
+        tables: &mut Tables,
+    ) -> Result<(), SyncError> {
+        if registered.is_some() {
+            let newest = Some(meta(db, REGISTERED)?.unwrap_or(0));
+            if newest != *registered {
+                names.forget();
+                *tables = load_tables(db, names)?;
+                *registered = newest;
+            }
+        }
+        Ok(())
     }
 
     /// Reads one state of the database.
@@ -161,22 +194,8 @@ impl Engine {
     fn load(&mut self) -> Result<(), SyncError> {
         let version: Option<i64> = meta(&self.db, "schema_version")?;
         self.schema_version = u32::try_from(version.unwrap_or(0)).unwrap_or(0);
-        let mut statement = self.db.prepare("select id, shape from sealwire_tables")?;
-        let shapes: Vec<(NameId, Vec<u8>)> = statement
-            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-            .collect::<rusqlite::Result<_>>()?;
-        drop(statement);
-        let mut tables = HashMap::new();
-        for (number, shape) in shapes {
-            let shape: Shape = rmp_serde::from_slice(&shape).map_err(|_| StoreError::Damaged)?;
-            let columns = shape
-                .columns
-                .iter()
-                .map(|column| self.names.column(&self.db, &column.name))
-                .collect::<Result<_, _>>()?;
-            tables.insert(number, Registered { number, shape, columns });
-        }
-        self.tables = Tables(tables);
+        self.registered = Some(meta(&self.db, REGISTERED)?.unwrap_or(0));
+        self.tables = load_tables(&self.db, &mut self.names)?;
         Ok(())
     }
 
@@ -201,6 +220,11 @@ impl Engine {
             if whole {
                 return Ok(false);
             }
+            // What was written down until now is of the old tables' shape.
+            writer.drain()?;
+            let before: Option<i64> = meta(writer.db, REGISTERED)?;
+            let now = writer.now.cast_signed().max(before.unwrap_or(0).wrapping_add(1));
+            set_meta(writer.db, REGISTERED, now)?;
             capture::remove_triggers(writer.db)?;
             writer.db.execute_batch("delete from sealwire_tables")?;
             for (number, shape) in &numbered {
@@ -233,6 +257,25 @@ impl Engine {
         }
         self.write(try_withheld)
     }
+}
+
+fn load_tables(db: &Connection, names: &mut Names) -> Result<Tables, SyncError> {
+    let mut statement = db.prepare("select id, shape from sealwire_tables")?;
+    let shapes: Vec<(NameId, Vec<u8>)> = statement
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    drop(statement);
+    let mut tables = HashMap::new();
+    for (number, shape) in shapes {
+        let shape: Shape = rmp_serde::from_slice(&shape).map_err(|_| StoreError::Damaged)?;
+        let columns = shape
+            .columns
+            .iter()
+            .map(|column| names.column(db, &column.name))
+            .collect::<Result<_, _>>()?;
+        tables.insert(number, Registered { number, shape, columns });
+    }
+    Ok(Tables(tables))
 }
 
 fn has_tables(db: &Connection) -> Result<bool, SyncError> {

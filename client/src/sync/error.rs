@@ -31,6 +31,10 @@ pub enum SyncError {
     /// The database belongs to another vault already.
     #[error("the database belongs to another vault already")]
     OtherVault,
+    /// The new device has taken another offer than this one: it is of another device, was changed on its
+    /// way, or says of another person whose the new device is. Nothing was sent.
+    #[error("the new device has consented to another offer than this device makes")]
+    OtherOffer,
     /// The database belongs to no vault yet: found one, or attach with an offer.
     #[error("the database belongs to no vault yet; create one, or attach it with an offer")]
     NoVault,

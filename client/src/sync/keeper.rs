@@ -238,6 +238,7 @@ fn is_final(error: &SyncError) -> bool {
         | SyncError::Vault(_)
         | SyncError::Changeset(_)
         | SyncError::OtherVault
+        | SyncError::OtherOffer
         | SyncError::NotAttached
         | SyncError::Code
         | SyncError::Running

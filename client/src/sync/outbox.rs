@@ -35,6 +35,8 @@ pub(crate) struct Cut {
     /// Number and digest of the last.
     pub(crate) last: Mark,
     pub(crate) rows: u64,
+    /// Whether it is no changeset, but a control or key entry.
+    pub(crate) besides: bool,
 }
 
 /// How much is not appended.
@@ -81,10 +83,10 @@ pub(crate) fn number(
     let id = match id {
         Some(id) => id,
         None => {
-            // A conditional entry that came too late is made anew under the same number.
+            // A conditional entry that came too late is made anew under the same number. A changeset
+            // that a relay has lost is not: it stays, and nothing else gets its number.
             db.prepare_cached(
-                "delete from sealwire_outbox where count = ?1 and state = 1
-                 and group_part is null and private_part is null",
+                "delete from sealwire_outbox where count = ?1 and state = 1 and reading is null",
             )?
             .execute([sql(mark.count)?])?;
             db.execute("insert into sealwire_outbox (state) values (1)", [])?;
@@ -112,7 +114,8 @@ pub(crate) fn number(
 /// The oldest entries that have numbers and are not answered.
 pub(crate) fn unanswered(db: &Connection) -> Result<Option<Cut>, SyncError> {
     let mut statement = db.prepare_cached(
-        "select header, body, signature, recipients, count, digest, rows from sealwire_outbox
+        "select header, body, signature, recipients, count, digest, rows, reading is null
+         from sealwire_outbox
          where state = 1 and cut = (select cut from sealwire_outbox where state = 1
                                     order by count limit 1)
          order by count",
@@ -123,8 +126,10 @@ pub(crate) fn unanswered(db: &Connection) -> Result<Option<Cut>, SyncError> {
         let count = u64::try_from(row.get::<_, i64>(4)?).map_err(|_| StoreError::Damaged)?;
         let digest = Digest::from_slice(&row.get::<_, Vec<u8>>(5)?).ok_or(StoreError::Damaged)?;
         let last = Mark { count, digest };
-        let cut = cut.get_or_insert(Cut { entries: Vec::new(), first: count, last, rows: 0 });
+        let new = Cut { entries: Vec::new(), first: count, last, rows: 0, besides: true };
+        let cut = cut.get_or_insert(new);
         cut.last = last;
+        cut.besides &= row.get::<_, bool>(7)?;
         cut.rows += u64::try_from(row.get::<_, i64>(6)?).unwrap_or(0);
         cut.entries.push(entry(row)?);
     }
@@ -233,7 +238,7 @@ pub(crate) fn unsent(db: &Connection) -> Result<Unsent, SyncError> {
 /// Forgets bytes of changesets that were kept for long enough.
 pub(crate) fn prune(db: &Connection, now: u64) -> Result<(), SyncError> {
     db.prepare_cached(
-        "delete from sealwire_outbox where state = 2 and rows > 0 and appended_at < ?1",
+        "delete from sealwire_outbox where state = 2 and reading is not null and appended_at < ?1",
     )?
     .execute([sql(now.saturating_sub(KEPT_MS))?])?;
     Ok(())
@@ -241,4 +246,56 @@ pub(crate) fn prune(db: &Connection, now: u64) -> Result<(), SyncError> {
 
 fn sql(value: u64) -> Result<i64, SyncError> {
     Ok(i64::try_from(value).map_err(|_| StoreError::Damaged)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use sealwire_protocol::{Head, Kind, LogId};
+
+    use super::*;
+    use crate::entry::Outline;
+    use crate::identity::Identity;
+
+    fn signed(count: u64) -> Signed {
+        let outline = Outline {
+            log: LogId([1; 16]),
+            count,
+            prev: Digest::ZERO,
+            kind: Kind::Ring,
+            recipients: Vec::new(),
+            seen: Head::NONE,
+        };
+        outline.sign(&Identity::from_seed(&[1; 32]), b"sealed").expect("short")
+    }
+
+    #[test]
+    fn a_changeset_that_a_relay_has_lost_gives_its_number_to_nothing_else() {
+        let db = Connection::open_in_memory().expect("a database");
+        db.execute_batch(include_str!("tables.sql")).expect("tables");
+        // The rest of a long row, which was counted with its beginning.
+        db.execute(
+            "insert into sealwire_outbox (group_part, rows, reading) values (x'01', 0, 5)",
+            [],
+        )
+        .expect("a changeset");
+        let numbered = |id, count| {
+            let signed = signed(count);
+            let transaction = db.unchecked_transaction().expect("a transaction");
+            number(&db, id, Mark { count, digest: signed.digest }, count, &signed)?;
+            transaction.commit().map_err(SyncError::from)
+        };
+        numbered(Some(1), 1).expect("its number");
+        appended(&db, 1, Some((1, 7)), 1, 1000).expect("it was appended");
+        assert!(send_again(&db, 1).expect("lost"), "and the relay has it no more");
+        // A control entry of what the vault knew before.
+        assert!(numbered(None, 1).is_err());
+        let cut = unanswered(&db).expect("read").expect("it is still to be sent");
+        assert_eq!((cut.entries.len(), cut.besides), (1, false));
+        // What is no changeset is made anew.
+        numbered(None, 2).expect("its number");
+        numbered(None, 2).expect("the same");
+        appended(&db, 2, None, 1, 1000).expect("both were");
+        prune(&db, 1001 + KEPT_MS).expect("forgotten");
+        assert!(find(&db, 1).expect("read").is_none() && find(&db, 2).expect("read").is_some());
+    }
 }

@@ -24,8 +24,8 @@ pub(crate) const KEY_BYTES_MAX: usize = 4 * 1024;
 /// What a row, cell or table costs besides its values, in bytes; never less.
 const FRAME_BYTES: usize = 16;
 
-/// The contents of one entry, not sealed yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The contents of one entry, not sealed yet: not to be printed.
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Part {
     pub(crate) group: Option<Vec<u8>>,
     pub(crate) private: Option<Vec<u8>>,
@@ -199,6 +199,7 @@ mod tests {
             name: "t".into(),
             rows: KeyScope::Group,
             key: vec!["id".into()],
+            key_affinities: vec![Affinity::None],
             columns: vec![
                 column("card", KeyScope::UserPrivate),
                 column("a", KeyScope::Group),

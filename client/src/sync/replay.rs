@@ -56,7 +56,7 @@ impl Replayed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fits {
     Yes,
-    /// A constraint forbids it as it is, here and on every device.
+    /// A constraint forbids it as it is, or its key is none, here and on every device.
     Never,
     /// The table cannot take it here: a trigger or an index needs what only the app's connections have.
     NotHere,
@@ -159,7 +159,10 @@ impl Writer<'_> {
         if !alive {
             return self.take_out(&row, record);
         }
-        let fits = if record.shown {
+        let fits = if !table.shape.keeps_apart(key) {
+            // It would be shown as the row of another key, and that one's values would be overwritten.
+            Fits::Never
+        } else if record.shown {
             self.update(&row, record, &pending)?
         } else {
             self.insert(&row, record, &pending)?

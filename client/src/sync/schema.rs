@@ -139,6 +139,9 @@ pub(crate) struct Shape {
     /// Of the primary key, in its order.
     pub(crate) key: Vec<String>,
     pub(crate) columns: Vec<Column>,
+    /// What the key's columns make of values of other types.
+    #[serde(default)]
+    pub(crate) key_affinities: Vec<Affinity>,
 }
 
 /// A column that is not of the key.
@@ -188,6 +191,21 @@ impl Affinity {
         }
     }
 
+    /// Whether such a column of a key keeps a value apart from all others. It does not if it stores another
+    /// one in its place, or takes it for the same as another one: a whole float for its integer.
+    fn keeps_apart(self, value: &Value) -> bool {
+        match value {
+            Value::Null | Value::Blob(_) => true,
+            Value::Integer(_) => matches!(self, Self::Number | Self::None),
+            Value::Real(number) => match self {
+                Self::Text => false,
+                Self::Number | Self::None => number.fract() != 0.0,
+                Self::Real => *number != 0.0 || number.is_sign_positive(),
+            },
+            Value::Text(bytes) => matches!(self, Self::Text | Self::None) || !is_number(bytes),
+        }
+    }
+
     /// Whether such a column certainly holds a value to the last bit.
     pub(crate) fn holds(self, value: &Value) -> bool {
         match value {
@@ -207,7 +225,21 @@ impl Affinity {
     }
 }
 
+/// Whether SQLite takes a text for a number.
+fn is_number(text: &[u8]) -> bool {
+    let Ok(text) = str::from_utf8(text) else { return false };
+    let text = text.trim_matches(|it: char| it.is_ascii_whitespace() || it == '\x0b');
+    // "nan", "inf" and "infinity" are none to it.
+    !text.contains(['n', 'N']) && text.parse::<f64>().is_ok()
+}
+
 impl Shape {
+    /// Whether the table keeps a row with this key apart from all others. What the app writes has a key
+    /// that it does; another device may send any.
+    pub(crate) fn keeps_apart(&self, key: &[Value]) -> bool {
+        self.key_affinities.iter().zip(key).all(|(affinity, value)| affinity.keeps_apart(value))
+    }
+
     /// The key's columns, then the others.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         let columns = self.columns.iter().map(|column| column.name.as_str());
@@ -274,15 +306,24 @@ struct Described {
 
 fn inspect_table(db: &Connection, table: &Table) -> rusqlite::Result<Result<Shape, SchemaError>> {
     let missing = || Err(SchemaError::NoTable(table.name.clone()));
-    let found: Option<(String, String)> = db
-        .prepare("select name, type from pragma_table_list where schema = 'main' and name = ?1 collate nocase")?
-        .query_row([&table.name], |row| Ok((row.get(0)?, row.get(1)?)))
+    let found: Option<(String, String, bool)> = db
+        .prepare(
+            "select name, type, strict from pragma_table_list
+             where schema = 'main' and name = ?1 collate nocase",
+        )?
+        .query_row([&table.name], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
-    let Some((name, kind)) = found else { return Ok(missing()) };
+    let Some((name, kind, strict)) = found else { return Ok(missing()) };
     if kind != "table" || name.starts_with(PREFIX) || name.starts_with("sqlite_") {
         return Ok(missing());
     }
-    let described = describe(db, &name)?;
+    let mut described = describe(db, &name)?;
+    for column in
+        described.iter_mut().filter(|it| strict && it.declared.eq_ignore_ascii_case("any"))
+    {
+        // There it means what no type means elsewhere.
+        column.declared.clear();
+    }
     if let Err(error) = check_keys(db, table, &name, &described)? {
         return Ok(Err(error));
     }
@@ -347,6 +388,7 @@ fn check_keys(
 fn shape_of(table: &Table, name: String, described: &[Described]) -> Result<Shape, SchemaError> {
     let mut key: Vec<&Described> = described.iter().filter(|column| column.key > 0).collect();
     key.sort_by_key(|column| column.key);
+    let key_affinities = key.iter().map(|column| Affinity::of(&column.declared)).collect();
     let key: Vec<String> = key.into_iter().map(|column| column.name.clone()).collect();
     let mut columns = Vec::new();
     for column in described.iter().filter(|column| column.key == 0) {
@@ -368,7 +410,7 @@ fn shape_of(table: &Table, name: String, described: &[Described]) -> Result<Shap
             return Err(SchemaError::NoColumn(name, private.clone()));
         }
     }
-    let shape = Shape { name, rows: table.rows, key, columns };
+    let shape = Shape { name, rows: table.rows, key, columns, key_affinities };
     let fits = shape.key.len() <= KEY_COLUMNS_MAX
         && shape.columns.len() <= COLUMNS_MAX
         && shape.name.len() <= NAME_BYTES_MAX
@@ -378,6 +420,8 @@ fn shape_of(table: &Table, name: String, described: &[Described]) -> Result<Shap
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn shape(sql: &str, table: Table) -> Result<Shape, SchemaError> {
@@ -417,6 +461,49 @@ mod tests {
             let read = |row: &rusqlite::Row<'_>| Ok(Value::from(row.get_ref(0)?));
             let back = db.query_row("select a from t", [], read).expect("read");
             proptest::prop_assert!(!Affinity::of(declared).holds(&value) || back == value);
+        }
+    }
+
+    fn likely_key() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            4 => "[ \t\x0b+0-9.eExna_-]{0,6}".prop_map(|text| Value::text(&text)),
+            1 => prop_oneof!["inf", "NaN", "-Infinity", "0x10", "1e400", "123456789012345678901"]
+                .prop_map(|text| Value::text(&text)),
+            1 => (-5i64..5).prop_map(Value::Integer),
+            1 => (-9i64..9).prop_map(|it| Value::Real(it as f64 / 2.0)),
+            1 => prop_oneof![Just(-0.0), Just(f64::INFINITY), Just(0.1)].prop_map(Value::Real),
+            1 => crate::sync::value::any_value(),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn a_key_is_kept_apart_where_it_is_stored_as_it_is_and_equals_no_other(
+            key in likely_key(), other in likely_key(), of in 0usize..6, strict: bool,
+        ) {
+            let declared = ["text", "integer", "real", "blob", "any", "numeric"][of];
+            let strict = strict && declared != "numeric";
+            let ending = if strict { "strict, without rowid" } else { "without rowid" };
+            let sql = format!("create table t (id {declared} primary key not null) {ending}");
+            let shape = shape(&sql, Table::group("t")).expect("shared");
+            let db = Connection::open_in_memory().expect("a database");
+            db.execute_batch(&sql).expect("a table");
+            let apart = |key: &Value| shape.keeps_apart(std::slice::from_ref(key));
+            let read = |row: &rusqlite::Row<'_>| Ok(Value::from(row.get_ref(0)?));
+            // A strict table takes nothing of another type.
+            if db.execute("insert into t values (?1)", [&key]).is_ok() {
+                let stored = db.query_row("select id from t", [], read).expect("read");
+                prop_assert!(!apart(&key) || stored == key, "{declared} makes another one of it");
+                let whole = matches!(stored, Value::Real(it) if it.fract() == 0.0);
+                prop_assert!(apart(&stored) || whole, "{declared}: what the app writes is kept");
+                let two = key != other && other != Value::Null;
+                if two && apart(&key) && apart(&other) {
+                    let both = db.execute("insert or ignore into t values (?1)", [&other]);
+                    prop_assert!(!matches!(both, Ok(0)), "{declared} takes it for another");
+                }
+            }
         }
     }
 

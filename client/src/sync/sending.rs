@@ -21,10 +21,9 @@ use super::clock::now_ms;
 use super::error::SyncError;
 use super::outbox::{self, Cut};
 use super::report::{Phase, Progress};
-use super::turn::{Turn, ended};
+use super::turn::{Turn, ended, private_scope};
 use super::writer::{Writer, set_meta};
 use crate::error::StoreError;
-use crate::identity::random;
 use crate::numbering::{Mark, hold, is_passing};
 use crate::seal;
 use crate::vault::{Vault, VaultError};
@@ -37,19 +36,19 @@ const TRIES_MAX: u32 = 8;
 const HOLD_MAX: Duration = Duration::from_secs(10);
 
 impl Turn {
-    /// Sends everything that is unsent.
-    pub(crate) async fn push(&mut self) -> Result<(), SyncError> {
+    /// Sends everything that is unsent. Says whether it could: it may lack the key to do so.
+    pub(crate) async fn push(&mut self) -> Result<bool, SyncError> {
         let total = self.drain().await?;
         let mut tries = 0;
         loop {
             if let Some(cut) = self.shared.read(outbox::unanswered).await? {
-                let rows = cut.rows;
+                let (rows, besides) = (cut.rows, cut.besides);
                 if self.send(cut).await? {
                     tries = 0;
                     self.report.sent_rows += rows;
                     let progress = Progress::of(Phase::Sending, self.report.sent_rows);
                     self.shared.progress(progress.until(total));
-                    if rows == 0 {
+                    if besides {
                         // Of an earlier turn: whom it has removed must not be able to read what comes.
                         self.catch_up().await?;
                     }
@@ -63,16 +62,16 @@ impl Turn {
             }
             let waiting = self.shared.read(|db| outbox::waiting(db, BATCH_BYTES_MAX)).await?;
             if waiting.is_empty() || !self.ready(&waiting).await? {
-                break;
+                let now = now_ms();
+                self.write(move |writer, _| outbox::prune(writer.db, now)).await?;
+                return Ok(waiting.is_empty());
             }
             self.number(waiting).await?;
         }
-        let now = now_ms();
-        self.shared.write(move |writer| outbox::prune(writer.db, now)).await
     }
 
     /// Makes changesets of what the app has written. Gives how many rows are unsent.
-    async fn drain(&self) -> Result<u64, SyncError> {
+    pub(super) async fn drain(&self) -> Result<u64, SyncError> {
         let unsent = self.shared.write(|writer| {
             writer.drain()?;
             outbox::unsent(writer.db)
@@ -101,14 +100,11 @@ impl Turn {
         let (scope, new) = match self.private {
             Some(private) => private,
             None => {
-                let scope = Scope(random().map_err(VaultError::from)?);
-                self.shared
-                    .write(move |writer| {
-                        set_meta(writer.db, "private_scope", &scope.0[..])?;
-                        set_meta(writer.db, "private_is_new", true)
-                    })
-                    .await?;
-                *self.private.insert((scope, true))
+                // It may have been named since this turn began: in an offer.
+                let log = self.vault.log();
+                let private =
+                    self.write(move |writer, _| private_scope(writer.db, log, writer.me)).await?;
+                *self.private.insert(private)
             }
         };
         let held = self.vault.holds_key(scope);
@@ -120,7 +116,7 @@ impl Turn {
         Ok(held)
     }
 
-    async fn rotate(&mut self, scope: Scope) -> Result<(), SyncError> {
+    pub(super) async fn rotate(&mut self, scope: Scope) -> Result<(), SyncError> {
         self.vault.rotate_scope(&mut self.wire, scope).await.map_err(ended)?;
         self.settle().await
     }
@@ -150,7 +146,7 @@ impl Turn {
 
     /// Sends a cut. Says whether it is in the vault.
     async fn send(&mut self, cut: Cut) -> Result<bool, SyncError> {
-        let Cut { mut entries, first, last, rows } = cut;
+        let Cut { mut entries, first, last, rows: _, besides } = cut;
         let frame: ClientFrame = if entries.len() == 1 {
             Append { entry: entries.remove(0) }.into()
         } else {
@@ -172,7 +168,7 @@ impl Turn {
             }
             Ok(_) => Err(VaultError::Answer.into()),
             Err(WireError::Refused(failure)) => {
-                self.refused(first, rows == 0, &failure).await.map(|()| false)
+                self.refused(first, besides, &failure).await.map(|()| false)
             }
             Err(error) => Err(error.into()),
         }
@@ -264,7 +260,7 @@ impl Writer<'_> {
     /// opened, to be sealed anew.
     fn recover_parts(&self, vault: &Vault, from: u64) -> Result<(), SyncError> {
         let mut statement = self.db.prepare_cached(
-            "select id, header, body from sealwire_outbox where state = 1 and count >= ?1 and rows > 0
+            "select id, header, body from sealwire_outbox where state = 1 and count >= ?1 and reading is not null
              and group_part is null and private_part is null",
         )?;
         let rows: Vec<(i64, Vec<u8>, Vec<u8>)> = statement

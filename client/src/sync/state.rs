@@ -343,7 +343,7 @@ impl Writer<'_> {
             if open.as_ref().is_some_and(|(of, it)| *of != table || it.bytes > FRAME_BYTES)
                 && let Some((_, full)) = open.take()
             {
-                put(packer, &Frame::Rows(full.rows))?;
+                full.close(packer)?;
             }
             if open.is_none() {
                 let (name, key_columns) = self.names.table_name(db, table)?;
@@ -354,10 +354,7 @@ impl Writer<'_> {
                 told();
             }
         }
-        if let Some((_, last)) = open {
-            put(packer, &Frame::Rows(last.rows))?;
-        }
-        Ok(())
+        open.map_or(Ok(()), |(_, last)| last.close(packer))
     }
 
     fn write_row(
@@ -516,6 +513,26 @@ impl Writer<'_> {
     }
 }
 
+/// The state of what is shared, with its rows as `edit` leaves them.
+#[cfg(test)]
+pub(crate) fn edited(
+    writer: &mut Writer<'_>,
+    edit: impl Fn(&mut StateRows),
+) -> Result<Vec<u8>, SyncError> {
+    let mut packer = Packer::new()?;
+    writer.write_state(KeyScope::Group, &mut packer, &mut || {})?;
+    let packed = packer.finish()?;
+    let mut unpacked = Unpacked::new(&packed, crate::vault::STATE_BYTES_MAX)?;
+    let mut packer = Packer::new()?;
+    while let Some(mut frame) = next(&mut unpacked, packed.len())? {
+        if let Frame::Rows(rows) = &mut frame {
+            edit(rows);
+        }
+        put(&mut packer, &frame)?;
+    }
+    Ok(packer.finish()?)
+}
+
 /// The rows of what is shared, as they stand in a state, but for who was met in which order.
 #[cfg(test)]
 pub(crate) fn shared_rows(writer: &mut Writer<'_>) -> Result<Vec<u8>, SyncError> {
@@ -560,6 +577,12 @@ impl Open {
     fn new(table: String, key_columns: Vec<String>) -> Self {
         let rows = StateRows { table, key_columns, columns: Vec::new(), rows: Vec::new() };
         Self { rows, places: HashMap::new(), bytes: 0 }
+    }
+
+    /// Writes them. Of a table that has none in this scope not even the name is written: it may be as
+    /// private as its rows.
+    fn close(self, packer: &mut Packer) -> Result<(), SyncError> {
+        if self.rows.rows.is_empty() { Ok(()) } else { put(packer, &Frame::Rows(self.rows)) }
     }
 }
 

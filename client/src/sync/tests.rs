@@ -2,6 +2,7 @@
 
 mod orders;
 mod rules;
+mod snapshots;
 mod ties;
 
 use std::path::PathBuf;

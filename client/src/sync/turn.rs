@@ -1,12 +1,14 @@
 //! One turn: over one connection, everything new is read and everything unsent is sent.
 //!
 //! A turn may end anywhere, by an error or because nobody waits for it any more: what was read and
-//! what was numbered is in the database, and the next turn goes on from there.
+//! what was numbered is in the database, and the next turn goes on from there. A write of the one before
+//! that had not begun by then is not made any more: it would be of what that one knew.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use rusqlite::Connection;
 use sealwire_protocol::error::ErrorCode;
 use sealwire_protocol::frame::Subscribe;
 use sealwire_protocol::ids::Scope;
@@ -24,11 +26,14 @@ use super::writer::{Writer, meta, set_meta};
 use crate::address::RelayUrl;
 use crate::error::StoreError;
 use crate::numbering::Mark;
-use crate::vault::{Reading, Vault, VaultError};
+use crate::vault::{Reading, Vault, VaultError, new_scope};
 use crate::wire::{self, Wire};
 
 /// Bytes of entries that are replayed in one transaction.
 const BATCH_BYTES: usize = 1024 * 1024;
+
+/// The number of the newest turn.
+const TURN: &str = "turn";
 
 /// What the database says of its vault.
 pub(crate) struct Place {
@@ -43,7 +48,7 @@ pub(crate) struct Place {
 
 impl Place {
     /// None if the database belongs to no vault.
-    pub(crate) fn read(db: &rusqlite::Connection) -> Result<Option<Self>, SyncError> {
+    pub(crate) fn read(db: &Connection) -> Result<Option<Self>, SyncError> {
         let Some(log) = meta::<Vec<u8>>(db, "log")? else { return Ok(None) };
         let relay: Option<String> = meta(db, "relay")?;
         let relay_key: Option<Vec<u8>> = meta(db, "relay_key")?;
@@ -63,6 +68,46 @@ impl Place {
     }
 }
 
+/// Begins the next turn. Gives its number.
+fn next_turn(db: &Connection) -> Result<i64, SyncError> {
+    let number = meta::<i64>(db, TURN)?.unwrap_or(0).wrapping_add(1);
+    set_meta(db, TURN, number)?;
+    Ok(number)
+}
+
+/// A transaction of the turn with this number.
+///
+/// # Errors
+/// [`SyncError::Stopped`] if another turn has begun since: then nothing was done.
+fn write_in<T>(
+    engine: &mut Engine,
+    number: i64,
+    work: impl FnOnce(&mut Writer<'_>) -> Result<T, SyncError>,
+) -> Result<T, SyncError> {
+    engine.write(|writer| {
+        if meta(writer.db, TURN)? != Some(number) {
+            return Err(SyncError::Stopped);
+        }
+        work(writer)
+    })
+}
+
+/// The scope that is its user's alone, and whether this device is to make its first key. It is named now if
+/// it has no name yet.
+pub(super) fn private_scope(
+    db: &Connection,
+    log: LogId,
+    me: DeviceKey,
+) -> Result<(Scope, bool), SyncError> {
+    if let Some(private) = Place::read(db)?.and_then(|place| place.private) {
+        return Ok(private);
+    }
+    let scope = new_scope(log, me).map_err(VaultError::from)?;
+    set_meta(db, "private_scope", &scope.0[..])?;
+    set_meta(db, "private_is_new", true)?;
+    Ok((scope, true))
+}
+
 /// A turn that is under way.
 pub(crate) struct Turn {
     pub(super) shared: Arc<Shared>,
@@ -71,6 +116,7 @@ pub(crate) struct Turn {
     pub(super) vault: Box<Vault>,
     pub(super) private: Option<(Scope, bool)>,
     pub(super) report: Report,
+    number: i64,
     _lock: File,
 }
 
@@ -78,7 +124,9 @@ impl Turn {
     /// Connects to the relay of the database's vault.
     pub(crate) async fn begin(shared: &Arc<Shared>) -> Result<Self, SyncError> {
         let lock = lock(shared)?;
-        let place = shared.read(Place::read).await?.ok_or(SyncError::NoVault)?;
+        let begun = shared.write(|writer| Ok((Place::read(writer.db)?, next_turn(writer.db)?)));
+        let (place, number) = begun.await?;
+        let place = place.ok_or(SyncError::NoVault)?;
         if place.cloned {
             return Err(SyncError::Cloned);
         }
@@ -88,19 +136,21 @@ impl Turn {
             None => Vault::new(identity, place.log),
             Some(saved) => Vault::restore(identity, saved).ok_or(StoreError::Damaged)?,
         };
-        Ok(Self::with(shared, wire, vault, place.private, lock))
+        Ok(Self::with(shared, wire, vault, place.private, (number, lock)))
     }
 
     /// Founds a vault at a relay.
     pub(crate) async fn found(shared: &Arc<Shared>, relay: &RelayUrl) -> Result<LogId, SyncError> {
         let lock = lock(shared)?;
-        if shared.read(Place::read).await?.is_some() {
+        let begun = shared.write(|writer| Ok((Place::read(writer.db)?, next_turn(writer.db)?)));
+        let (place, number) = begun.await?;
+        if place.is_some() {
             return Err(SyncError::OtherVault);
         }
         let mut wire = connect(shared, relay, None).await?;
         let vault = Vault::create(shared.identity.clone(), &mut wire).await?;
         let (log, relay) = (vault.log(), relay.as_str().to_owned());
-        let mut turn = Self::with(shared, wire, vault, None, lock);
+        let mut turn = Self::with(shared, wire, vault, None, (number, lock));
         turn.write(move |writer, vault| {
             set_meta(writer.db, "log", &log.0[..])?;
             set_meta(writer.db, "relay", &relay)?;
@@ -115,7 +165,7 @@ impl Turn {
         wire: Wire,
         vault: Vault,
         private: Option<(Scope, bool)>,
-        lock: File,
+        (number, lock): (i64, File),
     ) -> Self {
         let mut vault = Box::new(vault);
         vault.keep_arrived();
@@ -125,7 +175,7 @@ impl Turn {
         vault.set_journal(Arc::new(move |entries| {
             let shared = journal.clone();
             Box::pin(async move {
-                let keep = shared.write(move |writer| {
+                let keep = move |writer: &mut Writer<'_>| -> Result<(), SyncError> {
                     let header = |entry: &crate::entry::Signed| entry.entry.header.decode();
                     for entry in &entries {
                         let count = header(entry).map_err(|_| StoreError::Damaged)?.count;
@@ -133,12 +183,14 @@ impl Turn {
                         outbox::number(writer.db, None, mark, count, entry)?;
                     }
                     Ok(())
-                });
+                };
+                let keep = shared.with(move |engine| write_in(engine, number, keep));
                 keep.await.map_err(|_| VaultError::Store)
             })
         }));
         let shared = shared.clone();
-        Self { shared, wire, vault, private, report: Report::default(), _lock: lock }
+        let report = Report::default();
+        Self { shared, wire, vault, private, report, number, _lock: lock }
     }
 
     /// Reads everything that is new.
@@ -157,7 +209,7 @@ impl Turn {
                 self.report.history_changed = true;
                 self.vault.start_over();
                 // It may be gone with the history that it was of.
-                self.shared.write(|writer| forget_pending(writer)).await?;
+                self.write(|writer, _| forget_pending(writer)).await?;
                 let frame = subscribe(&self.vault);
                 self.read(frame).await?;
                 let read = self.vault.read_of_own();
@@ -235,7 +287,8 @@ impl Turn {
         &mut self,
         work: impl FnOnce(&mut Writer<'_>, &Vault) -> Result<T, SyncError> + Send + 'static,
     ) -> Result<T, SyncError> {
-        self.lend(move |engine, vault| engine.write(|writer| work(writer, vault))).await
+        let number = self.number;
+        self.lend(move |engine, vault| write_in(engine, number, |writer| work(writer, vault))).await
     }
 
     /// A long reading of one state of the database.
@@ -306,5 +359,30 @@ fn lock(shared: &Shared) -> Result<File, SyncError> {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(SyncError::Running),
         Err(TryLockError::Error(error)) => Err(StoreError::from(error).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::Schema;
+
+    #[test]
+    fn a_write_that_was_left_waiting_is_not_made_when_another_turn_has_begun() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("app.db");
+        Connection::open(&path).expect("a database").execute_batch("vacuum").expect("a file");
+        let me = DeviceKey([1; 32]);
+        let mut engine = Engine::attach(&path, me, &Schema::version(1)).expect("attached");
+        let first = engine.write(|writer| next_turn(writer.db)).expect("a turn");
+        let says =
+            |what: &'static str| move |writer: &mut Writer<'_>| set_meta(writer.db, "a", what);
+        write_in(&mut engine, first, says("one")).expect("its own");
+        let second = engine.write(|writer| next_turn(writer.db)).expect("a turn");
+        write_in(&mut engine, second, says("two")).expect("its own");
+        let late = write_in(&mut engine, first, says("what the first one knew"));
+        assert_eq!(late.err(), Some(SyncError::Stopped));
+        let stands: Option<String> = engine.read(|db| meta(db, "a")).expect("read");
+        assert_eq!(stands.as_deref(), Some("two"));
     }
 }

@@ -182,7 +182,8 @@ impl Devices {
             }
             Control::Snapshot { digest, .. } => {
                 self.check_conditional(header)?;
-                self.snapshots.insert(*digest, author);
+                // Whoever says later that it is its own does not take it from its author.
+                self.snapshots.entry(*digest).or_insert(author);
             }
             Control::SnapshotOpened { digest } => {
                 if self.snapshots.get(digest).is_none_or(|by| *by == author) {
@@ -286,5 +287,7 @@ mod tests {
         assert_eq!(devices.apply(LOG, 3, &header(&one, 2), &made), Ok(()));
         assert_eq!(devices.apply(LOG, 4, &header(&one, 2), &opened), Err(Refusal::Snapshot));
         assert_eq!(devices.apply(LOG, 4, &header(&two, 0), &opened), Ok(()));
+        assert_eq!(devices.apply(LOG, 5, &header(&two, 2), &made), Ok(()));
+        assert_eq!(devices.author(digest), Some(one.key()), "it opens as whose it was first");
     }
 }

@@ -435,7 +435,7 @@ impl Vault {
         if !possible {
             return Err(Rejection::Keys);
         }
-        if !first && !self.scopes.given(entry.seq, header.sender, &body, rotation) {
+        if !first && !self.scopes.given(self.log, entry.seq, header.sender, &body, rotation) {
             return Err(Rejection::Keys);
         }
         if !first && rotation && header.sender == self.device.key() {

@@ -225,13 +225,27 @@ fn whoever_wrote_an_entry_that_is_not_believed_is_read_on() {
 #[test]
 fn a_device_that_makes_up_scopes_takes_the_room_of_nobody() {
     let mut world = World::of(2);
+    let log = world.vaults[0].log();
+    let of = |vault: &Vault| new_scope(log, vault.device.key()).expect("randomness");
     for number in 0..100 {
-        world.rotate(1, Scope([number; 16]), 1, &key(number));
+        let scope = of(&world.vaults[1]);
+        world.rotate(1, scope, 1, &key(number));
     }
-    let own = Scope([200; 16]);
+    let own = of(&world.vaults[0]);
     world.rotate(0, own, 1, &key(5));
     assert!(world.vaults[1].is_holder(own, world.vaults[0].device.key()));
     assert!(world.vaults[0].holds_key(own));
+}
+
+#[test]
+fn a_key_for_the_scope_of_somebody_else_is_not_taken() {
+    let mut world = World::of(2);
+    let own = new_scope(world.vaults[0].log(), world.vaults[0].device.key()).expect("randomness");
+    // The second device knows the name before there is a key, and is quicker.
+    world.rotate(1, own, 1, &key(66));
+    assert!(!world.vaults[0].holds_key(own), "what is sealed under it the other one would read");
+    world.rotate(0, own, 1, &key(5));
+    assert!(world.vaults[0].keys.get(own, 1) == Some(&key(5)));
 }
 
 #[test]

@@ -239,3 +239,27 @@ async fn a_silent_relay_is_noticed_within_two_heartbeats() {
         .await;
     assert_eq!(reason, WireError::Silent);
 }
+
+#[tokio::test]
+async fn what_a_relay_has_let_go_of_before_its_answer_came_is_no_sign_of_a_clone() {
+    let world = World::start().await;
+    let (mut anna, mut ben) = (world.online("anna").await, world.online("ben").await);
+    let log = world.group(&mut [&mut anna, &mut ben]).await;
+    anna.say_for_good(log, "0").await;
+    world.relay.fault(Fault::AppendAndBreak);
+    // It does not come back in time to read it.
+    world.relay.switch(|switches| &switches.mute, true);
+    let unanswered = anna.say(log, "1").await;
+    assert_eq!((ben.hears().await, ben.hears().await), ("0".to_owned(), "1".to_owned()));
+    anna.disconnect().await;
+    // A month passes.
+    world.relay.switch(|switches| &switches.mute, false);
+    world.relay.raise_floor(log, world.relay.head(log).seq);
+    let next = anna.say(log, "2").await;
+    anna.connect().await;
+    anna.appended(unanswered).await;
+    anna.appended(next).await;
+    assert_eq!(ben.hears().await, "2");
+    assert!(!anna.device.log(log).await.expect("a log").cloned);
+    assert_counted_once(&world.relay, log, &anna);
+}

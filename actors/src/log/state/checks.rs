@@ -155,9 +155,12 @@ mod tests {
     use crate::limits::{GROUP_ENTRIES_MAX, VaultLimits};
     use crate::ports::{LogKey, LogRecord, MemberRecord, Position, VaultRecord};
 
-    fn group(seq: u64, floor: u64, member: DeviceKey) -> State {
+    fn group(seq: u64, floor: u64, members: &[DeviceKey]) -> State {
         let at = |seq| Position { seq, chain: Digest::ZERO };
-        let member = Member { device: member, joined_seq: 1, joined_at: 0 };
+        let member = |device: &DeviceKey| MemberRecord {
+            member: Member { device: *device, joined_seq: 1, joined_at: 0 },
+            acked: AckSet::new(),
+        };
         let record = LogRecord {
             key: LogKey(1),
             id: LOG,
@@ -168,7 +171,7 @@ mod tests {
             join_key: None,
             guard_seq: 0,
             last_entry_at: 0,
-            members: vec![MemberRecord { member, acked: AckSet::new() }],
+            members: members.iter().map(member).collect(),
             revoked: Vec::new(),
             senders: Vec::new(),
             live: Vec::new(),
@@ -203,10 +206,35 @@ mod tests {
         };
         let appended = |seq, floor| {
             let entry = CheckedEntry::check(entry(), device).expect("an entry");
-            group(seq, floor, device).append(device, vec![entry], Ok(()), 0).is_ok()
+            group(seq, floor, &[device]).append(device, vec![entry], Ok(()), 0).is_ok()
         };
         assert!(appended(GROUP_ENTRIES_MAX - 1, 0));
         assert!(!appended(GROUP_ENTRIES_MAX, 0));
         assert!(appended(GROUP_ENTRIES_MAX, 1));
+    }
+
+    #[test]
+    fn a_native_group_has_no_more_members_than_it_may() {
+        let join_key = SigningKey::from_bytes(&[2; 32]);
+        let joiner = device_key(&SigningKey::from_bytes(&[1; 32]));
+        let join = Control::Join { signature: sign(&join_key, &join_message(LOG, joiner)) };
+        let answer = |members: usize| {
+            let members: Vec<_> = (1..=members as u64)
+                .map(|number| {
+                    let mut key = [0; 32];
+                    key[..8].copy_from_slice(&number.to_be_bytes());
+                    DeviceKey(key)
+                })
+                .collect();
+            let mut state = group(1, 0, &members);
+            state.join_key = Some(device_key(&join_key));
+            state.check_group_control(joiner, &join)
+        };
+        assert!(answer(NATIVE_MEMBERS_MAX - 1).is_ok());
+        let Err(NotAppended::Refused(failure)) = answer(NATIVE_MEMBERS_MAX) else {
+            panic!("one too many was admitted");
+        };
+        assert_eq!(failure.code, ErrorCode::GroupFull);
+        assert_eq!(failure.limit, Some(NATIVE_MEMBERS_MAX as u64));
     }
 }

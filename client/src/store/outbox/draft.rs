@@ -94,7 +94,7 @@ pub enum Sending {
     Waiting,
     /// It stands in the log.
     Appended {
-        /// Where.
+        /// Where; 0 if the relay does not say any more.
         seq: u64,
     },
     /// The relay has refused it for good.

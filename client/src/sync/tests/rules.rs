@@ -1,8 +1,13 @@
 //! The rules, one by one.
 
+use std::io::Read;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use super::*;
-use crate::sync::clock::{DRIFT_MAX_MS, now_ms};
+use crate::sync::changeset::{Cell, RowChange, TableChanges, What};
+use crate::sync::clock::{DRIFT_MAX_MS, Reading, now_ms};
 use crate::sync::schema::SchemaError;
+use crate::vault::{Packer, Unpacked};
 
 const ALL: &str = "select id, amount, note, card from transactions order by id";
 
@@ -23,7 +28,7 @@ fn later() {
 }
 
 /// Everybody pushes and reads everything.
-fn meet(phones: &mut [&mut Phone], vault: &mut Vec<Entry>) {
+pub(super) fn meet(phones: &mut [&mut Phone], vault: &mut Vec<Entry>) {
     for phone in phones.iter_mut() {
         phone.push(vault);
     }
@@ -117,6 +122,20 @@ fn what_is_its_users_alone_never_reaches_the_others() {
         let group = entry.part.group.as_deref().unwrap_or_default();
         assert!(!group.windows(7).any(|window| window == b"planted"));
         assert!(!group.windows(4).any(|window| window == b"card" || window == b"pins"));
+    }
+    // Nor does the shared part of a snapshot name it.
+    let state = ada.engine().look(|writer| {
+        let (mut packer, mut state) = (Packer::new()?, Vec::new());
+        writer.write_state(KeyScope::Group, &mut packer, &mut || {})?;
+        let read = Unpacked::new(&packer.finish()?, 1 << 20)?.read_to_end(&mut state);
+        read.expect("small");
+        Ok(state)
+    });
+    let state = state.expect("a state");
+    assert!(state.windows(12).any(|window| window == b"transactions"));
+    for planted in ["planted", "card", "pin"] {
+        let window = planted.len();
+        assert!(!state.windows(window).any(|it| it == planted.as_bytes()), "{planted}");
     }
     // Ben edits the shared half, and Ada's private one stays.
     ben.app("update transactions set amount = 2");
@@ -393,4 +412,76 @@ fn rows_that_were_there_before_are_told_apart_by_when_they_were_adopted() {
     let readings: Vec<_> = readings.collect();
     assert!(readings.len() == 2 && readings[0] != readings[1]);
     assert!(readings.iter().all(|reading| reading.is_adopted()));
+}
+
+#[test]
+fn a_key_that_the_table_takes_for_another_one_shows_no_row_and_touches_none() {
+    let app = "create table budgets (kind integer primary key, amount integer) without rowid";
+    let schema = Schema::version(1).table(Table::group("budgets"));
+    let (mut one, mut two) = (Phone::with(1, 1, app, &schema), Phone::with(2, 1, app, &schema));
+    let mut vault = Vec::new();
+    one.app("insert into budgets values (1, 300)");
+    meet(&mut [&mut one, &mut two], &mut vault);
+    // A device that means harm: '1' is 1 in a column of integers.
+    for what in [What::Written, What::Deleted] {
+        let value = Some(Value::Integer(7));
+        let (after, before) = if what == What::Deleted { (None, value) } else { (value, None) };
+        let cells = vec![Cell { column: 0, after, before }];
+        let rows = vec![RowChange { key: vec![text("1")], what, cells }];
+        let (key_columns, columns) = (vec!["kind".into()], vec!["amount".into()]);
+        later();
+        let changes = Changes {
+            schema_version: 1,
+            reading: Reading::at(now_ms()),
+            tables: vec![TableChanges { table: "budgets".into(), key_columns, columns, rows }],
+        };
+        let group = Some(changes.encode().expect("sound"));
+        let part = Part { group, private: None, rows: 1, reading: 0 };
+        vault.push(Entry { author: DeviceKey([9; 32]), person: 9, part });
+        meet(&mut [&mut one, &mut two], &mut vault);
+        for phone in [&one, &two] {
+            let rows = phone.rows("select * from budgets");
+            assert_eq!(rows, [[Value::Integer(1), Value::Integer(300)]]);
+            let withheld = i64::from(what == What::Written);
+            assert_eq!(phone.count("select count(*) from sealwire_withheld"), withheld);
+        }
+    }
+}
+
+#[test]
+fn whoever_has_the_file_open_follows_what_another_process_registers() {
+    let wide = format!("{APP} alter table transactions add column place text;");
+    let (mut one, mut two) = (Phone::new(1, 1), Phone::with(2, 1, &wide, &schema()));
+    let mut vault = Vec::new();
+    one.app("insert into transactions values ('a', 1, 'x', null)");
+    meet(&mut [&mut one, &mut two], &mut vault);
+    // A newer version of the app, in a process of its own.
+    one.app("alter table transactions add column place text");
+    drop(Engine::attach(&one.path, one.key, &schema()).expect("attached"));
+    one.app("update transactions set note = 'y', place = 'Berlin'");
+    meet(&mut [&mut one, &mut two], &mut vault);
+    let expected = [[text("a"), Value::Integer(1), text("y"), Value::Null, text("Berlin")]];
+    let all = "select id, amount, note, card, place from transactions";
+    assert_eq!(one.rows(all), expected);
+    assert_eq!(two.rows(all), expected);
+}
+
+#[test]
+fn a_panic_in_a_transaction_leaves_nothing_behind() {
+    let (mut one, mut two, mut vault) = (Phone::new(1, 1), Phone::new(2, 1), Vec::new());
+    one.app("insert into transactions values ('a', 1, 'x', null)");
+    let engine = one.engine();
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        engine.write(|writer| -> Result<(), SyncError> {
+            writer.drain()?;
+            panic!("of the app");
+        })
+    }));
+    assert!(panicked.is_err());
+    meet(&mut [&mut one, &mut two], &mut vault);
+    // Another process knows nothing but what is in the file.
+    one.crash();
+    one.app("update transactions set amount = 2");
+    meet(&mut [&mut one, &mut two], &mut vault);
+    assert_eq!((one.rows(ALL), two.rows(ALL)), (vec![row("a", 2, "x")], vec![row("a", 2, "x")]));
 }

@@ -135,6 +135,7 @@ impl FakeLog {
             let stored = self
                 .entries
                 .iter()
+                .filter(|stored| stored.seq > self.floor || stored.header.kind == Kind::Control)
                 .find(|stored| stored.header.sender == sender && stored.digest == digest);
             return match stored {
                 Some(stored) => Ok(Done { log: self.id, seq: stored.seq, duplicate: true }),
