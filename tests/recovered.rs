@@ -44,6 +44,8 @@ on_both_databases!(
     a_wrong_pin_is_reported_and_locks_in_the_end,
     a_changed_pin_counts_and_the_code_stays,
     a_native_code_is_never_sent,
+    what_a_relay_has_done_and_not_answered_is_put_right,
+    the_key_of_a_lost_device_stays_until_that_is_ended,
 );
 
 const PIN: &str = "246810";
@@ -276,25 +278,27 @@ async fn a_log_that_could_not_be_read_is_not_given_up(database: Database) {
     assert_eq!(vaults.iter().map(|it| it.vault).collect::<Vec<_>>(), [vault]);
 }
 
-/// A line to a relay that breaks, if it is told to, after the welcome and before any entry.
+/// A line to a relay that breaks, if it is told to: after the welcome and before any entry, or when the
+/// relay answers that it has changed a recovery vault.
 struct Line {
     address: SocketAddr,
     cut: Arc<AtomicBool>,
+    deaf: Arc<AtomicBool>,
 }
 
 impl Line {
     async fn to(relay: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let cut = Arc::new(AtomicBool::new(false));
-        let cuts = cut.clone();
+        let [cut, deaf] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
+        let (cuts, deafens) = (cut.clone(), deaf.clone());
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
                 let far = TcpStream::connect(relay).await.expect("the relay");
-                tokio::spawn(Self::carry(near, far, cuts.clone()));
+                tokio::spawn(Self::carry(near, far, cuts.clone(), deafens.clone()));
             }
         });
-        Self { address, cut }
+        Self { address, cut, deaf }
     }
 
     fn url(&self) -> RelayUrl {
@@ -302,20 +306,34 @@ impl Line {
     }
 
     /// What a device says in turn: the request to upgrade, who it is, and then what it wants.
-    async fn carry(near: TcpStream, far: TcpStream, cut: Arc<AtomicBool>) {
+    async fn carry(near: TcpStream, far: TcpStream, cut: Arc<AtomicBool>, deaf: Arc<AtomicBool>) {
         let (mut from_device, mut to_device) = near.into_split();
         let (mut from_relay, mut to_relay) = far.into_split();
+        let changes = Arc::new(AtomicBool::new(false));
+        let unheard = changes.clone();
         let back = tokio::spawn(async move {
+            let mut bytes = vec![0; 64 * 1024];
             // However it ends, the line is over.
-            let _ = tokio::io::copy(&mut from_relay, &mut to_device).await;
+            while let Ok(read @ 1..) = from_relay.read(&mut bytes).await {
+                let lost = unheard.load(Ordering::Relaxed) && deaf.load(Ordering::Relaxed);
+                if lost || to_device.write_all(&bytes[..read]).await.is_err() {
+                    break;
+                }
+            }
         });
         let mut bytes = vec![0; 64 * 1024];
         let mut upgraded = false;
         let mut said = 0;
         while let Ok(read @ 1..) = from_device.read(&mut bytes).await {
             said += 1;
-            upgraded |= said == 1
-                && String::from_utf8_lossy(&bytes[..read]).to_lowercase().contains("websocket");
+            let text = String::from_utf8_lossy(&bytes[..read]);
+            upgraded |= said == 1 && text.to_lowercase().contains("websocket");
+            if ["PUT /identity/vault ", "DELETE /identity/vault "]
+                .iter()
+                .any(|it| text.starts_with(it))
+            {
+                changes.store(true, Ordering::Relaxed);
+            }
             if upgraded && said > 2 && cut.load(Ordering::Relaxed) {
                 break;
             }
@@ -452,4 +470,62 @@ async fn a_native_code_is_never_sent(database: Database) {
     let answer =
         phone.send("POST", "/identity/vault/fetch", &Proof::None, Some(body.into_bytes())).await;
     answer.expect("an answer").refused(404, "no_such_vault");
+}
+
+async fn what_a_relay_has_done_and_not_answered_is_put_right(database: Database) {
+    let world = World::start(database).await;
+    let line = Line::to(world.address()).await;
+    for format in [Format::Native, Format::Totals] {
+        let alice = Person::new().await;
+        let code = alice.device.set_up_recovery(&line.url(), format, PIN).await.expect("set up");
+        for change in 0..3 {
+            line.deaf.store(true, Ordering::Relaxed);
+            let device = &alice.device;
+            let failed = match change {
+                0 => device.set_up_recovery(&line.url(), format, "987654").await.map(|_| ()),
+                1 => device.change_pin(PIN, "987654").await,
+                _ => device.delete_recovery().await,
+            };
+            assert!(matches!(failed, Err(Error::Recovery(_))), "{change}: {failed:?}");
+            line.deaf.store(false, Ordering::Relaxed);
+            // The relay has it; the person was told that it was not done, and has the old code and PIN.
+            let before = Person::restored(&world.url(), &code, PIN).await;
+            assert!(before.is_err(), "{change}: the relay has done it");
+            assert_eq!(alice.device.keep_recovery().await, Ok(true), "{change}");
+            let back = Person::restored(&world.url(), &code, PIN).await;
+            assert_eq!(back.err(), None, "{change}");
+        }
+    }
+}
+
+async fn the_key_of_a_lost_device_stays_until_that_is_ended(database: Database) {
+    let world = World::start(database).await;
+    let (mut alice, mut bob) = (Person::new().await, Person::new().await);
+    let code =
+        alice.device.set_up_recovery(&world.url(), Format::Native, PIN).await.expect("set up");
+    alice.connect(&world.url()).await;
+    bob.connect(&world.url()).await;
+    let log = alice.found(&world.url()).await;
+    bob.join(&alice, log).await;
+    assert_eq!(alice.device.keep_recovery().await, Ok(true));
+    alice.disconnect().await;
+    let lost = alice.key();
+    drop(alice);
+
+    // In her group the lost device is revoked when the new one is in it, and not before.
+    let mut back = Person::restored(&world.url(), &code, PIN).await.expect("restored");
+    let unfinished = Some(Error::from(RecoveryError::Unfinished));
+    assert_eq!(back.device.delete_recovery().await.err(), unfinished);
+    let line = Line::to(world.address()).await;
+    let elsewhere = back.device.set_up_recovery(&line.url(), Format::Native, PIN).await;
+    assert_eq!(elsewhere.err(), unfinished);
+    assert_eq!(back.device.is_restoring().await, Ok(true));
+    back.connect(&world.url()).await;
+    eventually("the lost one is ended", async || back.device.keep_recovery().await.expect("kept"))
+        .await;
+    let gone = |event: &Event| matches!(event, Event::Revoked { device, .. } if *device == lost);
+    bob.until("the lost one is out", |bob| bob.told.iter().any(gone)).await;
+    back.device.set_up_recovery(&line.url(), Format::Native, PIN).await.expect("elsewhere");
+    back.device.delete_recovery().await.expect("deleted");
+    assert_eq!(back.device.recovery().await, Ok(None));
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use sealwire_client::device::{Device, KeyKeeping, Options};
-use sealwire_client::identity::Identity;
+use sealwire_client::identity::{Identity, fingerprint};
 use sealwire_client::recovery::RecoveryCode;
 use sealwire_client::totals::seal::{self, GroupKey, PairKey};
 use sealwire_protocol::DeviceKey;
@@ -23,6 +23,8 @@ on_both_databases!(
     what_goes_wrong_is_said_with_what_to_do_next,
     a_restore_that_was_interrupted_goes_on,
     a_device_is_restored_while_nobody_is_there,
+    a_restore_says_what_it_waits_for,
+    whoever_gives_a_key_is_named_by_its_fingerprint,
 );
 
 const PIN: &str = "246810";
@@ -255,7 +257,11 @@ async fn a_group_of_the_command_line_is_shared_with_a_phone(database: Database) 
     let members = alice.json(&["group", "members", &group]).await;
     let asks = members.iter().find(|member| member["asks"] == true).expect("somebody asks");
     assert_eq!(asks["fingerprint"], asking[0]["fingerprint"]);
-    alice.ok(&["group", "approve", &group, &phone.name()[..8], "--name", "Lunch"]).await;
+    // A key that begins so is quickly made.
+    let short = alice.run(&["group", "approve", &group, &phone.name()[..8]]).await;
+    assert!(!short.success && short.err.contains("too little"), "{}", short.err);
+    let print = asking[0]["fingerprint"].as_str().expect("a fingerprint");
+    alice.ok(&["group", "approve", &group, print, "--name", "Lunch"]).await;
 
     let pending = phone.pending(&group).await;
     let exchange = pending.iter().find(|it| it["kind"] == "key_exchange").expect("the key");
@@ -327,8 +333,11 @@ async fn what_goes_wrong_is_said_with_what_to_do_next(database: Database) {
     assert!(!right.run(&kept_nowhere).await.success);
     let back = right.json(&["recovery", "restore", "--totals", "--unsealed"]).await;
     assert_eq!(back[0]["device"], me[0]["device"]);
-    terminal.clone().with("SEALWIRE_NEW_PIN", "987654").ok(&["recovery", "change-pin"]).await;
-    terminal.ok(&["recovery", "delete"]).await;
+    let changing = terminal.clone().with("SEALWIRE_NEW_PIN", "987654");
+    let changed = changing.json(&["recovery", "change-pin"]).await;
+    let deleted = terminal.json(&["recovery", "delete"]).await;
+    let said = [json!({ "pin": "changed" }), json!({ "recovery_vault": "deleted" })];
+    assert_eq!([changed, deleted].concat(), said);
     assert!(terminal.ok(&["completions", "bash"]).await.contains("sealwire-device"));
 }
 
@@ -408,4 +417,67 @@ async fn a_device_is_restored_while_nobody_is_there(database: Database) {
     let me = alice.ok(&["whoami"]).await;
     assert_eq!(again[0]["plan"][0]["to"], me.as_str(), "{again:?}");
     assert_eq!(bob.json(&["group", "members", &group]).await.len(), 2);
+}
+
+async fn a_restore_says_what_it_waits_for(database: Database) {
+    let world = World::start(database).await;
+    let place = tempfile::tempdir().expect("a directory");
+    let terminal = Terminal::new(&world.url()).with("SEALWIRE_PIN", PIN);
+    let at = |name: &str| {
+        let place = place.path().join(name);
+        terminal.clone().with("SEALWIRE_DEVICE_DIR", place.to_str().expect("a path"))
+    };
+    let (alice, bob) = (at("alice"), at("bob"));
+    alice.ok(&["init", "--unsealed"]).await;
+    bob.ok(&["init", "--unsealed"]).await;
+    let group = alice.ok(&["group", "create"]).await;
+    let link = alice.ok(&["group", "invite", &group]).await;
+    // Whoever has the link can join: it need not stand in a command, which others see.
+    bob.clone().with("SEALWIRE_INVITE", &link).ok(&["--wait", "1", "group", "join"]).await;
+    alice.ok(&["balances", &group, "--sync"]).await;
+    bob.ok(&["balances", &group, "--sync"]).await;
+    let code = alice.ok(&["recovery", "setup"]).await;
+    std::fs::remove_dir_all(place.path().join("alice")).expect("lost");
+    let alice = alice.with("SEALWIRE_RECOVERY_CODE", &code);
+    let back = ["--wait", "4", "recovery", "restore", "--unsealed"];
+    let (done, seen) = alice.on_screen(&back).await;
+    assert!(done, "{seen}");
+    let wait = format!("waiting for a member of {group} who is connected, for its key");
+    assert!(seen.contains(&wait), "{seen}");
+    assert!(seen.contains("of at most 4 s; see --wait"), "{seen}");
+    let said = format!("in {group}, but no member is connected who could give its key");
+    assert!(seen.contains(&said), "{seen}");
+    assert!(seen.contains("the lost device is not out of all groups yet"), "{seen}");
+    // It is waited for by whoever comes later.
+    bob.ok(&["balances", &group, "--sync"]).await;
+    let (done, seen) = alice.on_screen(&["recovery", "restore"]).await;
+    assert!(done && seen.contains("going on with the restore"), "{seen}");
+}
+
+async fn whoever_gives_a_key_is_named_by_its_fingerprint(database: Database) {
+    let world = World::start(database).await;
+    let place = tempfile::tempdir().expect("a directory");
+    let place = place.path().to_str().expect("a path");
+    let bob = Terminal::new(&world.url()).with("SEALWIRE_DEVICE_DIR", place);
+    let made = bob.json(&["init", "--unsealed"]).await;
+    let me = DeviceKey::from_hex(made[0]["device"].as_str().expect("a key")).expect("a key");
+    let phone = Phone::new(world.address(), 2);
+    let alice = Identity::from_seed(&phone.signing.to_bytes());
+    let group = phone.create().await;
+    bob.ok(&["--wait", "1", "group", "join", &group]).await;
+    let key = GroupKey::generate().expect("randomness");
+    let exchange = json!({
+        "type": "key_exchange", "groupId": group, "groupKey": key.to_hex().as_str(),
+        "approvedPublicKey": me.to_hex(), "approvedBy": phone.name(),
+        "backfillNewMembers": false, "timestamp": 1_767_225_600_000_u64,
+    });
+    let pair = PairKey::between(&alice, me).expect("a good key");
+    let blob = pair.seal(exchange.to_string().as_bytes()).expect("sealed");
+    let body = json!({
+        "encryptedBlob": hex::encode(blob), "recipientPublicKeys": [me.to_hex()],
+        "kind": "key_exchange",
+    });
+    phone.post(&format!("/groups/{group}/payloads/targeted"), body).await.ok();
+    let heard = bob.ok(&["listen", &group, "--once"]).await;
+    assert!(heard.contains(&fingerprint(alice.key())), "{heard}");
 }

@@ -19,8 +19,9 @@ use sealwire_protocol::token::{Purpose, TokenKey};
 use sealwire_protocol::{
     ClientFrame, Control, Digest, ErrorCode, Failure, Head, Kind, LogId, RelayFrame,
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
+use crate::support::fcm::Fcm;
 use crate::support::on_both_databases;
 use crate::support::place::Database;
 use crate::support::world::World;
@@ -39,6 +40,7 @@ on_both_databases!(
     what_is_sent_wrong_over_a_session_is_refused_and_nothing_changes,
     an_upload_goes_on_after_a_restart_of_the_relay,
     a_token_is_for_one_vault_and_one_device,
+    what_the_sdk_has_acknowledged_wakes_nobody,
 );
 
 /// A device, its connection, and what it knows of the vault.
@@ -526,4 +528,46 @@ async fn a_token_is_for_one_vault_and_one_device(database: Database) {
     // What is not believed is not read, and stops nothing.
     let pulled = laptop.vault.pull(&mut laptop.wire).await.expect("pulled");
     assert_eq!(pulled.rejected, Vec::<(u64, Rejection)>::new());
+}
+
+async fn what_the_sdk_has_acknowledged_wakes_nobody(database: Database) {
+    let fcm = Fcm::start().await;
+    let client = fcm.client();
+    let world = World::start_with(database, move |options: &mut Options| {
+        options.push = vec![client.clone()];
+        options.doorbell_settle = Duration::ZERO;
+    })
+    .await;
+    let mut laptop = Member::found(&world).await;
+    let mut others = [laptop.enrol(&world, 2).await, laptop.enrol(&world, 3).await];
+    let mut listening = Vec::new();
+    for (number, member) in others.iter_mut().enumerate() {
+        let token = Some(("fcm".to_owned(), format!("token-{number}")));
+        world.system().set_push_token(member.identity.key(), token).await.expect("registered");
+        member.pull().await;
+        // And stays connected: it is given what comes, and has ten seconds to say that it has it.
+        let mut wire = connect(&world, &member.identity).await;
+        let (log, cursor) = (member.vault.log(), member.vault.head());
+        wire.send(&Subscribe { log, cursor, acked: None }.into()).await.expect("sent");
+        listening.push(wire);
+    }
+    let at = Instant::now();
+    laptop.push(&[b"a changeset"]).await;
+    for wire in &mut listening {
+        let given = async {
+            while !matches!(wire.receive().await.expect("a frame").frame, Ok(RelayFrame::Entry(_)))
+            {
+            }
+        };
+        timeout(DEADLINE, given).await.expect("in time");
+    }
+    // The phone says so, as one that has read as far as the laptop has.
+    laptop.pull().await;
+    let [_, phone] = &mut others;
+    laptop.vault.acknowledge(&mut phone.wire).await.expect("sent");
+    fcm.until_doorbells(1).await;
+    assert!(at.elapsed() >= Duration::from_secs(10), "{:?}", at.elapsed());
+    // Both were due at once.
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(fcm.rung(), ["token-0"]);
 }

@@ -158,7 +158,9 @@ impl Advice for LedgerError {
             Self::Reason => "say in fewer words what it was for",
             Self::NoSuchExpense => "look at `expense list` for the expenses that there are",
             Self::NothingToChange => "look at `expense list`: it is as you want it already",
-            Self::EndOfTime => "delete it, and add another one in its place",
+            Self::EndOfTime => {
+                "write down the opposite with `expense add`: nobody can change or delete this one any more"
+            }
             Self::Oneself => "name another member; `group members` shows them",
             Self::NobodyOwes => "look at `balances` for who owes whom",
             Self::NoRandomness(_) => RANDOMNESS,
@@ -223,6 +225,10 @@ impl Advice for RecoveryError {
                 "wait until then; whoever still has the device ends it with `recovery change-pin`"
             }
             Self::Taken => "make another code with `recovery setup`",
+            Self::Unfinished => {
+                "run `recovery restore` for this device again while another member of each group is there, \
+                 and then try again"
+            }
             Self::Handover(error) => error.advice(),
             Self::Refused(_) => "ask the relay's operator, or name another relay with --relay",
         }
@@ -513,6 +519,7 @@ mod tests {
             RecoveryError::Missing,
             RecoveryError::Locked(None),
             RecoveryError::Taken,
+            RecoveryError::Unfinished,
             RecoveryError::Handover(VaultError::Forked),
             RecoveryError::Refused("teapot".to_owned()),
         ];

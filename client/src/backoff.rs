@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use crate::identity::random;
 
+/// Longest time that a relay may keep a device away with one word.
+pub(crate) const ASKED_MAX: Duration = Duration::from_secs(3600);
+
 /// Bounds of the waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {

@@ -12,6 +12,7 @@ mod handover;
 mod ledger;
 mod reading;
 mod recovery;
+mod restoring;
 mod sending;
 pub(crate) mod shared;
 mod totals;
@@ -62,7 +63,8 @@ impl Device {
     /// `keeping` says.
     ///
     /// # Errors
-    /// [`KeyFileError::Exists`](crate::identity::file::KeyFileError::Exists) if there is one already.
+    /// [`KeyFileError::Exists`](crate::identity::file::KeyFileError::Exists) if there is one already,
+    /// [`StoreError::OtherDevice`](crate::error::StoreError::OtherDevice) if the file of one is there.
     pub async fn create(
         directory: impl AsRef<Path>,
         keeping: KeyKeeping<'_>,
@@ -71,6 +73,8 @@ impl Device {
         let keeping = keeping.owned();
         Self::on_thread(directory.as_ref().to_owned(), options, move |directory| {
             make_private(directory).map_err(|_| Error::Directory)?;
+            restoring::must_be_free(directory)?;
+            restoring::discard(directory)?;
             let identity = Identity::generate()?;
             keeping.keep(&identity, &directory.join(KEY_FILE))?;
             Ok(identity)
@@ -92,7 +96,9 @@ impl Device {
         let passphrase = passphrase.map(|text| Zeroizing::new(text.to_owned()));
         Self::on_thread(directory.as_ref().to_owned(), options, move |directory| {
             let passphrase = passphrase.as_ref().map(|text| text.as_str());
-            Ok(Identity::load(&directory.join(KEY_FILE), passphrase)?)
+            let identity = Identity::load(&directory.join(KEY_FILE), passphrase)?;
+            restoring::finish(directory)?;
+            Ok(identity)
         })
         .await
     }

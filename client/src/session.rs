@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, sleep_until, timeout};
 
-use self::after::{After, after_end, after_error, failed, passes};
+use self::after::{After, after_break, after_end, after_error, failed, passes};
 use crate::address::RelayUrl;
 use crate::backoff::Backoff;
 use crate::device::shared::Shared;
@@ -297,10 +297,7 @@ impl Keeper {
                         heard = Instant::now();
                         Step::Frames(frames)
                     }
-                    Err(error) => return match come_back {
-                        Some(wait) => After::At(error, wait),
-                        None => after_error(error),
-                    },
+                    Err(error) => return after_break(error, come_back),
                 },
                 // The sender lives in what this task holds.
                 _ = outgoing.changed() => Step::Wake,

@@ -1,8 +1,12 @@
 //! `sealwire-device` as a person types it: the real program, with its files in a directory of a test.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use rustix::fs::{Mode, OFlags, open};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use sealwire_client::address::RelayUrl;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -52,6 +56,30 @@ impl Terminal {
         let printed = self.run(arguments).await;
         assert!(printed.success, "{arguments:?}: {}", printed.err);
         printed.out
+    }
+
+    /// Runs a command to its end that says its remarks on a screen, where a person is looking. Gives
+    /// whether it succeeded, and all that was written there.
+    pub(crate) async fn on_screen(&self, arguments: &[&str]) -> (bool, String) {
+        let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a screen");
+        grantpt(&controller).expect("granted");
+        unlockpt(&controller).expect("unlocked");
+        let name = ptsname(&controller, Vec::new()).expect("its name");
+        let flags = OFlags::RDWR | OFlags::NOCTTY;
+        let screen = open(name.as_c_str(), flags, Mode::empty()).expect("the screen");
+        let mut command = self.command(arguments);
+        command.env("TERM", "xterm").stdin(Stdio::null()).stdout(Stdio::null()).stderr(screen);
+        let mut child = command.spawn().expect("it starts");
+        // The screen is the program's alone, and ends with it.
+        drop(command);
+        let seen = tokio::task::spawn_blocking(move || {
+            let mut seen = Vec::new();
+            // The end of a screen is told as an error.
+            let _ = File::from(controller).read_to_end(&mut seen);
+            String::from_utf8_lossy(&seen).into_owned()
+        });
+        let ended = timeout(2 * DEADLINE, child.wait()).await.expect("an end in time");
+        (ended.expect("it ran").success(), seen.await.expect("what was seen"))
     }
 
     /// The objects that a command prints.

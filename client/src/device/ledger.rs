@@ -4,6 +4,7 @@
 //! once, and reaches the others when it can.
 
 use rusqlite::Connection as Db;
+use sealwire_protocol::limits::RECIPIENTS_MAX;
 use sealwire_protocol::{DeviceKey, Kind, LogId};
 
 use super::{Device, member_row};
@@ -127,8 +128,8 @@ impl Device {
         self.write_expense(log, move |desk| desk.ledger.settle(&desk.me, paid, desk.now)).await
     }
 
-    /// Reminds everybody who owes this device at least half a unit of a currency, and says whom. In a
-    /// native group those who have left are not reached.
+    /// Reminds everybody who owes this device at least half a unit of a currency, and says whom. Those
+    /// who have left are not reached; of more than 64, those who owe most are.
     ///
     /// # Errors
     /// [`LedgerError::NobodyOwes`], [`Error::NotAMember`].
@@ -139,11 +140,8 @@ impl Device {
     ) -> Result<(Vec<Transfer>, DraftId), Error> {
         let currency = currency.clone();
         self.say(log, move |desk| {
-            let member = |owed: &Transfer| {
-                owed.from.device().is_some_and(|device| desk.row.membership.has(device))
-            };
-            let mut owed = desk.ledger.debtors(&desk.me);
-            owed.retain(|owed| owed.amount.currency == currency && member(owed));
+            let has = |device| desk.row.membership.has(device);
+            let owed = reached(desk.ledger.debtors(&desk.me), &currency, has);
             let payload = desk.ledger.nudge(&desk.me, &owed, desk.now)?;
             let mut to: Vec<DeviceKey> = owed.iter().filter_map(|it| it.from.device()).collect();
             to.sort_unstable();
@@ -272,6 +270,17 @@ impl Device {
     }
 }
 
+/// Of those who owe, the greatest first, whom one message in a currency reaches.
+fn reached(
+    mut owed: Vec<Transfer>,
+    currency: &Currency,
+    is_member: impl Fn(DeviceKey) -> bool,
+) -> Vec<Transfer> {
+    owed.retain(|it| it.amount.currency == *currency && it.from.device().is_some_and(&is_member));
+    owed.truncate(RECIPIENTS_MAX);
+    owed
+}
+
 /// Writes a message of this device into its own ledger and into the outbox.
 fn put(db: &Db, row: &LogRow, me: DeviceKey, message: Message) -> Result<DraftId, Error> {
     let Message { payload, to, kind } = message;
@@ -320,4 +329,26 @@ fn name_to_tell(db: &Db, kept: &Ledger, me: DeviceKey) -> Result<Option<Payload>
 /// A time as the app's messages have it.
 fn to_i64(ms: u64) -> i64 {
     i64::try_from(ms).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::money::Money;
+
+    #[test]
+    fn a_reminder_goes_to_no_more_than_one_message_can_name() {
+        let etb = Currency::parse("ETB").expect("a currency");
+        let owes = |number: u8| Transfer {
+            from: DeviceKey([number; 32]).into(),
+            to: DeviceKey([0; 32]).into(),
+            amount: Money { minor: 10_000 - i64::from(number), currency: etb.clone() },
+        };
+        let all = || (1..=100).map(owes).collect::<Vec<_>>();
+        let named = reached(all(), &etb, |_| true);
+        assert_eq!(named, all()[..RECIPIENTS_MAX]);
+        assert_eq!(reached(all(), &etb, |device| device.0[0] == 7), [owes(7)]);
+        let other = Currency::parse("JPY").expect("a currency");
+        assert_eq!(reached(all(), &other, |_| true), []);
+    }
 }

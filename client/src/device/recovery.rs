@@ -2,49 +2,49 @@
 //!
 //! [`Device::set_up_recovery`] makes a recovery vault and gives the code that the person writes down.
 //! What is in it changes when the device's groups do: [`Device::keep_recovery`] brings it up to date,
-//! and costs nothing if it is. [`Device::restore`] makes a device out of code and PIN.
+//! and costs nothing if it is. [`Device::restore`] ([`super::restoring`]) makes a device out of code and PIN.
 //!
 //! A recovery vault as the Totals app makes it brings the same key back. A native one makes a new
 //! device, which joins the old one's groups, is enrolled by the old key in its vaults, removes it
 //! there ([`Device::recovered_vaults`]), and then deletes the old recovery vault: it is done by the
 //! connection and by [`Device::keep_recovery`], each step when the relay is reached, and each goes on
 //! where it was if it is interrupted.
-
-use std::path::Path;
+//!
+//! Holds always: what the relay has is what is kept here, or is put right by the next
+//! [`Device::keep_recovery`], also if an answer of the relay's is lost; and the lost device's key is erased
+//! only when that device is ended.
 
 use sealwire_protocol::digest::sha256;
-use sealwire_protocol::{Digest, Kind, LogId};
+use sealwire_protocol::{Digest, LogId};
 use zeroize::Zeroizing;
 
-use super::{Device, KeyKeeping, Options, make_private};
+use super::Device;
 use crate::address::RelayUrl;
 use crate::engine::GROUP_KEY;
 use crate::error::Error;
-use crate::identity::file::KeyFileError;
-use crate::identity::{Identity, JoinSeed, random};
-use crate::ledger::{Said, Succession};
+use crate::identity::{Identity, random};
 use crate::recovery::calls::{self, RecoveryError};
-use crate::recovery::sealed::{self, Locator, SALT_BYTES, check_pin};
+use crate::recovery::sealed::{self, Locator, SALT_BYTES};
 use crate::recovery::{
     Contents, Format, RecoveryCode, SavedGroup, SavedKey, SavedSeed, VaultError,
 };
-use crate::seal::{EpochKey, KeyName};
-use crate::store::logs::{LogRow, Phase};
-use crate::store::outbox::Draft;
+use crate::seal::KeyName;
+use crate::store::logs::LogRow;
 use crate::store::recovery::Kept;
-use crate::store::{self, Store, keys, logs, outbox};
+use crate::store::{self, keys, logs};
 use crate::stretch::Cost;
-use crate::totals::payload::Payload;
 use crate::totals::recovery as totals;
 use crate::totals::seal::GroupKey;
 
 impl Device {
     /// Makes a recovery vault under a new code and this PIN, and stores it at a relay, in place of an
-    /// earlier one. The code is shown to the person, who writes it down: it is not kept.
+    /// earlier one there. The code is shown to the person, who writes it down: it is not kept.
     ///
     /// # Errors
-    /// [`Error::Recovery`]: the PIN is too short, or the relay was not reached. Nothing has changed
-    /// then.
+    /// [`Error::Recovery`]: the PIN is too short, or the relay was not reached. The earlier one counts
+    /// then: if the relay has taken the new one and its answer was lost, the next
+    /// [`Device::keep_recovery`] puts that right. [`RecoveryError::Unfinished`] at another relay than the
+    /// one that this device was restored from, while the lost device is not ended.
     pub async fn set_up_recovery(
         &self,
         relay: &RelayUrl,
@@ -53,9 +53,20 @@ impl Device {
     ) -> Result<RecoveryCode, Error> {
         let code = RecoveryCode::generate(format)?;
         let secret = Secret::of(&code, pin).await?;
-        let before = self.kept().await?;
-        let old_seed = before.and_then(|before| before.old_seed);
-        self.store_vault(secret.keep(relay.clone(), old_seed)).await?;
+        let relay = relay.clone();
+        self.in_turn(move |device: Self| async move {
+            let mut old_seed = None;
+            if let Some(before) = device.kept().await? {
+                if before.relay == relay {
+                    old_seed = before.old_seed;
+                } else {
+                    // Where the lost device's recovery vault is, nothing else says.
+                    device.must_have_ended_old(&before).await?;
+                }
+            }
+            device.store(&secret.keep(relay, old_seed)).await
+        })
+        .await?;
         Ok(code)
     }
 
@@ -64,18 +75,22 @@ impl Device {
     /// # Errors
     /// [`Error::Recovery`]: [`VaultError::WrongPin`] if `current` is not the PIN,
     /// [`RecoveryError::Missing`] if there is no recovery vault, or the relay was not reached; the
-    /// PIN is the old one then.
+    /// PIN is the old one then, at the latest after the next [`Device::keep_recovery`].
     pub async fn change_pin(&self, current: &str, new: &str) -> Result<(), Error> {
-        let kept = self.kept().await?;
-        let mut kept = kept.ok_or(RecoveryError::Missing)?;
-        let given = stretched(&kept, current, &kept.salt.clone()).await?;
-        if !bool::from(subtle::ConstantTimeEq::ct_eq(&given[..], &kept.key[..])) {
-            return Err(RecoveryError::from(VaultError::WrongPin).into());
-        }
-        kept.salt = random::<SALT_BYTES>()?.to_vec();
-        kept.cost = Cost::USUAL;
-        kept.key = stretched(&kept, new, &kept.salt.clone()).await?;
-        self.store_vault(kept).await
+        let [current, new] = [current, new].map(|pin| Zeroizing::new(pin.to_owned()));
+        self.in_turn(move |device: Self| async move {
+            let kept = device.kept().await?;
+            let mut kept = kept.ok_or(RecoveryError::Missing)?;
+            let given = stretched(&kept, &current, &kept.salt.clone()).await?;
+            if !bool::from(subtle::ConstantTimeEq::ct_eq(&given[..], &kept.key[..])) {
+                return Err(RecoveryError::from(VaultError::WrongPin).into());
+            }
+            kept.salt = random::<SALT_BYTES>()?.to_vec();
+            kept.cost = Cost::USUAL;
+            kept.key = stretched(&kept, &new, &kept.salt.clone()).await?;
+            device.store(&kept).await
+        })
+        .await
     }
 
     /// Whether this device has a recovery vault, and of which format.
@@ -102,102 +117,73 @@ impl Device {
     /// # Errors
     /// [`Error::Recovery`], if the relay was not reached; it can be called again at any time.
     pub async fn keep_recovery(&self) -> Result<bool, Error> {
-        let Some(kept) = self.kept().await? else { return Ok(false) };
-        let mut kept = kept;
-        if let Some(seed) = &kept.old_seed {
-            if !self.end_old(&kept.relay, Identity::from_seed(seed)).await? {
+        if self.kept().await?.is_none() {
+            return Ok(false);
+        }
+        self.in_turn(|device: Self| async move {
+            let Some(mut kept) = device.kept().await? else { return Ok(false) };
+            if !device.has_ended_old(&kept).await? {
                 return Ok(false);
             }
             kept.old_seed = None;
-        }
-        let (_, digest) = self.contents(kept.format).await?;
-        if kept.uploaded == Some(digest) {
-            return Ok(false);
-        }
-        self.store_vault(kept).await?;
-        Ok(true)
+            let (_, digest) = device.contents(kept.format).await?;
+            if kept.uploaded == Some(digest) {
+                return Ok(false);
+            }
+            device.store(&kept).await?;
+            Ok(true)
+        })
+        .await
     }
 
     /// Deletes the recovery vault, at the relay and here.
     ///
     /// # Errors
-    /// [`Error::Recovery`], if the relay was not reached; nothing has changed then.
+    /// [`Error::Recovery`], if the relay was not reached: it is there as before then, at the latest after
+    /// the next [`Device::keep_recovery`]. [`RecoveryError::Unfinished`] after a native restore, while the
+    /// lost device is not ended.
     pub async fn delete_recovery(&self) -> Result<(), Error> {
-        let Some(kept) = self.kept().await? else { return Ok(()) };
-        calls::delete(&kept.relay, &self.shared.identity).await.map_err(Error::from)?;
-        self.shared.write(store::recovery::remove).await
-    }
-
-    /// Makes a device in a directory out of a recovery vault, and keeps its key where `keeping` says. A wrong PIN is reported to the relay,
-    /// which locks the vault after a few.
-    ///
-    /// A Totals vault needs no more than a connection to its relay then: the members are asked for
-    /// what was said before. After a native one, connect until the new device is in its groups, and
-    /// call [`Device::keep_recovery`] to end the old one.
-    ///
-    /// # Errors
-    /// [`Error::Recovery`]; [`Error::KeyFile`] if there is a device in the directory.
-    pub async fn restore(
-        directory: impl AsRef<Path>,
-        keeping: KeyKeeping<'_>,
-        relay: &RelayUrl,
-        code: &RecoveryCode,
-        pin: &str,
-        options: Options,
-    ) -> Result<Self, Error> {
-        check_pin(pin).map_err(RecoveryError::from)?;
-        let (text, locator) = match code.format() {
-            Format::Totals => (code.text(), None),
-            Format::Native => {
-                let code = code.clone();
-                let locator =
-                    on_thread(move || Locator::of(&code)).await?.map_err(RecoveryError::from)?;
-                (Zeroizing::new(locator.text().to_owned()), Some(locator))
-            }
-        };
-        let vault = calls::fetch(relay, &text).await?;
-        let (relay, keeping) = (relay.clone(), keeping.owned());
-        let pin = Zeroizing::new(pin.to_owned());
-        let at = relay.clone();
-        let sent = text.clone();
-        let opened = on_thread(move || open(locator, &vault, &pin, at, sent)).await?;
-        let restored = match opened {
-            Ok(restored) => restored,
-            Err(RecoveryError::Vault(VaultError::WrongPin)) => {
-                calls::report(&relay, &text).await;
-                return Err(RecoveryError::from(VaultError::WrongPin).into());
-            }
-            Err(error) => return Err(error.into()),
-        };
-        Self::on_thread(directory.as_ref().to_owned(), options, move |directory| {
-            make_private(directory).map_err(|_| Error::Directory)?;
-            let Restored { identity, contents, kept } = restored;
-            let store = directory.join(super::STORE_FILE);
-            if directory.join(super::KEY_FILE).exists() || store.exists() {
-                return Err(KeyFileError::Exists.into());
-            }
-            write_store(directory, &store, &identity, |db| {
-                write_restored(db, &identity, &contents, &kept)
-            })?;
-            // The key last: without it there is no device. What was to be its file would be in the
-            // way of the next restore.
-            let kept = keeping.keep(&identity, &directory.join(super::KEY_FILE));
-            if kept.is_err() {
-                std::fs::remove_file(&store).map_err(|_| Error::Directory)?;
-            }
-            kept?;
-            Ok(identity)
+        self.in_turn(|device: Self| async move {
+            let Some(kept) = device.kept().await? else { return Ok(()) };
+            device.must_have_ended_old(&kept).await?;
+            device.shared.write(store::recovery::begin_upload).await?;
+            calls::delete(&kept.relay, &device.shared.identity).await?;
+            device.shared.write(store::recovery::remove).await
         })
         .await
     }
 
-    /// Seals what this device has now, stores it, and keeps what it is sealed with: all of it, even
-    /// if nobody waits for it any more.
-    async fn store_vault(&self, kept: Kept) -> Result<(), Error> {
+    /// Changes the recovery vault, one change after the other, and each to its end, even if nobody waits
+    /// for it any more.
+    async fn in_turn<T: Send + 'static, F: Future<Output = Result<T, Error>> + Send + 'static>(
+        &self,
+        change: impl FnOnce(Self) -> F + Send + 'static,
+    ) -> Result<T, Error> {
         let device = self.clone();
-        self.shared.whole(async move { device.store(&kept).await }).await
+        self.shared
+            .whole(async move {
+                let shared = device.shared.clone();
+                let _turn = shared.recovery.lock().await;
+                change(device).await
+            })
+            .await
     }
 
+    /// Whether no lost device is left to be ended; ends it if that can be done now.
+    async fn has_ended_old(&self, kept: &Kept) -> Result<bool, Error> {
+        match &kept.old_seed {
+            Some(seed) => self.end_old(&kept.relay, Identity::from_seed(seed)).await,
+            None => Ok(true),
+        }
+    }
+
+    /// What would erase the lost device's key waits until that is ended: nothing else is enrolled in its
+    /// vaults.
+    async fn must_have_ended_old(&self, kept: &Kept) -> Result<(), Error> {
+        if self.has_ended_old(kept).await? { Ok(()) } else { Err(RecoveryError::Unfinished.into()) }
+    }
+
+    /// Seals what this device has now, stores it, and keeps what it is sealed with.
     async fn store(&self, kept: &Kept) -> Result<(), Error> {
         let (contents, digest) = self.contents(kept.format).await?;
         let vault = match kept.format {
@@ -212,10 +198,12 @@ impl Device {
                 calls::to_stored(&sealed.map_err(RecoveryError::from)?)
             }
         };
+        // If its answer is lost, nobody knows which one the relay has: the one that is kept here is
+        // stored again then.
+        let mark = self.shared.write(store::recovery::begin_upload).await?;
         calls::put(&kept.relay, &self.shared.identity, &kept.code, &vault).await?;
-        let row = kept.again(Some(digest));
-        let me = self.shared.identity.clone();
-        self.shared.write(move |db| store::recovery::save(db, &me, &row)).await
+        let (row, me) = (kept.again(None), self.shared.identity.clone());
+        self.shared.write(move |db| store::recovery::end_upload(db, &me, &row, digest, mark)).await
     }
 
     /// What is kept of the recovery vault.
@@ -281,142 +269,6 @@ impl Secret {
     }
 }
 
-/// A device that comes out of a recovery vault, before it is written down.
-struct Restored {
-    identity: Identity,
-    contents: Contents,
-    kept: Kept,
-}
-
-fn open(
-    locator: Option<Locator>,
-    vault: &totals::SealedVault,
-    pin: &str,
-    relay: RelayUrl,
-    code: Zeroizing<String>,
-) -> Result<Restored, RecoveryError> {
-    let sealed = calls::from_stored(vault)?;
-    let (salt, cost) = (sealed.salt.clone(), sealed.cost);
-    let Some(locator) = locator else {
-        let opened = totals::open(vault, pin).map_err(from_totals)?;
-        let groups = opened.group_keys.iter().map(|(log, key)| SavedGroup {
-            log: *log,
-            relay: relay.as_str().to_owned(),
-            relay_key: None,
-            join_seed: None,
-            key: Some(SavedKey {
-                scope: GROUP_KEY.scope,
-                epoch: GROUP_KEY.epoch,
-                key: SavedSeed(*key.bytes()),
-            }),
-        });
-        let contents = Contents {
-            seed: *opened.device.seed(),
-            name: opened.display_name.clone(),
-            groups: groups.collect(),
-        };
-        let key = totals::kek(pin, &salt, vault.kdf_params).map_err(from_totals)?;
-        let identity = Identity::from_seed(&contents.seed);
-        let format = Format::Totals;
-        let (code_key, uploaded, old_seed) = (None, None, None);
-        let kept = Kept { relay, format, code, code_key, key, salt, cost, uploaded, old_seed };
-        return Ok(Restored { identity, contents, kept });
-    };
-    let contents = locator.open(pin, &sealed)?;
-    let key = locator.key(pin, &salt, cost)?;
-    let kept = Kept {
-        relay,
-        format: Format::Native,
-        code,
-        code_key: Some(locator.code_key().clone()),
-        key,
-        salt,
-        cost,
-        uploaded: None,
-        old_seed: Some(Zeroizing::new(contents.seed)),
-    };
-    let identity = Identity::generate().map_err(VaultError::from)?;
-    Ok(Restored { identity, contents, kept })
-}
-
-/// Makes the device's file whole, under another name until it is.
-fn write_store(
-    directory: &Path,
-    path: &Path,
-    identity: &Identity,
-    fill: impl FnOnce(&rusqlite::Connection) -> Result<(), Error>,
-) -> Result<(), Error> {
-    let partial = directory.join("restoring.db");
-    for ending in ["", "-wal", "-shm"] {
-        let leftover = directory.join(format!("restoring.db{ending}"));
-        if leftover.exists() {
-            std::fs::remove_file(leftover).map_err(|_| Error::Directory)?;
-        }
-    }
-    let store = Store::open(&partial, identity.key())?;
-    store.write(fill)?;
-    // Closing it takes everything out of its side files.
-    drop(store);
-    std::fs::rename(&partial, path).map_err(|_| Error::Directory)
-}
-
-/// Writes down what a recovery vault has brought back.
-fn write_restored(
-    db: &rusqlite::Connection,
-    identity: &Identity,
-    contents: &Contents,
-    kept: &Kept,
-) -> Result<(), Error> {
-    store::recovery::save(db, identity, kept)?;
-    if let Some(name) = &contents.name {
-        store::set_name(db, name, crate::engine::Now::read().ms)?;
-    }
-    let old = Identity::from_seed(&contents.seed).key();
-    for group in &contents.groups {
-        // A relay that may not be used brings nothing back; the others do.
-        let Ok(relay) = RelayUrl::parse(&group.relay) else { continue };
-        if let Some(key) = group.relay_key {
-            store::pin_relay(db, &relay, key)?;
-        }
-        let seed = group.join_seed.as_ref().map(|seed| JoinSeed::from_bytes(seed.0));
-        let id = logs::insert(db, group.log, &relay, seed.as_ref())?;
-        if let Some(saved) = &group.key {
-            let name = KeyName { scope: saved.scope, epoch: saved.epoch };
-            keys::insert(db, id, name, &EpochKey::from_bytes(saved.key.0), None)?;
-        }
-        logs::set_wants_history(db, id, true)?;
-        if identity.key() == old {
-            // The same key is a member as before.
-            logs::set_phase(db, id, Phase::Member)?;
-        } else {
-            logs::set_replaces(db, id, Some(old))?;
-            outbox::insert(db, id, &Draft::Join)?;
-            if !group.log.is_totals() {
-                succeed(db, id, group.log, contents, identity)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Has this device take the lost one's place in the ledger of a native group. It is signed now, for
-/// the lost key does not stay.
-fn succeed(
-    db: &rusqlite::Connection,
-    id: i64,
-    log: LogId,
-    contents: &Contents,
-    new: &Identity,
-) -> Result<(), Error> {
-    let succession = Succession::new(log, &Identity::from_seed(&contents.seed), new);
-    let payload = Payload::Succession(succession);
-    let message = payload.encode().map_err(|_| Error::TooLong)?;
-    let said = Said { log, sender: new.key(), at: 0, approvals: false, message: &message };
-    store::ledger::take(db, id, said)?;
-    outbox::insert_ledger(db, id, log, &payload, Kind::Quiet, Vec::new())?;
-    Ok(())
-}
-
 fn saved(db: &rusqlite::Connection, row: LogRow) -> Result<SavedGroup, Error> {
     let name = if row.log.is_totals() {
         Some(GROUP_KEY)
@@ -460,7 +312,7 @@ async fn stretched(kept: &Kept, pin: &str, salt: &[u8]) -> Result<Zeroizing<[u8;
         .map_err(|error| RecoveryError::from(error).into())
 }
 
-fn key_of(
+pub(super) fn key_of(
     code_key: Option<&Zeroizing<[u8; 32]>>,
     pin: &str,
     salt: &[u8],
@@ -472,7 +324,7 @@ fn key_of(
     }
 }
 
-fn from_totals(error: totals::RecoveryError) -> VaultError {
+pub(super) fn from_totals(error: totals::RecoveryError) -> VaultError {
     match error {
         totals::RecoveryError::Pin => VaultError::Digits,
         totals::RecoveryError::WrongPin => VaultError::WrongPin,
@@ -484,7 +336,7 @@ fn from_totals(error: totals::RecoveryError) -> VaultError {
 }
 
 /// Stretching takes a tenth of a second and more: not where others wait.
-async fn on_thread<T: Send + 'static>(
+pub(super) async fn on_thread<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Error> {
     tokio::task::spawn_blocking(work).await.map_err(|_| Error::Stopped)

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rusqlite::Connection as Db;
 use sealwire_protocol::Instance;
 use sealwire_protocol::frame::SetPushToken;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Mutex, broadcast, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Options;
@@ -31,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) doorbell: watch::Sender<Option<SetPushToken>>,
     /// Whether the vaults of a lost device were handed over in this process while its groups waited.
     pub(crate) handed_over: AtomicBool,
+    /// Held by whoever changes the recovery vault: which of two the relay has would not be known.
+    pub(crate) recovery: Mutex<()>,
     /// Raised when the app has something to send.
     pub(crate) outgoing: watch::Sender<u64>,
     /// Raised when the file has changed.
@@ -54,6 +56,7 @@ impl Shared {
             options,
             doorbell: watch::Sender::new(None),
             handed_over: AtomicBool::new(false),
+            recovery: Mutex::new(()),
             outgoing: watch::Sender::new(0),
             stored: watch::Sender::new(0),
             live: broadcast::Sender::new(LIVE_EVENTS_MAX),
@@ -164,7 +167,8 @@ impl Shared {
         deadline: Duration,
         work: impl Fn(&Db) -> Result<Option<T>, Error> + Clone + Send + 'static,
     ) -> Result<T, Error> {
-        let until = Instant::now() + deadline;
+        // None for longer than there is time.
+        let until = Instant::now().checked_add(deadline);
         let mut stored = self.stored();
         let mut seen = None;
         loop {
@@ -179,7 +183,10 @@ impl Shared {
                     changed = self.others_changed(&mut seen) => changed,
                 }
             };
-            timeout_at(until, change).await.map_err(|_| Error::Timeout)??;
+            match until {
+                Some(until) => timeout_at(until, change).await.map_err(|_| Error::Timeout)??,
+                None => change.await?,
+            }
         }
     }
 }

@@ -134,9 +134,11 @@ impl Device {
                 }
                 let key = keys::find(db, row.id, GROUP_KEY)?.into_iter().next();
                 let key = GroupKey::from_bytes(*key.ok_or(Error::NoKey)?.bytes());
-                let now = now();
                 let (name, name_at) = store::name(db)?;
                 let kept = ledger::load(db, row.id)?;
+                // This device's clock may be behind: nobody is let in before it has asked.
+                let asked_at = kept.person(&device.into()).map_or(0, |asks| asks.asked_at);
+                let now = now().max(asked_at);
                 let backfill = kept.group().backfill.unwrap_or(false);
                 let mut exchange = KeyExchange::new(log, key, device, me, backfill, now);
                 exchange.group_name = group_name.or_else(|| kept.group().name.clone());

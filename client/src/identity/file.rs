@@ -101,7 +101,11 @@ impl Identity {
         }
         let words: Vec<&str> = lines.next().unwrap_or_default().split(' ').collect();
         let seed = match words[..] {
-            ["clear", seed] => Zeroizing::new(unhex::<32>(seed)?),
+            ["clear", text] => {
+                let mut seed = Zeroizing::new([0; 32]);
+                hex::decode_to_slice(text, &mut *seed).map_err(|_| KeyFileError::Damaged)?;
+                seed
+            }
             ["keychain", key] => {
                 let key = DeviceKey(unhex(key)?);
                 let device = Self::from_seed(&*keychain::get(key)?);

@@ -98,7 +98,7 @@ impl<S: Shelf> Applying<'_, '_, S> {
         let sender = Party::from(self.said.sender);
         if self.said.approvals && payload.sealed() == crate::totals::seal::Sealed::Group {
             // Whoever seals under the group's key holds it.
-            self.approved(&sender, i64::try_from(self.said.at).unwrap_or(i64::MAX))?;
+            self.approved(&sender, self.ordered_at())?;
         }
         match payload {
             Payload::Expense(message) => self.expense(message),
@@ -145,9 +145,9 @@ impl<S: Shelf> Applying<'_, '_, S> {
                     request.payment_address.as_ref(),
                     request.member_meta_updated_at,
                 )?;
-                self.person(&sender, |person| {
-                    person.asked_at = person.asked_at.max(request.timestamp);
-                })?;
+                // Its own clock may be ahead: whoever lets it in does so after it has asked.
+                let asked_at = request.timestamp.min(self.ordered_at());
+                self.person(&sender, |person| person.asked_at = person.asked_at.max(asked_at))?;
                 let group = self.said.log.to_uuid_text();
                 self.happened(Activity {
                     id: format!("join_requested:{group}:{sender}:{}", request.timestamp),
@@ -173,13 +173,16 @@ impl<S: Shelf> Applying<'_, '_, S> {
                     exchange.approver_payment_address.as_ref(),
                     exchange.approver_member_meta_updated_at.unwrap_or_default(),
                 )?;
-                self.approved(&sender, exchange.timestamp)?;
-                self.approved(&exchange.approved_public_key, exchange.timestamp)
+                let at = exchange.timestamp.max(self.ordered_at());
+                self.approved(&sender, at)?;
+                self.approved(&exchange.approved_public_key, at)
             }
             Payload::KeyExchange(_) => Ok(()),
             Payload::MemberApproved(approved) => {
                 if approved.approved_by == sender {
-                    self.approved(&approved.approved_public_key, approved.timestamp)?;
+                    // The approver's own clock may be behind.
+                    let at = approved.timestamp.max(self.ordered_at());
+                    self.approved(&approved.approved_public_key, at)?;
                 }
                 self.happened_maybe(approved.activity.as_ref())
             }
@@ -191,6 +194,11 @@ impl<S: Shelf> Applying<'_, '_, S> {
             Payload::Succession(_) if self.said.approvals => Ok(()),
             Payload::Succession(succession) => self.succession(succession),
         }
+    }
+
+    /// When the relay ordered the message, as the app's messages have times.
+    fn ordered_at(&self) -> i64 {
+        i64::try_from(self.said.at).unwrap_or(i64::MAX)
     }
 
     /// Whoever says it, both devices have signed it.

@@ -164,7 +164,7 @@ pub struct Person {
     pub payment_at: i64,
     /// When it was last approved, or showed that it holds the group's key; 0 for never.
     pub approved_at: i64,
-    /// When it last asked to join; 0 for never.
+    /// When it last asked to join, or, if its clock is ahead, when the relay was told of it; 0 for never.
     pub asked_at: i64,
     /// When it said that it leaves; 0 for never.
     pub left_at: i64,

@@ -1,7 +1,8 @@
 //! The history, cut into messages, for somebody who lacks it.
 //!
 //! A phone reads a part of at most 45,000 characters of JSON, counted as it counts them: in UTF-16
-//! units. Every part is merged for itself, in any order, so a lost one costs what is in it and a
+//! units. The app never cuts the part about the group; nor is it cut here in a group of the app's size.
+//! Every part is merged for itself, in any order, so a lost one costs what is in it and a
 //! repeated one nothing.
 
 use std::time::{Duration, SystemTime};
@@ -9,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use sealwire_protocol::{DeviceKey, LogId};
 use serde::Serialize;
 
-use super::Ledger;
+use super::{Ledger, Person};
 use crate::totals::payload::{GroupSnapshot, Party, SnapshotMember};
 
 /// Longest part, in UTF-16 units of JSON. One item that is longer stands alone.
@@ -49,18 +50,7 @@ impl Ledger {
         meta.created_at = self.group.created_at;
         meta.members = members.iter().map(member).collect();
         meta.approved_member_keys = approved.iter().map(|device| Party::from(*device)).collect();
-        for (party, person) in &self.people {
-            if let Some(name) = &person.name {
-                meta.display_names.insert(party.clone(), name.clone());
-            }
-            if let Some(address) = &person.payment_address {
-                meta.payment_addresses.insert(party.clone(), address.clone());
-            }
-            if person.told_at() > 0 {
-                meta.member_meta_updated_at.insert(party.clone(), person.told_at());
-            }
-        }
-        let mut parts = vec![meta];
+        let mut parts = self.with_people(meta, &part("meta"));
         let expenses = self.expenses.values().map(|expense| expense.to_payload("synced"));
         parts.extend(
             cut(expenses.collect(), units(&part("expenses")))
@@ -74,6 +64,42 @@ impl Ledger {
                 .map(|activity| GroupSnapshot { activity, ..part("activity") }),
         );
         parts
+    }
+
+    /// The part about the group, with what is known of its people; and further ones if there are too many
+    /// for one.
+    fn with_people(&self, meta: GroupSnapshot, further: &GroupSnapshot) -> Vec<GroupSnapshot> {
+        let nothing = units(&GroupSnapshot::default());
+        let mut left = PART_UNITS_MAX.saturating_sub(units(&meta));
+        let mut parts = vec![meta];
+        for (party, person) in &self.people {
+            let mut alone = GroupSnapshot::default();
+            tell(&mut alone, party, person);
+            // With the names of the lists, which stand there once: it is a little too much.
+            let length = units(&alone).saturating_sub(nothing);
+            if length > left {
+                parts.push(further.clone());
+                left = PART_UNITS_MAX.saturating_sub(units(further));
+            }
+            left = left.saturating_sub(length);
+            if let Some(part) = parts.last_mut() {
+                tell(part, party, person);
+            }
+        }
+        parts
+    }
+}
+
+/// What is known of a person.
+fn tell(part: &mut GroupSnapshot, party: &Party, person: &Person) {
+    if let Some(name) = &person.name {
+        part.display_names.insert(party.clone(), name.clone());
+    }
+    if let Some(address) = &person.payment_address {
+        part.payment_addresses.insert(party.clone(), address.clone());
+    }
+    if person.told_at() > 0 {
+        part.member_meta_updated_at.insert(party.clone(), person.told_at());
     }
 }
 

@@ -222,7 +222,8 @@ fn whoever_seals_under_the_group_s_key_is_approved_until_it_asks_anew() {
     assert!(approved(&ledger), "at 5, by the relay's clock");
     take(&mut ledger, &asks(3));
     assert!(approved(&ledger), "a repeated request changes nothing");
-    take(&mut ledger, &asks(6));
+    let again = asks(6).to_string();
+    ledger.take(Said { at: 7, ..said(again.as_bytes()) });
     assert!(!approved(&ledger));
     let id = format!("join_requested:{}:{me}:6", LOG.to_uuid_text());
     assert!(ledger.happened(&id).is_some());
@@ -230,6 +231,30 @@ fn whoever_seals_under_the_group_s_key_is_approved_until_it_asks_anew() {
     let mut other = Ledger::default();
     let message = asks(3).to_string();
     assert_eq!(other.take(Said { message: message.as_bytes(), ..native }), []);
+}
+
+#[test]
+fn a_clock_that_is_ahead_or_behind_leaves_nobody_out() {
+    const DAY: i64 = 86_400_000;
+    let (asks, lets_in) = (Party::from(ANNA), Party::from(DeviceKey([2; 32])));
+    let request = json!({ "type": "join_request", "publicKey": asks, "timestamp": 9 * DAY });
+    let (request, at) = (request.to_string(), u64::try_from(5 * DAY).expect("a time"));
+    let is_in = |ledger: &Ledger| ledger.person(&asks).is_some_and(Person::is_approved);
+    // The newcomer's clock is four days ahead, that of whoever lets it in four days behind.
+    let mut ledger = Ledger::default();
+    ledger.take(Said { at, ..said(request.as_bytes()) });
+    let approved = json!({ "type": "member_approved", "approvedPublicKey": asks,
+                           "approvedBy": lets_in, "timestamp": DAY });
+    let approved = approved.to_string();
+    ledger.take(Said { sender: DeviceKey([2; 32]), at: at + 1, ..said(approved.as_bytes()) });
+    assert!(is_in(&ledger));
+    // It speaks under the group's key before anybody has told of it.
+    let mut ledger = Ledger::default();
+    ledger.take(Said { at, ..said(request.as_bytes()) });
+    assert!(!is_in(&ledger));
+    let spent = paid("1", "a", &["b"], 1.0).to_string();
+    ledger.take(Said { at: at + 1, ..said(spent.as_bytes()) });
+    assert!(is_in(&ledger));
 }
 
 #[test]
@@ -366,6 +391,32 @@ fn a_snapshot_brings_everything_in_parts_that_a_phone_reads() {
     assert!(copy.expenses == ledger.expenses && copy.activity == ledger.activity);
     assert_eq!(copy.group().name, ledger.group().name);
     assert_eq!(copy.name_of(&Party::from(ANNA)), "Anna");
+}
+
+#[test]
+fn a_snapshot_of_many_people_fits_messages_too() {
+    const PEOPLE: usize = 2_000;
+    let names = |from: usize| -> BTreeMap<String, String> {
+        (from..PEOPLE).step_by(4).map(|n| (format!("{n:064x}"), format!("Person {n}"))).collect()
+    };
+    let group = LOG.to_uuid_text();
+    let messages: Vec<Value> = (0..4)
+        .map(|from| {
+            json!({ "type": "group_snapshot", "groupId": group, "part": "meta",
+                    "groupName": "Village", "displayNames": names(from) })
+        })
+        .collect();
+    let ledger = ledger(&messages);
+    let parts = snapshot_of(&ledger);
+    let units = |part: &Vec<u8>| String::from_utf8_lossy(part).encode_utf16().count();
+    assert!(parts.iter().all(|part| units(part) <= PART_UNITS_MAX));
+    let mut copy = Ledger::default();
+    for part in &parts {
+        copy.take(said(part));
+    }
+    assert_eq!(copy.group().name.as_deref(), Some("Village"));
+    let named = |ledger: &Ledger| ledger.people().filter(|(_, it)| it.name.is_some()).count();
+    assert_eq!((named(&ledger), named(&copy)), (PEOPLE, PEOPLE));
 }
 
 /// A version of one of a few expenses.

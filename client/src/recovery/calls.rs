@@ -38,6 +38,11 @@ pub enum RecoveryError {
     /// Another device uses this code.
     #[error("another device uses this recovery code")]
     Taken,
+    /// The lost device, whose place this one takes, is not ended yet, and its key is needed until then.
+    #[error(
+        "the lost device is not out of everything that it was in, and its key is needed until then"
+    )]
+    Unfinished,
     /// The old device's place in a vault could not be taken; it is tried again.
     #[error("a vault of the lost device could not be taken over: {0}")]
     Handover(crate::vault::VaultError),

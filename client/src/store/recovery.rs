@@ -133,6 +133,28 @@ pub(crate) fn find(db: &Connection, me: &Identity) -> Result<Option<Kept>, Store
     }))
 }
 
+/// The relay is about to be asked to change what it has: what that is, is not known until it has answered
+/// ([`end_upload`]). Gives what this asking is known by.
+pub(crate) fn begin_upload(db: &Connection) -> Result<Digest, StoreError> {
+    // The digest of nothing that was ever stored.
+    let mark = Digest(random().map_err(|_| StoreError::Io)?);
+    db.execute("update recovery set uploaded = ?1", [&mark.0[..]])?;
+    Ok(mark)
+}
+
+/// The relay has taken a recovery vault whose contents have this digest: it is the one that is kept from
+/// now on. If it was asked for something else meanwhile, it is not known which of the two it has.
+pub(crate) fn end_upload(
+    db: &Connection,
+    me: &Identity,
+    kept: &Kept,
+    digest: Digest,
+    mark: Digest,
+) -> Result<(), StoreError> {
+    let alone = find(db, me)?.is_none_or(|now| now.uploaded == Some(mark));
+    save(db, me, &kept.again(alone.then_some(digest)))
+}
+
 /// The old device's vault is gone, and so is that device.
 pub(crate) fn forget_old(db: &Connection, me: &Identity) -> Result<(), StoreError> {
     let Some(kept) = find(db, me)? else { return Ok(()) };
@@ -249,5 +271,29 @@ mod tests {
         let found = store.read(|db| find(db, &me)).expect("read").expect("some");
         assert!(found.old_seed.is_none() && *found.key == KEY);
         assert_eq!(found.uploaded, Some(Digest([2; 32])));
+    }
+
+    #[test]
+    fn what_the_relay_has_is_known_only_to_whoever_asked_it_last_and_alone() {
+        let me = Identity::from_seed(&SEED);
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = Store::open(&directory.path().join("device.db"), me.key()).expect("a store");
+        let uploaded = || store.read(|db| find(db, &me)).expect("read").expect("some").uploaded;
+        let begin = || store.write(begin_upload).expect("begun");
+        let end = |digest, mark| {
+            store
+                .write(|db| end_upload(db, &me, &kept(), Digest([digest; 32]), mark))
+                .expect("done");
+        };
+        end(1, begin());
+        assert_eq!(uploaded(), Some(Digest([1; 32])));
+        let mark = begin();
+        assert_ne!(uploaded(), Some(Digest([1; 32])), "its answer may be lost");
+        end(2, mark);
+        assert_eq!(uploaded(), Some(Digest([2; 32])));
+        let (first, second) = (begin(), begin());
+        end(4, second);
+        end(3, first);
+        assert_eq!(uploaded(), None, "another process has asked meanwhile");
     }
 }

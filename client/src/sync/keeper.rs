@@ -18,7 +18,7 @@ use super::attached::Shared;
 use super::error::SyncError;
 use super::report::Report;
 use super::turn::Turn;
-use crate::backoff::{Backoff, Bounds};
+use crate::backoff::{ASKED_MAX, Backoff, Bounds};
 use crate::vault::VaultError;
 use crate::wire::WireError;
 
@@ -30,9 +30,6 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// How long the relay may take to end the doorbell's subscription.
 const QUIET_DEADLINE: Duration = Duration::from_secs(10);
-
-/// Longest time that a relay may keep a device away with one word.
-const ASKED_MAX: Duration = Duration::from_secs(3600);
 
 /// How the keeping goes.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -242,7 +242,8 @@ pub fn open(sealed: &SealedVault, pin: &str) -> Result<Contents, RecoveryError> 
     Contents::from_json(&plaintext)
 }
 
-fn check_pin(pin: &str) -> Result<(), RecoveryError> {
+/// Whether a PIN may be one of the app.
+pub(crate) fn check_pin(pin: &str) -> Result<(), RecoveryError> {
     let digits = pin.bytes().all(|byte| byte.is_ascii_digit());
     if digits && (PIN_DIGITS_MIN..=PIN_DIGITS_MAX).contains(&pin.len()) {
         Ok(())

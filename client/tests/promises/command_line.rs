@@ -433,3 +433,55 @@ async fn what_went_wrong_is_followed_by_what_to_do() {
     let last = said.trim_end().lines().last().unwrap_or_default();
     assert!(last.starts_with("What to do: ") && last.ends_with('.'), "{said}");
 }
+
+#[tokio::test]
+async fn what_others_will_not_get_is_said_with_what_to_do() {
+    let relay = Relay::start().await;
+    let directories = tempfile::tempdir().expect("a directory");
+    let anna = Terminal::new(&directories, "anna", &relay);
+    let ben = Terminal::new(&directories, "ben", &relay);
+    anna.types(&["init", "--unsealed"]).await;
+    let ben_key = ben.types(&["init", "--unsealed"]).await;
+    let group = anna.types(&["group", "create"]).await;
+    let link = anna.types(&["group", "invite", &group]).await;
+    let silence = directories.path().join("anna.out");
+    let mut answering = anna.spawn(&["listen"], &silence);
+    ben.types(&["group", "join", &link]).await;
+    answering.kill().expect("killed");
+    answering.wait().expect("ended");
+    anna.types(&["group", "revoke", &group, &ben_key[..8]]).await;
+    let said = ben.fails(&["expense", "add", &group, "12", "Coffee"]).await;
+    assert!(said.contains("the others will not get it") && said.contains("revoked"), "{said}");
+    assert!(said.contains("What to do: make a new device"), "{said}");
+}
+
+#[tokio::test]
+async fn whatever_is_done_is_told_to_scripts_as_well() {
+    let relay = Relay::start().await;
+    let directories = tempfile::tempdir().expect("a directory");
+    let anna = Terminal::new(&directories, "anna", &relay);
+    anna.types(&["init", "--unsealed"]).await;
+    let listed = anna.run(&["group", "list"]).await;
+    assert!(listed.status.success() && listed.stdout.is_empty());
+    assert!(String::from_utf8_lossy(&listed.stderr).contains("`group create` makes one"));
+    let key = "5a".repeat(32);
+    let trusted = anna.types(&["--json", "trust", &key]).await;
+    let trusted: Value = serde_json::from_str(&trusted).expect("JSON");
+    assert_eq!((&trusted["key"], trusted["relay"].is_string()), (&Value::from(key), true));
+}
+
+#[tokio::test]
+async fn whoever_stops_reading_is_told_nothing_more() {
+    let relay = Relay::start().await;
+    let directories = tempfile::tempdir().expect("a directory");
+    let anna = Terminal::new(&directories, "anna", &relay);
+    anna.types(&["init", "--unsealed"]).await;
+    anna.types(&["group", "create"]).await;
+    let mut command = anna.command(&["group", "list"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program");
+    drop(child.stdout.take());
+    let output = tokio::task::spawn_blocking(move || child.wait_with_output());
+    let output = output.await.expect("a thread").expect("ended");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}

@@ -1,5 +1,7 @@
 //! Founding, joining, sending, reading, leaving and removing.
 
+use std::time::Duration;
+
 use sealwire_client::device::{Outgoing, Phase};
 use sealwire_client::error::Error;
 use sealwire_client::event::Event;
@@ -246,4 +248,12 @@ async fn the_longest_payload_goes_through() {
         assert_eq!(received.kind, Kind::Bulk);
         assert!(received.payload == payload);
     }
+}
+
+#[tokio::test]
+async fn whoever_waits_for_ever_is_told_at_once_what_is_so() {
+    let world = World::start().await;
+    let anna = world.offline("anna").await;
+    let log = anna.device.found_group(&world.relay.url).await.expect("founded");
+    assert_eq!(anna.device.wait_read(log, 0, Duration::MAX).await, Ok(()));
 }

@@ -29,9 +29,12 @@ pub(crate) struct Args {
     pub(crate) command: Command,
 }
 
+/// Longest time that a command waits, in seconds: a day. Nobody waits longer for one.
+const WAIT_SECONDS_MAX: u64 = 24 * 3600;
+
 impl Args {
     pub(crate) fn deadline(&self) -> Duration {
-        Duration::from_secs(self.wait)
+        Duration::from_secs(self.wait.min(WAIT_SECONDS_MAX))
     }
 }
 
@@ -63,7 +66,7 @@ pub(crate) enum Command {
         group: String,
         /// The text.
         text: String,
-        /// To these members only (their keys, or the beginnings of them).
+        /// To these members only (their names, or their keys, or the beginnings of them).
         #[arg(long = "to")]
         to: Vec<String>,
     },
@@ -113,14 +116,16 @@ pub(crate) enum GroupCommand {
     },
     /// Join a group by a link, or a Totals group of the relay by its code.
     Join {
-        /// The link or code.
-        invite: String,
+        /// The link or code. Left out, it is asked for (or taken from SEALWIRE_INVITE): others on this
+        /// machine see what stands in a command, and whoever has the link can join.
+        invite: Option<String>,
     },
     /// Print who asks to be let into a Totals group, or let somebody in.
     Approve {
         /// The group's name, or the beginning of it.
         group: String,
-        /// The key of the one to be let in, or the beginning of it. Compare the fingerprint first.
+        /// The one to be let in: its fingerprint, in quotes, or its key, or at least 16 digits of it.
+        /// Compare the fingerprint first.
         device: Option<String>,
         /// What the newcomer's app calls the group at first.
         #[arg(long)]
@@ -130,7 +135,7 @@ pub(crate) enum GroupCommand {
     AcceptKey {
         /// The group's name, or the beginning of it.
         group: String,
-        /// The key of the member, or the beginning of it.
+        /// The member: its fingerprint, in quotes, or its key, or at least 16 digits of it.
         device: String,
     },
     /// Leave a group.
@@ -142,7 +147,7 @@ pub(crate) enum GroupCommand {
     Revoke {
         /// The group's name, or the beginning of it.
         group: String,
-        /// The member's key, or the beginning of it.
+        /// The member's name, or its key, or the beginning of it.
         device: String,
     },
     /// Make another content key, which happens by itself after a removal.

@@ -37,7 +37,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         }
         Command::Chat { group } => chat::chat(&args, out, &open(&args).await?, group).await,
         Command::Recovery(command) => recovery::run(&args, out, command).await,
-        Command::Trust { key } => trust(&args, &open(&args).await?, key).await,
+        Command::Trust { key } => trust(&args, out, &open(&args).await?, key).await,
         Command::Completions { shell } => {
             // The generator does not bear a pipe that ends early.
             let mut script = Vec::new();
@@ -95,7 +95,7 @@ async fn send(
     let outgoing =
         if recipients.is_empty() { Outgoing::to_all(text) } else { Outgoing::to(recipients, text) };
     let id = device.send(group.log, outgoing).await?;
-    settle(args, out, device, &group, id, Unreached::Waits).await
+    settle(args, out, device, &group, id, Unreached::Waits, "sent").await
 }
 
 /// How long a relay may refuse to be reached before a command goes on without it. One that is only
@@ -162,7 +162,7 @@ pub(crate) enum Unreached {
     Fails,
 }
 
-/// Waits until an entry is on the relay's disk. If the relay cannot be reached now, the entry waits; it
+/// Waits until an entry is on the relay's disk, and says that it is `done` then. If the relay cannot be reached now, the entry waits; it
 /// is an error if the relay never will be as things stand, or if that was said to be one.
 pub(crate) async fn settle(
     args: &Args,
@@ -171,6 +171,7 @@ pub(crate) async fn settle(
     group: &LogInfo,
     id: DraftId,
     unreached: Unreached,
+    done: &str,
 ) -> Result<()> {
     let connection = device.connect(&group.relay);
     let wait = device.wait_appended(id, args.deadline());
@@ -180,7 +181,9 @@ pub(crate) async fn settle(
     match appended {
         Ok(seq) => {
             let log = group.log.to_uuid_text();
-            out.line(&format!("appended as entry {seq}"), &json!({ "log": log, "seq": seq }))
+            // The relay tells those who have left nothing more.
+            let place = if seq > 0 { format!(", entry {seq}") } else { String::new() };
+            out.line(&format!("{done}{place}"), &json!({ "log": log, "seq": seq }))
         }
         Err(Error::Timeout) => {
             if let Some(error) = lasting(&status) {
@@ -204,14 +207,14 @@ pub(crate) async fn settle(
     }
 }
 
-async fn trust(args: &Args, device: &Device, key: &str) -> Result<()> {
+async fn trust(args: &Args, out: Output, device: &Device, key: &str) -> Result<()> {
     let relay = RelayUrl::parse(&args.relay)?;
     let key = DeviceKey::from_hex(key).ok_or_else(|| {
         anyhow!("a key is 64 hex digits; copy it whole from the message that named it")
     })?;
     device.trust_relay(&relay, key).await?;
-    remark(&format!("{relay} is {} from now on", short(key)));
-    Ok(())
+    let value = json!({ "relay": relay.as_str(), "key": key.to_hex() });
+    out.done(&format!("{relay} is {} from now on", short(key)), &value)
 }
 
 /// Connects, and says what to do if the relay is another one than before.
@@ -293,7 +296,9 @@ pub(crate) fn connect_all(device: &Device, groups: &[LogInfo]) -> Vec<Connection
 /// next command does it.
 pub(crate) async fn keep_recovery(device: &Device) {
     if let Err(error) = device.keep_recovery().await {
-        remark(&format!("the recovery vault could not be brought up to date: {error}"));
+        remark(&format!(
+            "the recovery vault could not be brought up to date: {error}; the next command tries again"
+        ));
     }
 }
 

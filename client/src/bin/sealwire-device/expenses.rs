@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::args::Args;
 use crate::commands::{linger, say_lacking, unless_unreached};
 use crate::expense_args::{ExpenseCommand, MoneyCommand, Who};
-use crate::output::{Output, remark};
+use crate::output::{Output, key_given, remark};
 use crate::place::{group, open};
 use crate::tables;
 use crate::watch;
@@ -211,9 +211,8 @@ impl<'a> Desk<'a> {
                 );
                 Ok(false)
             }
-            Err(error) => bail!(
-                "the others will not get it: {error}. It stands in this device's ledger alone"
-            ),
+            Err(error) => Err(anyhow!(error)
+                .context("the others will not get it, it stands in this device's ledger alone")),
         }
     }
 
@@ -241,6 +240,9 @@ impl<'a> Desk<'a> {
                 };
                 if event.log() != Some(log) {
                     continue;
+                }
+                if let Event::KeyReceived { epoch, from, .. } = event {
+                    remark(&key_given(epoch, from));
                 }
                 if let Event::Drained { .. } = event {
                     return Ok(());
@@ -362,7 +364,9 @@ impl<'a> Desk<'a> {
 fn day(text: &str) -> Result<i64> {
     let noon = humantime::parse_rfc3339(&format!("{text}T12:00:00Z"))
         .with_context(|| format!("{text} is no day; write it like 2026-01-31"))?;
-    let since = noon.duration_since(SystemTime::UNIX_EPOCH).context("that day is too long ago")?;
+    let since = noon
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .context("that day is too long ago; name one since 1970")?;
     Ok(i64::try_from(since.as_millis())?)
 }
 

@@ -13,11 +13,16 @@ use sealwire_client::invite::Invite;
 use sealwire_protocol::{DeviceKey, LogId};
 use serde_json::json;
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 use crate::args::{Args, GroupCommand};
 use crate::commands::{Unreached, connect, explain, keep_recovery, settle, unless_unreached};
 use crate::output::{Output, clean, remark, short};
-use crate::place::{group, member};
+use crate::place::{INVITE, group, member, secret};
+
+/// Fewest digits of a key by which somebody is let in, or its key taken. Keys that begin with a few digits
+/// are quickly made, and a relay could put one in the place of the one whose fingerprint was compared.
+const DIGITS_MIN: usize = 16;
 
 /// How long it may take to be told what has happened.
 const AT_ONCE: Duration = Duration::from_millis(500);
@@ -31,18 +36,26 @@ pub(crate) async fn run(
     match command {
         GroupCommand::Create { totals } => create(args, out, device, *totals).await,
         GroupCommand::Invite { group } => invite(args, out, device, group).await,
-        GroupCommand::Join { invite } => join(args, out, device, invite).await,
+        GroupCommand::Join { invite } => {
+            let invite = match invite {
+                Some(invite) => Zeroizing::new(invite.clone()),
+                None => secret(INVITE, "invite link or code: ")?,
+            };
+            join(args, out, device, &invite).await
+        }
         GroupCommand::Approve { group, device: None, .. } => {
             requests(args, out, device, group).await
         }
         GroupCommand::Approve { group, device: Some(whom), name } => {
             approve(args, out, device, group, whom, name.clone()).await
         }
-        GroupCommand::AcceptKey { group, device: whom } => accept_key(device, group, whom).await,
+        GroupCommand::AcceptKey { group, device: whom } => {
+            accept_key(out, device, group, whom).await
+        }
         GroupCommand::Leave { group: name } => {
             let group = group(device, name).await?;
             let id = device.leave(group.log).await?;
-            settle(args, out, device, &group, id, Unreached::Fails).await?;
+            settle(args, out, device, &group, id, Unreached::Fails, "left the group").await?;
             keep_recovery(device).await;
             Ok(())
         }
@@ -50,19 +63,26 @@ pub(crate) async fn run(
             let group = group(device, name).await?;
             let whom = member(device, &group, whom).await?;
             let id = device.revoke(group.log, whom).await?;
-            settle(args, out, device, &group, id, Unreached::Fails).await?;
+            let done = format!("removed {}", short(whom));
+            settle(args, out, device, &group, id, Unreached::Fails, &done).await?;
             keep_recovery(device).await;
             Ok(())
         }
         GroupCommand::Rotate { group: name } => {
             let group = group(device, name).await?;
             let id = device.rotate(group.log).await?;
-            settle(args, out, device, &group, id, Unreached::Fails).await?;
+            settle(args, out, device, &group, id, Unreached::Fails, "made another key").await?;
             keep_recovery(device).await;
             Ok(())
         }
         GroupCommand::List => {
-            for info in device.logs().await? {
+            let groups = device.logs().await?;
+            if groups.is_empty() {
+                remark(
+                    "this device is in no group yet: `group create` makes one, `group join` joins one",
+                );
+            }
+            for info in groups {
                 out.group(&info)?;
             }
             Ok(())
@@ -193,14 +213,24 @@ async fn requests(args: &Args, out: Output, device: &Device, name: &str) -> Resu
         Err(_) => remark("the relay was not reached; these have asked before"),
     }
     connection.stop().await;
-    for request in device.join_requests(group.log).await? {
+    let asking = device.join_requests(group.log).await?;
+    if asking.is_empty() {
+        remark("nobody asks to be let in; `group invite` prints the code to ask with");
+    } else {
+        remark(
+            "compare the fingerprint with the one that the other device shows, and let it in with `group \
+             approve` and its key or fingerprint",
+        );
+    }
+    for request in asking {
         print_request(out, &request)?;
     }
     for sender in device.offered_keys(group.log).await? {
         remark(&format!(
-            "{} offers another key of this group; if you trust that one more than what you have, \
-             run `group accept-key`",
-            short(sender)
+            "{}, fingerprint {}, offers another key of this group; if you trust that one more than what \
+             you have, run `group accept-key` with its fingerprint",
+            short(sender),
+            fingerprint(sender)
         ));
     }
     Ok(())
@@ -219,18 +249,19 @@ async fn approve(
         device.join_requests(group.log).await?.into_iter().map(|it| it.device).collect();
     let whom = only(&asking, whom, "nobody who asks to be let in")?;
     let id = device.approve(group.log, whom, group_name).await?;
-    remark(&format!("let in {}, fingerprint {}", short(whom), fingerprint(whom)));
-    settle(args, out, device, &group, id, Unreached::Waits).await
+    let done = format!("let in {}, fingerprint {}", short(whom), fingerprint(whom));
+    settle(args, out, device, &group, id, Unreached::Waits, &done).await
 }
 
-async fn accept_key(device: &Device, name: &str, whom: &str) -> Result<()> {
+async fn accept_key(out: Output, device: &Device, name: &str, whom: &str) -> Result<()> {
     let group = group(device, name).await?;
     let offering = device.offered_keys(group.log).await?;
     let whom = only(&offering, whom, "nobody who offers a key")?;
     device.accept_key(group.log, whom).await?;
-    remark(&format!("the group's key is the one of {} from now on", short(whom)));
     keep_recovery(device).await;
-    Ok(())
+    let text = format!("the group's key is the one of {} from now on", short(whom));
+    let value = json!({ "log": group.log.to_uuid_text(), "accepted_from": whom.to_hex() });
+    out.done(&text, &value)
 }
 
 async fn members(out: Output, device: &Device, name: &str) -> Result<()> {
@@ -265,15 +296,45 @@ fn print_request(out: Output, request: &JoinRequest) -> Result<()> {
     out.line(&text, &value)
 }
 
-/// The one among these whose key begins with these letters.
+/// The one among these that has this fingerprint, or whose key begins so.
 fn only(keys: &[DeviceKey], name: &str, none: &str) -> Result<DeviceKey> {
-    let wanted = name.to_ascii_lowercase();
+    let wanted: String = name.split_whitespace().collect::<String>().to_ascii_lowercase();
+    let print_of = |key: &DeviceKey| fingerprint(*key).replace(' ', "");
+    if let Some(key) = keys.iter().find(|key| print_of(key) == wanted) {
+        return Ok(*key);
+    }
     let mut found = keys.iter().filter(|key| key.to_hex().starts_with(&wanted));
     match (found.next(), found.next()) {
-        (Some(key), None) => Ok(*key),
         (None, _) => Err(anyhow!(
-            "there is {none} whose key begins with {name}; `group members` shows who asks"
+            "there is {none} whose key begins with {name}; `group approve` and `group members` show who is \
+             there"
         )),
+        (Some(_), _) if wanted.len() < DIGITS_MIN => Err(anyhow!(
+            "{name} is too little to be sure of: another key could be made that begins so. Type at least \
+             {DIGITS_MIN} digits of the key, or its fingerprint in quotes"
+        )),
+        (Some(key), None) => Ok(*key),
         (Some(_), Some(_)) => Err(anyhow!("several keys begin with {name}; type more of it")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_let_in_by_the_beginning_of_a_key_that_can_be_made() {
+        let bob = DeviceKey([0xb0; 32]);
+        let mut alike = bob;
+        alike.0[5] = 0;
+        let key = bob.to_hex();
+        for text in [&key[..], &key[..DIGITS_MIN], &fingerprint(bob), &key.to_uppercase()] {
+            assert_eq!(only(&[bob, alike], text, "nobody").ok(), Some(bob), "{text}");
+        }
+        for text in [&key[..8], &key[..DIGITS_MIN - 1], ""] {
+            let refused = only(&[bob], text, "nobody").err().map(|error| error.to_string());
+            assert!(refused.is_some_and(|it| it.contains("too little")), "{text}");
+        }
+        assert!(only(&[alike], &key, "nobody").is_err());
     }
 }

@@ -37,6 +37,15 @@ impl Output {
         Ok(())
     }
 
+    /// Says that something is done that has no result: to people beside it, to scripts as one.
+    pub(crate) fn done(self, text: &str, value: &Value) -> Result<()> {
+        if self.json {
+            return self.line("", value);
+        }
+        remark(text);
+        Ok(())
+    }
+
     /// Prints an entry.
     pub(crate) fn entry(self, received: &Received) -> Result<()> {
         let text = String::from_utf8_lossy(&received.payload);
@@ -65,9 +74,7 @@ impl Output {
             Event::Revoked { device, .. } => {
                 (format!("* {} was removed", short(*device)), "revoked")
             }
-            Event::KeyReceived { epoch, .. } => {
-                (format!("* was given key {epoch} of the group"), "key_received")
-            }
+            Event::KeyReceived { epoch, from, .. } => (key_given(*epoch, *from), "key_received"),
             Event::InviterGone { inviter, .. } => (
                 format!("! {}, who invited you, is no member any more", short(*inviter)),
                 "inviter_gone",
@@ -125,10 +132,13 @@ impl Output {
             }
             Event::JoinRequested { device, name, .. } => {
                 let name = name.as_deref().map(clean).unwrap_or_default();
-                (format!("? {} {name} asks to be let in", short(*device)), "join_requested")
+                let text =
+                    format!("? {} {name} asks to be let in: see `group approve`", short(*device));
+                (text, "join_requested")
             }
             Event::KeyOffered { sender, .. } => {
-                (format!("? {} offers another key of the group", short(*sender)), "key_offered")
+                let text = format!("? {} offers another key: see `group approve`", short(*sender));
+                (text, "key_offered")
             }
             Event::RecoveryFetched { .. } => {
                 ("! somebody has fetched this device's recovery vault".into(), "recovery_fetched")
@@ -198,6 +208,13 @@ impl Output {
     }
 }
 
+/// That a key has come, and from whom: the relay of a Totals group could have put in another device, and
+/// only people can tell.
+pub(crate) fn key_given(epoch: u32, from: DeviceKey) -> String {
+    let print = fingerprint(from);
+    format!("* was given key {epoch} of the group by {}, fingerprint {print}", short(from))
+}
+
 /// What another person has written must not steer the terminal.
 pub(crate) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
@@ -208,8 +225,13 @@ pub(crate) fn short(key: DeviceKey) -> String {
     key.to_hex()[..8].to_owned()
 }
 
-/// Says on standard error what went wrong, and what to do next.
+/// Says on standard error what went wrong, and what to do next; nothing if whoever reads what is printed
+/// has had enough of it.
 pub(crate) fn complain(error: &anyhow::Error) {
+    let io_error = error.downcast_ref::<io::Error>();
+    if io_error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+        return;
+    }
     // There is nowhere left to say that this did not work.
     let _ = writeln!(io::stderr(), "sealwire-device: {error:#}");
     if let Some(next) = error.chain().find_map(advice) {

@@ -14,6 +14,9 @@ use crate::args::Args;
 /// The variable that holds a passphrase, for scripts.
 pub(crate) const PASSPHRASE: &str = "SEALWIRE_PASSPHRASE";
 
+/// The variable that holds an invite, for scripts.
+pub(crate) const INVITE: &str = "SEALWIRE_INVITE";
+
 /// The device's directory.
 pub(crate) fn directory(args: &Args) -> Result<PathBuf> {
     if let Some(directory) = &args.dir {

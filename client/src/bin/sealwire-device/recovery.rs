@@ -39,14 +39,12 @@ pub(crate) async fn run(args: &Args, out: Output, command: &RecoveryCommand) -> 
             }
             let (old, new) = (secret(PIN, "PIN: ")?, new_secret(NEW_PIN, "new PIN: ")?);
             device.change_pin(&old, &new).await.context("the PIN is the old one")?;
-            remark("the PIN is changed; the code stays");
-            Ok(())
+            out.done("the PIN is changed; the code stays", &json!({ "pin": "changed" }))
         }
         RecoveryCommand::Delete => {
             let deleted = open(args).await?.delete_recovery().await;
             deleted.context("the recovery vault is there as before")?;
-            remark("the recovery vault is deleted");
-            Ok(())
+            out.done("the recovery vault is deleted", &json!({ "recovery_vault": "deleted" }))
         }
     }
 }
@@ -63,11 +61,17 @@ async fn set_up(args: &Args, out: Output, device: &Device, totals: bool) -> Resu
              one is a new person to them. With --totals the same key comes back",
         );
     }
+    let before = device.recovery().await?;
     let format = if totals { Format::Totals } else { Format::Native };
     let pin = new_secret(PIN, "new PIN, at least six digits: ")?;
     let made = device.set_up_recovery(&relay, format, &pin).await;
     let code = made.with_context(|| format!("no recovery vault was made at {relay}"))?;
-    remark("write this code down and keep it away from the PIN; it is shown once");
+    if before.is_some_and(|(_, before)| before == relay) {
+        remark("this code takes the place of the earlier one, which opens nothing any more");
+    }
+    remark(&format!(
+        "write this code down, and the relay, {relay}; keep it away from the PIN, it is shown once"
+    ));
     let name = if totals { "totals" } else { "native" };
     out.line(&code.shown(), &json!({ "code": code.shown().as_str(), "format": name }))
 }
@@ -130,15 +134,15 @@ async fn settle(args: &Args, out: Output, device: &Device) -> Result<()> {
         let left = until.saturating_duration_since(Instant::now());
         waiting.say(&format!("waiting for a member of {name} who is connected, for its key"));
         match device.wait_ready(group.log, left.min(patience)).await {
-            Ok(()) => remark(&format!("back in {name}")),
-            Err(Error::Timeout) if patience.is_zero() => remark(&format!(
+            Ok(()) => waiting.remark(&format!("back in {name}")),
+            Err(Error::Timeout) if patience.is_zero() => waiting.remark(&format!(
                 "not yet in {name}: its relay was not reached; it goes on with `listen`"
             )),
-            Err(Error::Timeout) => remark(&format!(
+            Err(Error::Timeout) => waiting.remark(&format!(
                 "in {name}, but no member is connected who could give its key: it comes when one is, \
                  while `listen` or `watch` runs"
             )),
-            Err(error) => remark(&format!(
+            Err(error) => waiting.remark(&format!(
                 "{name} does not let this device in ({error}): ask a member for a new invite"
             )),
         }
@@ -150,19 +154,21 @@ async fn settle(args: &Args, out: Output, device: &Device) -> Result<()> {
         match device.keep_recovery().await {
             Ok(true) => break,
             Ok(false) if Instant::now() >= until => {
-                remark("the lost device is not out of all groups yet; later commands see to it");
+                waiting.remark(
+                    "the lost device is not out of all groups yet; later commands see to it",
+                );
                 break;
             }
             Ok(false) => {}
             Err(error) => {
-                remark(&format!("the recovery vault could not be brought up to date: {error}"));
+                waiting.remark(&format!("the recovery vault could not be brought up to date: {error}; the next command tries again"));
                 break;
             }
         }
         sleep(LOOK_PAUSE).await;
     }
     for vault in device.recovered_vaults().await? {
-        remark(&format!(
+        waiting.remark(&format!(
             "in the vault {} in place of the lost device: `vault attach --recovered` goes on there",
             vault.vault.to_uuid_text()
         ));
@@ -205,6 +211,11 @@ impl Waiting {
 
     fn say(&self, what: &str) {
         self.0.set_message(what.to_owned());
+    }
+
+    /// Says something for good: above what is waited for, not behind it.
+    fn remark(&self, text: &str) {
+        self.0.suspend(|| remark(text));
     }
 
     fn end(self) {

@@ -277,7 +277,7 @@ async fn sync(out: Output, device: &Device, database: &Path, watch: bool) -> Res
                         print_report(out, &report)?;
                     }
                 }
-                Keeping::Waiting(error) => remark(&format!("{error}; trying again")),
+                Keeping::Waiting(error) => bar.remark(&format!("{error}; trying again")),
                 Keeping::Over(error) => return Err(explain(&error)),
             },
             _ = ctrl_c() => break,
@@ -433,6 +433,11 @@ impl Bar {
             shown.set_position(done);
         });
         Self(bar)
+    }
+
+    /// Says something for good: above how far it is, not behind it.
+    fn remark(&self, text: &str) {
+        self.0.suspend(|| remark(text));
     }
 
     fn end(&self) {
