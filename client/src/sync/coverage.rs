@@ -32,7 +32,7 @@ pub(super) struct Coverage<'a> {
     /// Whose writes it may hold that this device does not know: its author's, and theirs of whom this device
     /// has boxes that it cannot open.
     unknown: HashSet<DeviceKey>,
-    /// The stamps of what is newer than the snapshot, or not in the vault.
+    /// The stamps of what is newer than the snapshot, or not in the vault: it may lack them.
     newer: HashSet<Stamp>,
     /// Whether it holds what was not written so.
     is_false: bool,
@@ -99,9 +99,11 @@ impl<'a> Coverage<'a> {
         }
         // What is a person's own only that person's devices can write into one.
         let older = known.is_some_and(|known| stamp < known);
-        if scope == KeyScope::UserPrivate || older || self.newer.contains(&stamp) {
+        if scope == KeyScope::UserPrivate || older {
             return Ok(());
         }
+        // What is newer than the snapshot is judged all the same: whoever begins with it and then reads
+        // what is newer would keep the greater one of two values under that stamp.
         let so = match said {
             _ if known != Some(stamp) => self.unknown.contains(&stamp.device),
             Said::Life(alive) => here.is_alive(scope) == alive,

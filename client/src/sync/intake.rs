@@ -138,7 +138,7 @@ impl Writer<'_> {
                     Kept::NoKey | Kept::Newer => taken.sealed += 1,
                     Kept::Damaged => taken.damaged += 1,
                 }
-                let name = seal::key_name(sealed).ok();
+                let name = seal::key_name(sealed).ok().filter(|name| name.scope != Scope::ZERO);
                 let (scope, epoch) = name.map_or((Scope::ZERO, 0), |it| (it.scope, it.epoch));
                 self.keep_box(&at(place), scope, epoch, kept, sealed)?;
             }
@@ -154,7 +154,8 @@ impl Writer<'_> {
         sealed: &[u8],
         replayed: &mut Replayed,
     ) -> Result<Result<(), Kept>, SyncError> {
-        let Ok(name) = seal::key_name(sealed) else { return Ok(Err(Kept::Damaged)) };
+        let name = seal::key_name(sealed).ok().filter(|name| name.scope != Scope::ZERO);
+        let Some(name) = name else { return Ok(Err(Kept::Damaged)) };
         let Some(scope) = keys.kind(name.scope) else { return Ok(Err(Kept::NoKey)) };
         if !keys.vault.holds_epoch(name.scope, name.epoch) {
             return Ok(Err(Kept::NoKey));

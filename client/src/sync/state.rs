@@ -38,6 +38,7 @@ use super::schema::KeyScope;
 use super::value::Value;
 use super::writer::Writer;
 use crate::error::StoreError;
+use crate::seal::{self, KeyName};
 use crate::vault::{Packer, SnapshotError, Unpacked, VaultError, unpacking};
 
 /// The version of this encoding.
@@ -224,6 +225,16 @@ impl StateRows {
     }
 }
 
+impl StateSealed {
+    /// Whether it is sealed under a key of the scope that it says. Only what is damaged has none, and that
+    /// is handed on to nobody: whoever kept it would hold its author, who may be made up, for one who may
+    /// have written anything.
+    fn is_sound(&self) -> bool {
+        let named = KeyName { scope: self.scope, epoch: self.epoch };
+        self.scope != Scope::ZERO && seal::key_name(&self.sealed) == Ok(named)
+    }
+}
+
 /// What is done with a state that is read.
 pub(crate) trait Visit {
     fn rows(
@@ -270,6 +281,9 @@ pub(crate) fn read(
             Frame::Start(..) => return Err(SnapshotError::Damaged.into()),
             Frame::Box(own) if keys.is_mine(own.scope) => return Err(SnapshotError::Damaged.into()),
             Frame::Box(state) => visit.state(writer, state)?,
+            Frame::Sealed(sealed) if !sealed.is_sound() => {
+                return Err(SnapshotError::Damaged.into());
+            }
             Frame::Sealed(sealed) => visit.sealed(writer, sealed)?,
         }
     }
@@ -309,8 +323,11 @@ pub(crate) fn check_frames(
                     }
                 }
             }
-            Frame::Rows(_) | Frame::Start(..) => return Err(SnapshotError::Damaged.into()),
-            Frame::Box(_) | Frame::Sealed(_) => {}
+            Frame::Sealed(sealed) if sealed.is_sound() => {}
+            Frame::Rows(_) | Frame::Start(..) | Frame::Sealed(_) => {
+                return Err(SnapshotError::Damaged.into());
+            }
+            Frame::Box(_) => {}
         }
     }
     Ok(count)
@@ -438,7 +455,7 @@ impl Writer<'_> {
         )?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            let frame = Frame::Sealed(StateSealed {
+            let sealed = StateSealed {
                 seq: row.get::<_, i64>(0)?.cast_unsigned(),
                 place: row.get(1)?,
                 author: DeviceKey::from_slice(&row.get::<_, Vec<u8>>(2)?).ok_or_else(damaged)?,
@@ -446,8 +463,11 @@ impl Writer<'_> {
                 scope: Scope::from_slice(&row.get::<_, Vec<u8>>(4)?).ok_or_else(damaged)?,
                 epoch: row.get(5)?,
                 sealed: row.get(6)?,
-            });
-            put(packer, &frame)?;
+            };
+            // A snapshot of before may have brought one; with it nobody would take this one.
+            if sealed.is_sound() {
+                put(packer, &Frame::Sealed(sealed))?;
+            }
         }
         Ok(())
     }
@@ -530,6 +550,15 @@ pub(crate) fn edited(
         }
         put(&mut packer, &frame)?;
     }
+    Ok(packer.finish()?)
+}
+
+/// The state of what is shared, and one more frame.
+#[cfg(test)]
+pub(crate) fn with_frame(writer: &mut Writer<'_>, frame: &Frame) -> Result<Vec<u8>, SyncError> {
+    let mut packer = Packer::new()?;
+    writer.write_state(KeyScope::Group, &mut packer, &mut || {})?;
+    put(&mut packer, frame)?;
     Ok(packer.finish()?)
 }
 

@@ -122,9 +122,30 @@ impl Phone {
         let entries = vault[self.read..until].to_vec();
         let replayed = self.replay(&entries, fails);
         if !fails {
+            self.note(&entries, self.read);
             self.read = until;
         }
         replayed
+    }
+
+    /// Notes which entries those behind the first `before` are. The first of all has seq 1.
+    fn note(&mut self, entries: &[Entry], before: usize) {
+        let noted = self.engine().write(|writer| {
+            for (entry, seq) in entries.iter().zip(before + 1..) {
+                let Some(bytes) = entry.part.group.as_ref().or(entry.part.private.as_ref()) else {
+                    continue;
+                };
+                let reading = Changes::decode(bytes).expect("sound").reading.0.cast_signed();
+                let author = writer.names.device(writer.db, entry.author)?;
+                writer.db.execute(
+                    "insert or replace into sealwire_history (seq, author, reading)
+                     values (?1, ?2, ?3)",
+                    (seq as i64, author, reading),
+                )?;
+            }
+            Ok(())
+        });
+        noted.expect("noted");
     }
 
     fn replay(&mut self, entries: &[Entry], fails: bool) -> Replayed {
