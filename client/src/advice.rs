@@ -287,6 +287,9 @@ impl Advice for SyncError {
                 "have the new device accept the offer anew, straight from this one; ask for it, and \
                  enrol, with the same --another-persons or both without"
             }
+            Self::OtherScope => {
+                "leave this database as it is, or take the offer with another one of the app's"
+            }
             Self::NoVault => "make one with `vault create`, or take an offer with `vault attach`",
             Self::NotAttached => "attach it with `vault attach`, and name its tables with --table",
             Self::Code => "copy the code whole, in quotes, as the other device has printed it",
@@ -552,6 +555,7 @@ mod tests {
             SyncError::OtherDevice,
             SyncError::OtherVault,
             SyncError::OtherOffer,
+            SyncError::OtherScope,
             SyncError::NoVault,
             SyncError::NotAttached,
             SyncError::Code,

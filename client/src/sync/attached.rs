@@ -193,10 +193,13 @@ impl Attached {
     }
 
     /// Takes an offer on a new device: gives its consent, to be shown to the device that made the
-    /// offer. Nothing is sent; until that device has enrolled this one, it reads and sends nothing.
+    /// offer. Nothing is sent; until that device has enrolled this one, it reads and sends nothing. Of
+    /// several offers, the one that was taken last counts: take the one that this device is enrolled by
+    /// once more if another one was taken since.
     ///
     /// # Errors
-    /// [`SyncError::OtherVault`] if the database belongs to another vault.
+    /// [`SyncError::OtherVault`] if the database belongs to another vault, [`SyncError::OtherScope`] if
+    /// this device is enrolled and writes under another private scope than the offer's.
     pub async fn accept(&self, offer: &Offer) -> Result<Consent, SyncError> {
         let Offer { relay, relay_key, vault, by, private } = offer.clone();
         let device = self.shared.identity.key();
@@ -212,7 +215,8 @@ impl Attached {
     /// [`Device::recovered_vaults`]: crate::device::Device::recovered_vaults
     ///
     /// # Errors
-    /// [`SyncError::OtherVault`] if the database belongs to another vault.
+    /// [`SyncError::OtherVault`] if the database belongs to another vault, [`SyncError::OtherScope`] if
+    /// it writes under another private scope.
     pub async fn take_over(&self, vault: &RecoveredVault) -> Result<(), SyncError> {
         self.belong_to(vault.clone()).await
     }
@@ -222,13 +226,25 @@ impl Attached {
         let RecoveredVault { relay, relay_key, vault, private } = vault;
         let joined = self.shared.write(move |writer| {
             let place = Place::read(writer.db)?;
-            if place.is_some_and(|place| place.log != vault) {
+            if place.as_ref().is_some_and(|place| place.log != vault) {
                 return Err(SyncError::OtherVault);
+            }
+            let enrolled = place.filter(Place::is_enrolled);
+            let own = enrolled.as_ref().and_then(|place| place.private).map(|(scope, _)| scope);
+            if own.is_some() && private.is_some_and(|scope| Some(scope) != own) {
+                return Err(SyncError::OtherScope);
             }
             set_meta(writer.db, "log", &vault.0[..])?;
             set_meta(writer.db, "relay", relay.as_str())?;
             set_meta(writer.db, "relay_key", &relay_key.0[..])?;
-            if let Some(scope) = private {
+            if enrolled.is_none() {
+                // Of an offer that came to nothing, nothing may stay.
+                writer.db.execute(
+                    "delete from sealwire_meta where name in ('private_scope', 'private_is_new')",
+                    [],
+                )?;
+            }
+            if let Some(scope) = private.filter(|_| own.is_none()) {
                 set_meta(writer.db, "private_scope", &scope.0[..])?;
                 set_meta(writer.db, "private_is_new", false)?;
             }

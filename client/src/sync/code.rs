@@ -80,7 +80,8 @@ pub struct RecoveredVault {
 impl RecoveredVault {
     /// Whether it is known which key is private to the person: the lost device has written under one,
     /// or made one, and only one. If not, take an offer of another device of this person
-    /// ([`Attached::accept`]), which names it; otherwise a new one is made when it is needed.
+    /// ([`Attached::accept`]), which names it, before anything private is written; otherwise a new one is
+    /// made when it is needed, and stays.
     ///
     /// [`Attached::accept`]: super::Attached::accept
     #[must_use]

@@ -35,6 +35,10 @@ pub enum SyncError {
     /// way, or says of another person whose the new device is. Nothing was sent.
     #[error("the new device has consented to another offer than this device makes")]
     OtherOffer,
+    /// The offer names another private scope than the one under which this device writes. Nothing was
+    /// changed: what is private stays sealed under the device's own.
+    #[error("the offer is of another private scope than this device's own")]
+    OtherScope,
     /// The database belongs to no vault yet: found one, or attach with an offer.
     #[error("the database belongs to no vault yet; create one, or attach it with an offer")]
     NoVault,

@@ -239,6 +239,7 @@ fn is_final(error: &SyncError) -> bool {
         | SyncError::Changeset(_)
         | SyncError::OtherVault
         | SyncError::OtherOffer
+        | SyncError::OtherScope
         | SyncError::NotAttached
         | SyncError::Code
         | SyncError::Running

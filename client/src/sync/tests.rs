@@ -1,5 +1,6 @@
 //! Devices of two people, their databases, and a vault that is a list.
 
+mod offers;
 mod orders;
 mod rules;
 mod snapshots;

@@ -68,6 +68,13 @@ impl Place {
     }
 }
 
+impl Place {
+    /// Whether this device was enrolled: only then it has read anything of the vault.
+    pub(crate) fn is_enrolled(&self) -> bool {
+        self.saved.is_some()
+    }
+}
+
 /// Begins the next turn. Gives its number.
 fn next_turn(db: &Connection) -> Result<i64, SyncError> {
     let number = meta::<i64>(db, TURN)?.unwrap_or(0).wrapping_add(1);

@@ -209,7 +209,8 @@ async fn take_over(
         remark(
             "which key is private to you cannot be told from what the lost device has written; a new \
              one is made when it is needed. If another device of yours is in the vault, `vault enrol` \
-             there and `vault attach --offer` here say which it is",
+             there and `vault attach --offer` here say which it is, before anything private is written \
+             here",
         );
     }
     attached.take_over(vault).await.map_err(|error| explain(&error))?;
