@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 
+use rusqlite::Connection;
 use sealwire_protocol::frame::{SnapshotSummary, Subscribe, SubscribeFrom};
 use sealwire_protocol::{DeviceKey, Digest};
 
@@ -21,8 +22,12 @@ use crate::vault::{SnapshotError, VaultError};
 /// The snapshot that is still to be opened, as [`Pending`].
 const PENDING: &str = "pending_snapshot";
 
-/// The digest of the newest snapshot that was compared and found to lack something.
+/// The newest snapshot that was compared and found to lack something, or is being compared, as [`Tried`].
 const REFUSED: &str = "refused_snapshot";
+
+/// How often a snapshot is compared at most without coming to an end: it may have been this that has
+/// ended the process, for want of memory, or something else.
+const TRIES_MAX: u8 = 3;
 
 /// The digest of a snapshot that nobody had confirmed and that did not open: without it everything was read.
 const PASSED_OVER: &str = "passed_over_snapshot";
@@ -136,9 +141,9 @@ impl Turn {
             return Ok(());
         }
         let foreign = self.author_of(snapshot.digest).is_some_and(|author| author != me);
-        let refused: Option<Vec<u8>> = self.shared.read(|db| meta(db, REFUSED)).await?;
-        let known = refused.is_some_and(|digest| digest == snapshot.digest.0);
-        if !foreign || known || snapshot.head.seq > read {
+        let digest = snapshot.digest;
+        let tried = self.shared.read(move |db| Tried::read(db, digest)).await?;
+        if !foreign || tried.is_refused() || snapshot.head.seq > read {
             return Ok(());
         }
         let whole = match self.compare(snapshot).await {
@@ -157,8 +162,7 @@ impl Turn {
             self.report.confirmed = true;
             return self.settle().await;
         }
-        let digest = snapshot.digest;
-        self.write(move |writer, _| set_meta(writer.db, REFUSED, &digest.0[..])).await?;
+        self.write(move |writer, _| Tried::refused(digest).keep(writer.db)).await?;
         self.report.refused_snapshot = true;
         Ok(())
     }
@@ -168,8 +172,9 @@ impl Turn {
         let packed = self.open_snapshot(&snapshot).await?;
         let private = self.private.map(|(scope, _)| scope);
         let digest = snapshot.digest;
-        // Should it be the end of this process, it is not opened again by the next one.
-        self.write(move |writer, _| set_meta(writer.db, REFUSED, &digest.0[..])).await?;
+        // Should it be the end of every process that opens it, it is not opened for ever.
+        self.write(move |writer, _| Tried::read(writer.db, digest)?.again().keep(writer.db))
+            .await?;
         let author = self.author_of(digest).ok_or(SnapshotError::Damaged)?;
         self.write(move |writer, vault| {
             let keys = Keyring { vault, private };
@@ -241,6 +246,42 @@ impl Pending {
 pub(super) fn forget_pending(writer: &Writer<'_>) -> Result<(), SyncError> {
     writer.db.execute("delete from sealwire_meta where name = ?1", [PENDING])?;
     Ok(())
+}
+
+/// How often a snapshot was compared without coming to an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tried {
+    digest: Digest,
+    times: u8,
+}
+
+impl Tried {
+    /// It lacks something, or says what is false: it is not compared again.
+    fn refused(digest: Digest) -> Self {
+        Self { digest, times: TRIES_MAX }
+    }
+
+    fn is_refused(self) -> bool {
+        self.times >= TRIES_MAX
+    }
+
+    fn again(self) -> Self {
+        Self { times: self.times.saturating_add(1), ..self }
+    }
+
+    /// What is kept of this one: nothing if another one was compared last. If there is no number, it was
+    /// kept before numbers were: it was refused.
+    fn read(db: &Connection, digest: Digest) -> Result<Self, SyncError> {
+        let kept: Option<Vec<u8>> = meta(db, REFUSED)?;
+        let times = kept.as_ref().and_then(|kept| kept.strip_prefix(&digest.0));
+        let times = times.map_or(0, |times| times.first().copied().unwrap_or(TRIES_MAX));
+        Ok(Self { digest, times })
+    }
+
+    /// Keeps it, in place of another one: the digest, and how often.
+    fn keep(self, db: &Connection) -> Result<(), SyncError> {
+        set_meta(db, REFUSED, [&self.digest.0[..], &[self.times]].concat())
+    }
 }
 
 /// Forgets the snapshot that was found to lack something, for it does not.
@@ -324,5 +365,25 @@ mod tests {
         // Kept without a seq: only itself.
         let pending = Pending::read(&wanted.digest.0).expect("kept");
         assert_eq!(pending.as_good_as(vec![older, newer, wanted]), [wanted]);
+    }
+
+    #[test]
+    fn a_snapshot_whose_comparison_was_cut_off_is_compared_again_and_not_for_ever() {
+        let db = Connection::open_in_memory().expect("a database");
+        db.execute_batch(include_str!("tables.sql")).expect("tables");
+        let [one, other] = [1, 2].map(|name| Digest([name; 32]));
+        let read = |digest| Tried::read(&db, digest).expect("read");
+        for _ in 0..TRIES_MAX {
+            assert!(!read(one).is_refused());
+            // The process ends, or nobody waits any more.
+            read(one).again().keep(&db).expect("kept");
+        }
+        assert!(read(one).is_refused() && !read(other).is_refused());
+        read(other).again().keep(&db).expect("kept");
+        assert!(!read(other).is_refused());
+        Tried::refused(other).keep(&db).expect("kept");
+        assert!(read(other).is_refused(), "it came to an end, and lacks something");
+        set_meta(&db, REFUSED, &one.0[..]).expect("kept by an older version");
+        assert!(read(one).is_refused());
     }
 }
