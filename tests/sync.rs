@@ -8,14 +8,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rusqlite::Connection;
 use sealwire_actors::Options;
 use sealwire_actors::limits::VaultLimits;
+use sealwire_client::address::RelayUrl;
+use sealwire_client::entry::Outline;
 use sealwire_client::identity::Identity;
+use sealwire_client::seal;
 use sealwire_client::sync::{
     Attached, Keeping, Offer, Phase, Report, Schema, SyncError, Table, Whose,
 };
 use sealwire_client::vault::Vault;
-use sealwire_client::wire;
-use sealwire_protocol::DeviceKey;
+use sealwire_client::wire::{self, Session, Wire};
+use sealwire_protocol::frame::Append;
+use sealwire_protocol::{Control, DeviceKey, Digest, Head, Kind, LogId};
 use tempfile::TempDir;
+use tokio::runtime::Handle;
+use tokio::task::block_in_place;
 use tokio::time::timeout;
 
 use crate::support::backup::Backup;
@@ -29,9 +35,11 @@ on_both_databases!(
     what_is_written_while_the_relay_is_away_arrives_when_it_is_back,
     a_new_device_begins_with_a_snapshot_that_another_one_has_confirmed,
     a_snapshot_that_is_made_while_the_app_writes_lacks_nothing,
+    a_snapshot_during_whose_making_a_device_goes_is_not_sealed_under_its_key,
     a_snapshot_that_does_not_open_and_nobody_confirmed_keeps_no_newcomer_out,
     an_offer_that_was_changed_on_its_way_enrols_nobody,
     an_offer_that_is_made_while_the_device_is_kept_synced_names_its_one_scope,
+    whoever_waits_for_its_persons_key_makes_none_that_nobody_believes,
     two_devices_that_are_kept_synced_see_each_others_writes_at_once,
     a_revoked_device_sends_nothing_and_reads_nothing_more,
     a_database_that_was_set_back_takes_its_own_changes_from_the_vault,
@@ -270,6 +278,57 @@ async fn a_snapshot_that_is_made_while_the_app_writes_lacks_nothing(database: Da
     assert!(tablet.rows(ALL)[0].contains("Text"), "with its note");
 }
 
+/// A device leaves, and makes no keys: it has written nothing before.
+async fn leave(relay: &RelayUrl, identity: &Identity, log: LogId) {
+    let (mut wire, _) = connect(relay, identity).await;
+    let (kind, recipients) = (Kind::Control, Vec::new());
+    let outline = Outline { log, count: 1, prev: Digest::ZERO, kind, recipients, seen: Head::NONE };
+    let signed = outline.sign(identity, &Control::Leave.encode()).expect("short");
+    wire.request(&Append { entry: signed.entry }.into()).await.expect("appended");
+    wire.close().await;
+}
+
+async fn connect(relay: &RelayUrl, identity: &Identity) -> (Wire, Session) {
+    let options = wire::Options::default();
+    wire::connect(relay, identity, &options).await.expect("connected")
+}
+
+async fn a_snapshot_during_whose_making_a_device_goes_is_not_sealed_under_its_key(
+    database: Database,
+) {
+    // When everything was read for the second time, nothing but the snapshot is left to be made.
+    for (during, times) in [(Phase::Reading, 1), (Phase::Uploading, 0)] {
+        let world = World::start(database).await;
+        let (laptop, phone) = two_of_ada(&world).await;
+        let guest = Phone::new(3).await;
+        laptop.enrol(&guest, Whose::AnotherPersons).await;
+        laptop.app("insert into transactions values ('a', 1, 'x', '1234')");
+        laptop.sync().await;
+        phone.sync().await;
+        let log = laptop.database.status().await.expect("a status").vault.expect("a vault").log;
+        let (seen, path) = (AtomicU64::new(0), laptop.path());
+        let (relay, leaver) = (world.url(), guest.identity.clone());
+        laptop.database.on_progress(move |progress| {
+            if progress.phase == during && seen.fetch_add(1, Ordering::Relaxed) == times {
+                let db = Connection::open(&path).expect("a database");
+                db.execute_batch("update transactions set amount = 2").expect("written");
+                let gone = leave(&relay, &leaver, log);
+                block_in_place(|| Handle::current().block_on(gone));
+            }
+        });
+        let made = timeout(DEADLINE, laptop.database.snapshot()).await.expect("in time");
+        let made = made.expect("a snapshot");
+        let (mut wire, _) = connect(&world.url(), &phone.identity).await;
+        let mut vault = Vault::new(phone.identity.clone(), log);
+        vault.pull(&mut wire).await.expect("read");
+        let sealed = vault.download(&mut wire, &made).await.expect("downloaded");
+        let epoch = seal::key_name(&sealed).expect("sealed").epoch;
+        assert_eq!(epoch, 2, "{during:?}: the guest has the first key");
+        wire.close().await;
+        assert!(phone.sync().await.confirmed, "{during:?}: and it is whole");
+    }
+}
+
 async fn a_snapshot_that_does_not_open_and_nobody_confirmed_keeps_no_newcomer_out(
     database: Database,
 ) {
@@ -332,6 +391,33 @@ async fn an_offer_that_is_made_while_the_device_is_kept_synced_names_its_one_sco
     let pins = "select * from pins";
     assert_eq!(phone.rows(pins).len(), 1);
     assert_eq!(phone.rows(pins), laptop.rows(pins));
+}
+
+async fn whoever_waits_for_its_persons_key_makes_none_that_nobody_believes(database: Database) {
+    let world = World::start(database).await;
+    let (laptop, phone) = two_of_ada(&world).await;
+    let log = laptop.database.status().await.expect("a status").vault.expect("a vault").log;
+    let tablet = Phone::new(3).await;
+    let offer = laptop.database.offer(Whose::Mine).await.expect("an offer");
+    let consent = tablet.database.accept(&offer).await.expect("a consent");
+    // Its enrolment is cut off before it is given what is private.
+    let (mut wire, _) = connect(&world.url(), &laptop.identity).await;
+    let mut vault = Vault::new(laptop.identity.clone(), log);
+    vault.pull(&mut wire).await.expect("read");
+    let signature = Vault::consent(&tablet.identity, log, laptop.key());
+    vault.enrol(&mut wire, tablet.key(), signature).await.expect("enrolled");
+    wire.close().await;
+    // One that holds the key goes, so that it is to be made anew.
+    leave(&world.url(), &phone.identity, log).await;
+    tablet.app("insert into transactions values ('a', 1, 'x', '1234')");
+    assert!(tablet.sync().await.waits_for_key);
+    laptop.sync().await;
+    let enrolled = timeout(DEADLINE, laptop.database.enrol(&consent, Whose::Mine)).await;
+    enrolled.expect("in time").expect("enrolled");
+    tablet.sync().await;
+    laptop.sync().await;
+    assert_eq!(laptop.rows(ALL).len(), 1);
+    assert_eq!(laptop.rows(ALL), tablet.rows(ALL));
 }
 
 async fn two_devices_that_are_kept_synced_see_each_others_writes_at_once(database: Database) {

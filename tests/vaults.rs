@@ -7,6 +7,7 @@ use sealwire_actors::Options;
 use sealwire_client::entry::{Outline, Rejection};
 use sealwire_client::identity::Identity;
 use sealwire_client::numbering::Mark;
+use sealwire_client::seal;
 use sealwire_client::vault::{Changeset, SnapshotError, Vault, VaultError};
 use sealwire_client::wire::{self, Wire, WireError};
 use sealwire_protocol::bounded::BoundedBytes;
@@ -37,6 +38,7 @@ on_both_databases!(
     a_new_device_starts_from_a_snapshot_and_the_changesets_after_it,
     a_device_that_was_away_is_told_where_to_start,
     a_snapshot_that_is_not_what_it_says_is_refused_by_relay_or_reader,
+    a_snapshot_is_sealed_under_no_key_of_a_device_that_was_removed,
     what_is_sent_wrong_over_a_session_is_refused_and_nothing_changes,
     an_upload_goes_on_after_a_restart_of_the_relay,
     a_token_is_for_one_vault_and_one_device,
@@ -414,6 +416,23 @@ async fn a_snapshot_that_is_not_what_it_says_is_refused_by_relay_or_reader(datab
     let unknown = phone.vault.confirm(&mut phone.wire, Digest([5; 32])).await;
     assert_eq!(unknown.expect_err("refused").code(), Some(ErrorCode::NoSuchSnapshot));
     assert_eq!(world.stored(log).await.floor.seq, 0, "nothing went");
+}
+
+async fn a_snapshot_is_sealed_under_no_key_of_a_device_that_was_removed(database: Database) {
+    let world = World::start(database).await;
+    let mut laptop = Member::found(&world).await;
+    let mut phone = laptop.enrol(&world, 2).await;
+    let guest = laptop.enrol(&world, 3).await;
+    laptop.pull().await;
+    phone.pull().await;
+    phone.vault.revoke(&mut phone.wire, guest.identity.key()).await.expect("revoked");
+    // The laptop has not heard of it.
+    let made = laptop.vault.snapshot(&mut laptop.wire, b"state").await.expect("made");
+    let sealed = phone.vault.download(&mut phone.wire, &made).await.expect("downloaded");
+    assert_eq!(seal::key_name(&sealed).expect("sealed").epoch, 2);
+    phone.pull().await;
+    let opened = phone.vault.open_snapshot(&mut phone.wire, &made).await;
+    assert_eq!(opened.as_deref(), Ok(&b"state"[..]));
 }
 
 fn refused(answer: Result<RelayFrame, WireError>) -> Failure {

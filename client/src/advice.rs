@@ -350,7 +350,7 @@ impl Advice for VaultError {
             }
             Self::NoKey => "sync while another device of the vault is there, which gives it",
             Self::TooLong => "write smaller rows, or fewer in one transaction",
-            Self::Contended => AGAIN,
+            Self::Contended | Self::Outdated => AGAIN,
             Self::Snapshot(error) => error.advice(),
             Self::Store => "see that the app's database may be written and its disk has room",
             Self::NoRandomness(_) => RANDOMNESS,
@@ -594,6 +594,7 @@ mod tests {
             VaultError::NoKey,
             VaultError::TooLong,
             VaultError::Contended,
+            VaultError::Outdated,
             VaultError::Store,
             VaultError::NoRandomness(NoRandomness),
         ];

@@ -104,6 +104,10 @@ pub enum VaultError {
     /// Another device kept making rotations; this one was made anew as often as is sensible.
     #[error("others keep changing the keys")]
     Contended,
+    /// A device was removed, or a key made, since a snapshot was sealed: whoever is gone could open it.
+    /// It was not made real; make it anew.
+    #[error("the snapshot is sealed under a key that is not the newest any more")]
+    Outdated,
     /// A snapshot could not be made or opened.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),

@@ -2,7 +2,7 @@
 //!
 //! Holds always:
 //! - what it holds was stamped, and, unless the app does not stop writing, sent before;
-//! - no device that was removed has a key that opens it.
+//! - no device that was removed before it became real has a key that opens it.
 
 use sealwire_protocol::Head;
 use sealwire_protocol::frame::SnapshotSummary;
@@ -22,6 +22,9 @@ use crate::vault::{Packer, Vault, VaultError};
 /// How often a snapshot is tried beside an app that writes, before the app has to wait for it.
 const BESIDE_MAX: u32 = 8;
 
+/// How often a snapshot is sealed anew because a device was removed while it was uploaded.
+const SEALED_MAX: u32 = 8;
+
 /// Rows between two reports of how far it is.
 const TOLD_ROWS: u64 = 1000;
 
@@ -32,21 +35,43 @@ impl Turn {
             // What it would be of is not here yet.
             return Err(VaultError::NoKey.into());
         }
-        let private = self.private.map(|(scope, _)| scope);
-        for scope in [Some(self.vault.scope()), private].into_iter().flatten() {
-            // Whoever was removed must not be able to open it.
-            if self.vault.holds_key(scope) && self.vault.scope_wants_rotation(scope) {
+        for _ in 0..SEALED_MAX {
+            let (sealed, head) = self.seal_all().await?;
+            let (shared, total) = (self.shared.clone(), sealed.len() as u64);
+            let mut sent =
+                move |bytes| shared.progress(Progress::of(Phase::Uploading, bytes).until(total));
+            let made = self.vault.put_snapshot(&mut self.wire, &sealed, head, &mut sent).await;
+            match made {
+                Err(VaultError::Outdated) => self.settle().await?,
+                made => {
+                    let made = made.map_err(ended)?;
+                    self.settle().await?;
+                    return Ok(made);
+                }
+            }
+        }
+        Err(VaultError::Contended.into())
+    }
+
+    /// Makes the keys that no removed device has, where they are wanted. Says whether none is wanted any
+    /// more: another device may be removed meanwhile.
+    async fn renew_keys(&mut self) -> Result<bool, SyncError> {
+        for scope in self.scopes() {
+            if self.wants_rotation(scope) {
                 self.rotate(scope).await?;
             }
         }
-        let (sealed, head) = self.seal_all().await?;
-        let (shared, total) = (self.shared.clone(), sealed.len() as u64);
-        let mut sent =
-            move |bytes| shared.progress(Progress::of(Phase::Uploading, bytes).until(total));
-        let made = self.vault.put_snapshot(&mut self.wire, &sealed, head, &mut sent).await;
-        let made = made.map_err(ended)?;
-        self.settle().await?;
-        Ok(made)
+        Ok(!self.scopes().any(|scope| self.wants_rotation(scope)))
+    }
+
+    fn wants_rotation(&self, scope: Scope) -> bool {
+        self.vault.holds_key(scope) && self.vault.scope_wants_rotation(scope)
+    }
+
+    /// The scopes under which a snapshot is sealed.
+    fn scopes(&self) -> impl Iterator<Item = Scope> + use<> {
+        let private = self.private.map(|(scope, _)| scope);
+        [Some(self.vault.scope()), private].into_iter().flatten()
     }
 
     /// Everything that is here, sealed, and as of which head. What the app has written since must not be
@@ -54,6 +79,9 @@ impl Turn {
     /// sent first; what the app goes on writing for ever is at least stamped.
     async fn seal_all(&mut self) -> Result<(Vec<u8>, Head), SyncError> {
         for _ in 0..BESIDE_MAX {
+            if !self.renew_keys().await? {
+                continue;
+            }
             let head = self.vault.head().ok_or(SyncError::NotEnrolled)?;
             // It may have been made for what was just sent.
             let private = self.private.map(|(scope, _)| scope);
@@ -71,6 +99,9 @@ impl Turn {
                 return Err(VaultError::NoKey.into());
             }
             self.catch_up().await?;
+        }
+        if !self.renew_keys().await? {
+            return Err(VaultError::Contended.into());
         }
         let head = self.vault.head().ok_or(SyncError::NotEnrolled)?;
         let private = self.private.map(|(scope, _)| scope);

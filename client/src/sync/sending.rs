@@ -108,7 +108,9 @@ impl Turn {
             }
         };
         let held = self.vault.holds_key(scope);
-        if (!held && new) || self.vault.scope_wants_rotation(scope) {
+        // Of whoever does not hold it nobody believes a rotation, unless it is to make the first one.
+        let wants = if held { self.vault.scope_wants_rotation(scope) } else { new };
+        if wants {
             self.rotate(scope).await?;
         }
         let held = self.vault.holds_key(scope);

@@ -19,8 +19,10 @@ use sealwire_protocol::{Control, DeviceKey, Digest, Head, Kind, LogId, RelayFram
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use super::writing::REBASES_MAX;
 use super::{Pulled, Vault, VaultError};
 use crate::chain::Track;
+use crate::entry::Outline;
 use crate::seal::{self, KeyName, Place, SNAPSHOT};
 use crate::wire::Wire;
 
@@ -182,7 +184,8 @@ impl Vault {
     }
 
     /// Makes a snapshot of `state`, which must be what this device holds at its head, uploads it, and
-    /// makes it real.
+    /// makes it real. It is sealed anew if a device is removed meanwhile: none that was removed before it
+    /// became real has a key that opens it.
     ///
     /// # Errors
     /// A [`VaultError`]. An upload that was broken off goes on where it was when this is called with
@@ -196,11 +199,24 @@ impl Vault {
         let head = self.head().ok_or(VaultError::NoKey)?;
         let mut packer = Packer::new()?;
         packer.write_all(state).map_err(|_| SnapshotError::TooLong)?;
-        let sealed = self.seal_state(self.scope(), &head, &packer.finish()?)?;
-        self.put_snapshot(wire, &sealed, head, &mut |_| {}).await
+        let packed = packer.finish()?;
+        for _ in 0..REBASES_MAX {
+            if self.scope_wants_rotation(self.scope()) {
+                self.rotate(wire).await?;
+            }
+            let sealed = self.seal_state(self.scope(), &head, &packed)?;
+            match self.put_snapshot(wire, &sealed, head, &mut |_| {}).await {
+                Err(VaultError::Outdated) => {}
+                made => return made,
+            }
+        }
+        Err(VaultError::Contended)
     }
 
     /// Uploads a sealed state at `head` and makes it real. `sent` is told of the bytes.
+    ///
+    /// # Errors
+    /// [`VaultError::Outdated`] if it is sealed under a key that a device has which was removed since.
     pub(crate) async fn put_snapshot(
         &mut self,
         wire: &mut Wire,
@@ -216,7 +232,16 @@ impl Vault {
         let digest = sha256(sealed);
         self.upload_with(wire, digest, sealed, sent).await?;
         let chunks = u32::try_from(sealed.len().div_ceil(CHUNK_BYTES)).unwrap_or(u32::MAX);
-        self.make_real(wire, digest, size, chunks, head).await?;
+        let name = seal::key_name(sealed).map_err(|_| SnapshotError::Damaged)?;
+        let control = Control::Snapshot { head, digest, size, chunks }.encode();
+        // The relay takes it only if everything that removes a device was read before; what is private in
+        // it is sealed under a key that was the newest when this one was.
+        let real = |vault: &Self, _: &Outline| {
+            let newest = vault.keys.epoch(name.scope) == name.epoch;
+            let outdated = !newest || vault.scope_wants_rotation(name.scope);
+            if outdated { Err(VaultError::Outdated) } else { Ok(control.clone()) }
+        };
+        self.write_conditional(wire, Kind::Control, real).await?;
         Ok(SnapshotSummary { head, digest, size, confirmed: false })
     }
 

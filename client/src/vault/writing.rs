@@ -22,8 +22,8 @@ use crate::wire::Wire;
 pub(crate) type Journal =
     Arc<dyn Fn(Vec<Signed>) -> BoxFuture<'static, Result<(), VaultError>> + Send + Sync>;
 
-/// How often a conditional entry is made anew because another one came before it.
-const REBASES_MAX: usize = 16;
+/// How often a conditional entry, or a snapshot, is made anew because another entry came before it.
+pub(super) const REBASES_MAX: usize = 16;
 
 impl Vault {
     /// Enrols another device, which has signed for it ([`Vault::consent`]), and gives it every content
