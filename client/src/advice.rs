@@ -349,6 +349,10 @@ impl Advice for VaultError {
                 "sync again in a while; if it goes on, ask the relay's operator, whose disk may be damaged"
             }
             Self::NoKey => "sync while another device of the vault is there, which gives it",
+            Self::OldScope => {
+                "found the vault anew with a database that still has what is private; until then the lost \
+                 device's key is kept, and it is not ended in this vault"
+            }
             Self::TooLong => "write smaller rows, or fewer in one transaction",
             Self::Contended | Self::Outdated => AGAIN,
             Self::Snapshot(error) => error.advice(),
@@ -592,6 +596,7 @@ mod tests {
             VaultError::Answer,
             VaultError::Forked,
             VaultError::NoKey,
+            VaultError::OldScope,
             VaultError::TooLong,
             VaultError::Contended,
             VaultError::Outdated,

@@ -98,6 +98,13 @@ pub enum VaultError {
     /// This device does not hold the content key that it needs.
     #[error("this device does not hold the content key")]
     NoKey,
+    /// This device has written under a private scope whose name does not say whose it is, as versions
+    /// before the first release made them: no key of it is believed any more, and this device's own key is
+    /// all that opens it. Nothing was handed over.
+    #[error(
+        "what is private in the vault is of an older version, and only the lost device opens it"
+    )]
+    OldScope,
     /// Longer than a body may be.
     #[error("the payload is too long")]
     TooLong,
@@ -167,8 +174,8 @@ pub struct Vault {
     arrived: Option<Vec<Arrived>>,
     /// Told of entries before they are sent, so that they can be sent again.
     journal: Option<Journal>,
-    /// The scopes, besides the first, under which this device has written or which it has rotated; none
-    /// if nobody asks ([`Vault::note_own_scopes`]).
+    /// The scopes, besides the first, under which this device has written or which it has rotated, believed
+    /// or not; none if nobody asks ([`Vault::note_own_scopes`]).
     noted: Option<BTreeSet<Scope>>,
     /// As what the log was founded, by its first entry, whose hash is its name.
     founded_as: Option<LogType>,

@@ -6,7 +6,7 @@
 //! there were is kept, so that an app's database can go on in them.
 //!
 //! Holds always: the old key is erased only when each log that it is in was read to where it says what
-//! it is, and each vault is handed over.
+//! it is, and each vault is handed over with all that the old device has written there.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -77,6 +77,7 @@ impl Device {
         let known = |log: LogId| groups.iter().any(|row| row.log == log);
         let mine = session.welcome.logs.iter().map(|summary| summary.log);
         let candidates: Vec<LogId> = mine.filter(|log| log.is_native() && !known(*log)).collect();
+        let mut old_scope = false;
         for log in candidates {
             let mut vault = Vault::new(old.clone(), log);
             vault.note_own_scopes();
@@ -96,7 +97,14 @@ impl Device {
             };
             let me = &self.shared.identity;
             let consent = Vault::consent(me, log, old.key());
-            vault.hand_over(&mut wire, me.key(), consent).await.map_err(failed)?;
+            match vault.hand_over(&mut wire, me.key(), consent).await {
+                // The old key is all that opens it; the other vaults need not wait for that.
+                Err(VaultError::OldScope) => {
+                    old_scope = true;
+                    continue;
+                }
+                handed => handed.map_err(failed)?,
+            }
             // Before the old key is out: after that nobody is told of this vault any more.
             let relay_key = session.relay;
             let private = vault.private_scope();
@@ -111,7 +119,7 @@ impl Device {
             own.close().await;
         }
         wire.close().await;
-        Ok(())
+        if old_scope { Err(failed(VaultError::OldScope)) } else { Ok(()) }
     }
 
     /// A short connection, beside any other.

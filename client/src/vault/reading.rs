@@ -223,9 +223,9 @@ impl Vault {
     }
 
     fn note(&mut self, scopes: impl IntoIterator<Item = Scope>) {
-        let me = self.device.key();
+        let first = self.scope();
         if let Some(noted) = &mut self.noted {
-            noted.extend(scopes.into_iter().filter(|scope| self.scopes.holds(*scope, me)));
+            noted.extend(scopes.into_iter().filter(|scope| *scope != first));
         }
     }
 
@@ -233,9 +233,22 @@ impl Vault {
     /// rotated. That it was given a key proves nothing: any device of the vault can make a scope and
     /// give it to others. None if there is no such scope, or are several.
     pub(crate) fn private_scope(&self) -> Option<Scope> {
-        let mut own = self.noted.iter().flatten().filter(|scope| self.holds_key(**scope));
+        let held = |scope: &&Scope| self.is_held(**scope) && self.holds_key(**scope);
+        let mut own = self.noted.iter().flatten().filter(held);
         let first = own.next().copied();
         first.filter(|_| own.next().is_none())
+    }
+
+    /// Whether all that this device has written can be handed over, as far as was noted: it has written
+    /// under no scope whose rotations are not believed. Only what it did itself counts: others may give it
+    /// whatever they like.
+    pub(super) fn check_held(&self) -> Result<(), VaultError> {
+        let held = self.noted.iter().flatten().all(|scope| self.is_held(*scope));
+        if held { Ok(()) } else { Err(VaultError::OldScope) }
+    }
+
+    fn is_held(&self, scope: Scope) -> bool {
+        self.scopes.holds(scope, self.device.key())
     }
 
     /// As what the log was founded; none if its first entry was not read.
@@ -435,11 +448,11 @@ impl Vault {
         if !possible {
             return Err(Rejection::Keys);
         }
+        if rotation && header.sender == self.device.key() {
+            self.note([body.scope]);
+        }
         if !first && !self.scopes.given(self.log, entry.seq, header.sender, &body, rotation) {
             return Err(Rejection::Keys);
-        }
-        if !first && rotation && header.sender == self.device.key() {
-            self.note([body.scope]);
         }
         if rotation {
             self.epochs.insert(body.scope, body.epoch);

@@ -249,6 +249,47 @@ fn a_key_for_the_scope_of_somebody_else_is_not_taken() {
 }
 
 #[test]
+fn what_only_the_lost_device_opens_is_not_handed_over() {
+    let own = |world: &World| {
+        let mut reader = late_reader(world, 1);
+        reader.note_own_scopes();
+        world.relay.0.iter().for_each(|entry| reader.take(entry).expect("one history"));
+        reader
+    };
+    let write_under = |world: &mut World, by: usize, scope: Scope| {
+        let vault = &world.vaults[by];
+        let place = Place { log: vault.log, sender: vault.device.key(), aad: b"" };
+        let name = KeyName { scope, epoch: 1 };
+        let sealed = crate::seal::seal(&key(5), name, &place, b"private").expect("short");
+        let boxes = vec![serde_bytes::ByteBuf::from(sealed)];
+        let body = rmp_serde::to_vec(&boxes).expect("short");
+        let signed = vault.sign(Kind::Ring, &[], &body).expect("short");
+        world.append(signed);
+    };
+    // As they were named before.
+    let old = Scope([9; 16]);
+    let mut world = World::of(3);
+    world.rotate(0, old, 1, &key(66));
+    world.rotate(2, old, 1, &key(66));
+    write_under(&mut world, 0, old);
+    let first = world.vaults[1].scope();
+    write_under(&mut world, 1, first);
+    assert_eq!(own(&world).check_held(), Ok(()), "others do not keep a lost device from its end");
+    let mut made = World::of(2);
+    made.rotate(1, old, 1, &key(5));
+    assert_eq!(own(&made).check_held(), Err(VaultError::OldScope));
+    // Another device of this person has made it.
+    write_under(&mut world, 1, old);
+    assert_eq!(own(&world).check_held(), Err(VaultError::OldScope));
+    let mut new = World::of(2);
+    let scope = new_scope(new.vaults[0].log(), new.vaults[1].device.key()).expect("randomness");
+    new.rotate(1, scope, 1, &key(5));
+    write_under(&mut new, 1, scope);
+    assert_eq!(own(&new).check_held(), Ok(()));
+    assert_eq!(own(&new).private_scope(), Some(scope));
+}
+
+#[test]
 fn nobody_names_an_epoch_that_no_rotation_has_made() {
     let mut world = World::of(3);
     let scope = world.vaults[0].scope();

@@ -50,13 +50,15 @@ impl Vault {
     /// relay tells.
     ///
     /// # Errors
-    /// A [`VaultError`].
+    /// A [`VaultError`]; [`VaultError::OldScope`] if what this device has written could not be read by the
+    /// other one: then nothing was sent.
     pub async fn hand_over(
         &mut self,
         wire: &mut Wire,
         device: DeviceKey,
         signature: Signature,
     ) -> Result<(), VaultError> {
+        self.check_held()?;
         if !self.devices.has(device) {
             let first = self.enrol(wire, device, signature).await;
             let failure = first.as_ref().err().and_then(VaultError::refusal);
