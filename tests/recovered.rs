@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use sealwire_client::address::RelayUrl;
-use sealwire_client::device::Outgoing;
+use sealwire_client::device::{Device, KeyKeeping, Options, Outgoing};
 use sealwire_client::entry::Outline;
 use sealwire_client::error::Error;
 use sealwire_client::event::Event;
@@ -27,6 +27,7 @@ use sealwire_protocol::{DeviceKey, Digest, Kind, LogId};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
 use crate::support::person::Person;
 use crate::support::phone::{Phone, Proof};
@@ -45,6 +46,8 @@ on_both_databases!(
     a_changed_pin_counts_and_the_code_stays,
     a_native_code_is_never_sent,
     what_a_relay_has_done_and_not_answered_is_put_right,
+    what_a_relay_may_have_and_nobody_was_shown_is_deleted,
+    of_two_programs_that_change_a_recovery_vault_the_slower_one_undoes_nothing,
     the_key_of_a_lost_device_stays_until_that_is_ended,
 );
 
@@ -279,26 +282,43 @@ async fn a_log_that_could_not_be_read_is_not_given_up(database: Database) {
 }
 
 /// A line to a relay that breaks, if it is told to: after the welcome and before any entry, or when the
-/// relay answers that it has changed a recovery vault.
+/// relay answers that it has changed a recovery vault; or that holds a request to change one back.
 struct Line {
     address: SocketAddr,
     cut: Arc<AtomicBool>,
-    deaf: Arc<AtomicBool>,
+    changes: Arc<Changes>,
+}
+
+/// What a line does with requests to change a recovery vault.
+#[derive(Default)]
+struct Changes {
+    /// Their answers are lost.
+    deaf: AtomicBool,
+    /// So many deletions have come by.
+    deleted: AtomicUsize,
+    /// The next one is held back until it is released.
+    hold: AtomicBool,
+    held: AtomicBool,
+    release: Notify,
 }
 
 impl Line {
     async fn to(relay: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let [cut, deaf] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
-        let (cuts, deafens) = (cut.clone(), deaf.clone());
+        let (cut, changes) = (Arc::new(AtomicBool::new(false)), Arc::new(Changes::default()));
+        let (cuts, changing) = (cut.clone(), changes.clone());
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
                 let far = TcpStream::connect(relay).await.expect("the relay");
-                tokio::spawn(Self::carry(near, far, cuts.clone(), deafens.clone()));
+                tokio::spawn(Self::carry(near, far, cuts.clone(), changing.clone()));
             }
         });
-        Self { address, cut, deaf }
+        Self { address, cut, changes }
+    }
+
+    fn set_deaf(&self, deaf: bool) {
+        self.changes.deaf.store(deaf, Ordering::Relaxed);
     }
 
     fn url(&self) -> RelayUrl {
@@ -306,16 +326,16 @@ impl Line {
     }
 
     /// What a device says in turn: the request to upgrade, who it is, and then what it wants.
-    async fn carry(near: TcpStream, far: TcpStream, cut: Arc<AtomicBool>, deaf: Arc<AtomicBool>) {
+    async fn carry(near: TcpStream, far: TcpStream, cut: Arc<AtomicBool>, changes: Arc<Changes>) {
         let (mut from_device, mut to_device) = near.into_split();
         let (mut from_relay, mut to_relay) = far.into_split();
-        let changes = Arc::new(AtomicBool::new(false));
-        let unheard = changes.clone();
+        let change = Arc::new(AtomicBool::new(false));
+        let (unheard, told) = (change.clone(), changes.clone());
         let back = tokio::spawn(async move {
             let mut bytes = vec![0; 64 * 1024];
             // However it ends, the line is over.
             while let Ok(read @ 1..) = from_relay.read(&mut bytes).await {
-                let lost = unheard.load(Ordering::Relaxed) && deaf.load(Ordering::Relaxed);
+                let lost = unheard.load(Ordering::Relaxed) && told.deaf.load(Ordering::Relaxed);
                 if lost || to_device.write_all(&bytes[..read]).await.is_err() {
                     break;
                 }
@@ -328,11 +348,14 @@ impl Line {
             said += 1;
             let text = String::from_utf8_lossy(&bytes[..read]);
             upgraded |= said == 1 && text.to_lowercase().contains("websocket");
-            if ["PUT /identity/vault ", "DELETE /identity/vault "]
-                .iter()
-                .any(|it| text.starts_with(it))
-            {
-                changes.store(true, Ordering::Relaxed);
+            let deletes = text.starts_with("DELETE /identity/vault ");
+            if deletes || text.starts_with("PUT /identity/vault ") {
+                change.store(true, Ordering::Relaxed);
+                changes.deleted.fetch_add(usize::from(deletes), Ordering::Relaxed);
+                if changes.hold.swap(false, Ordering::Relaxed) {
+                    changes.held.store(true, Ordering::Relaxed);
+                    changes.release.notified().await;
+                }
             }
             if upgraded && said > 2 && cut.load(Ordering::Relaxed) {
                 break;
@@ -479,7 +502,7 @@ async fn what_a_relay_has_done_and_not_answered_is_put_right(database: Database)
         let alice = Person::new().await;
         let code = alice.device.set_up_recovery(&line.url(), format, PIN).await.expect("set up");
         for change in 0..3 {
-            line.deaf.store(true, Ordering::Relaxed);
+            line.set_deaf(true);
             let device = &alice.device;
             let failed = match change {
                 0 => device.set_up_recovery(&line.url(), format, "987654").await.map(|_| ()),
@@ -487,7 +510,7 @@ async fn what_a_relay_has_done_and_not_answered_is_put_right(database: Database)
                 _ => device.delete_recovery().await,
             };
             assert!(matches!(failed, Err(Error::Recovery(_))), "{change}: {failed:?}");
-            line.deaf.store(false, Ordering::Relaxed);
+            line.set_deaf(false);
             // The relay has it; the person was told that it was not done, and has the old code and PIN.
             let before = Person::restored(&world.url(), &code, PIN).await;
             assert!(before.is_err(), "{change}: the relay has done it");
@@ -496,6 +519,83 @@ async fn what_a_relay_has_done_and_not_answered_is_put_right(database: Database)
             assert_eq!(back.err(), None, "{change}");
         }
     }
+}
+
+async fn what_a_relay_may_have_and_nobody_was_shown_is_deleted(database: Database) {
+    let world = World::start(database).await;
+    let line = Line::to(world.address()).await;
+    let deleted = || line.changes.deleted.load(Ordering::Relaxed);
+    let lost = async |alice: &Person| {
+        line.set_deaf(true);
+        let made = alice.device.set_up_recovery(&line.url(), Format::Native, "987654").await;
+        assert!(matches!(made, Err(Error::Recovery(_))), "{:?}", made.err());
+        line.set_deaf(false);
+    };
+    // There was none: the relay has one now, and the person has no code.
+    let alice = Person::new().await;
+    lost(&alice).await;
+    assert_eq!(alice.device.recovery().await, Ok(None));
+    assert_eq!((alice.device.keep_recovery().await, deleted() > 0), (Ok(true), true));
+    assert_eq!(alice.device.keep_recovery().await, Ok(false), "nothing is left to be done");
+    // Whoever deletes is not told that nothing is there before that is so.
+    lost(&alice).await;
+    line.set_deaf(true);
+    let elsewhere = RecoveryError::Elsewhere(line.url());
+    assert_eq!(alice.device.delete_recovery().await, Err(elsewhere.into()));
+    line.set_deaf(false);
+    let before = deleted();
+    assert_eq!((alice.device.delete_recovery().await, deleted() > before), (Ok(()), true));
+    // There is one, and the other relay turns out to be the same one: what is on paper opens.
+    let (relay, format) = (world.url(), Format::Native);
+    let code = alice.device.set_up_recovery(&relay, format, PIN).await.expect("set up");
+    lost(&alice).await;
+    assert!(Person::restored(&relay, &code, PIN).await.is_err(), "it has the other one");
+    assert_eq!(alice.device.keep_recovery().await, Ok(true));
+    assert_eq!(Person::restored(&relay, &code, PIN).await.err(), None);
+    assert_eq!(alice.device.keep_recovery().await, Ok(false));
+}
+
+async fn of_two_programs_that_change_a_recovery_vault_the_slower_one_undoes_nothing(
+    database: Database,
+) {
+    let world = World::start(database).await;
+    let line = Line::to(world.address()).await;
+    let (place, format) = (tempfile::tempdir().expect("a directory"), Format::Native);
+    let options = Options::default;
+    let made = Device::create(place.path(), KeyKeeping::Unsealed, options()).await;
+    let slow = made.expect("a device");
+    let quick = Device::open(place.path(), None, options()).await.expect("the same device");
+    let first = slow.set_up_recovery(&line.url(), format, PIN).await.expect("set up");
+    let held = async || {
+        eventually("it is held", async || line.changes.held.swap(false, Ordering::Relaxed)).await;
+    };
+    // One program brings the vault up to date, and its request hangs; another makes a new code.
+    slow.set_name("Alice").await.expect("a name");
+    line.changes.hold.store(true, Ordering::Relaxed);
+    let keeping = tokio::spawn({
+        let slow = slow.clone();
+        async move { slow.keep_recovery().await }
+    });
+    held().await;
+    let second = quick.set_up_recovery(&line.url(), format, PIN).await.expect("set up");
+    line.changes.release.notify_one();
+    assert_eq!(keeping.await.expect("it ran"), Ok(true));
+    assert_eq!(Person::restored(&world.url(), &second, PIN).await.err(), None);
+    let gone = Some(Error::from(RecoveryError::Missing));
+    assert_eq!(Person::restored(&world.url(), &first, PIN).await.err(), gone);
+    // One program changes the PIN, and its request hangs; another changes it too, and says so.
+    line.changes.hold.store(true, Ordering::Relaxed);
+    let changing = tokio::spawn({
+        let slow = slow.clone();
+        async move { slow.change_pin(PIN, "111111").await }
+    });
+    held().await;
+    quick.change_pin(PIN, "987654").await.expect("changed");
+    line.changes.release.notify_one();
+    let late = changing.await.expect("it ran");
+    assert_eq!(late, Err(RecoveryError::Changed.into()), "the person is told");
+    assert_eq!(quick.keep_recovery().await, Ok(true));
+    assert_eq!(Person::restored(&world.url(), &second, "987654").await.err(), None);
 }
 
 async fn the_key_of_a_lost_device_stays_until_that_is_ended(database: Database) {

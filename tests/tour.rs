@@ -5,7 +5,7 @@ use std::path::Path;
 
 use sealwire_client::device::{Device, KeyKeeping, Options};
 use sealwire_client::identity::{Identity, fingerprint};
-use sealwire_client::recovery::RecoveryCode;
+use sealwire_client::recovery::{RecoveryCode, RecoveryError};
 use sealwire_client::totals::seal::{self, GroupKey, PairKey};
 use sealwire_protocol::DeviceKey;
 use serde_json::{Value, json};
@@ -361,6 +361,14 @@ async fn a_restore_that_was_interrupted_goes_on(database: Database) {
             .await;
     let new = made.expect("restored").key();
     let back = at(place.path());
+    // The old code is the lost device's, and ends with that.
+    let ends = "which opens nothing any more";
+    let set_up = back.run(&["recovery", "setup"]).await;
+    assert!(set_up.success && !set_up.err.contains(ends), "{}", set_up.err);
+    assert!(set_up.err.contains("until it is out of everything that it was in"), "{}", set_up.err);
+    let still = tempfile::tempdir().expect("a directory");
+    let (still, unsealed) = (still.path(), KeyKeeping::Unsealed);
+    Device::restore(still, unsealed, &url, &read, PIN, Options::default()).await.expect("it opens");
     back.ok(&["recovery", "restore"]).await;
     let members = back.json(&["group", "members", &group]).await;
     assert_eq!(members.len(), 1);
@@ -368,6 +376,12 @@ async fn a_restore_that_was_interrupted_goes_on(database: Database) {
     // Once is enough, and a device is not written over.
     let again = back.run(&["recovery", "restore"]).await;
     assert!(!again.success && again.err.contains("name another directory"), "{}", again.err);
+    let none = tempfile::tempdir().expect("a directory");
+    let (none, unsealed) = (none.path(), KeyKeeping::Unsealed);
+    let ended = Device::restore(none, unsealed, &url, &read, PIN, Options::default()).await.err();
+    assert_eq!(ended, Some(RecoveryError::Missing.into()));
+    let set_up = back.run(&["recovery", "setup"]).await;
+    assert!(set_up.success && set_up.err.contains(ends), "{}", set_up.err);
 }
 
 async fn a_device_is_restored_while_nobody_is_there(database: Database) {

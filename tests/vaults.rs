@@ -20,7 +20,7 @@ use sealwire_protocol::token::{Purpose, TokenKey};
 use sealwire_protocol::{
     ClientFrame, Control, Digest, ErrorCode, Failure, Head, Kind, LogId, RelayFrame,
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use crate::support::fcm::Fcm;
 use crate::support::on_both_databases;
@@ -586,7 +586,14 @@ async fn what_the_sdk_has_acknowledged_wakes_nobody(database: Database) {
     laptop.vault.acknowledge(&mut phone.wire).await.expect("sent");
     fcm.until_doorbells(1).await;
     assert!(at.elapsed() >= Duration::from_secs(10), "{:?}", at.elapsed());
-    // Both were due at once.
-    sleep(Duration::from_secs(1)).await;
-    assert_eq!(fcm.rung(), ["token-0"]);
+    // Both were due at once, and one who is rung at once is rung after both.
+    let away = identity(4);
+    let consent = Vault::consent(&away, laptop.vault.log(), laptop.identity.key());
+    laptop.vault.enrol(&mut laptop.wire, away.key(), consent).await.expect("enrolled");
+    let token = Some(("fcm".to_owned(), "token-2".to_owned()));
+    world.system().set_push_token(away.key(), token).await.expect("registered");
+    laptop.push(&[b"another one"]).await;
+    eventually("the one who is away is rung", async || fcm.rung().contains(&"token-2".to_owned()))
+        .await;
+    assert_eq!(fcm.rung(), ["token-0", "token-2"]);
 }

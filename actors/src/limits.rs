@@ -315,8 +315,9 @@ pub const PUSH_YIELD_CALLS: usize = 16;
 /// Pause between those and the next ones: 320 in a second, for as long as appends go first.
 pub const PUSH_YIELD_PAUSE: Duration = Duration::from_millis(50);
 
-/// So many times they begin until all that wait have been rung, where that is more: then they keep up with
-/// whatever comes, 3.2 seconds late.
+/// One in so many of those that wait begins after each pause, where that is more: of many, 63 % in 64 pauses,
+/// which are 3.2 seconds. Never more than [`PUSH_CALLS_MAX`] are under way, so that this keeps up with 2,560
+/// in a second where each takes 50 ms; what comes faster waits, and beyond its bound is read again later.
 pub const PUSH_YIELD_STEPS: usize = 64;
 
 /// How long a push service may take.

@@ -229,6 +229,10 @@ impl Advice for RecoveryError {
                 "run `recovery restore` for this device again while another member of each group is there, \
                  and then try again"
             }
+            Self::Changed => {
+                "see whether another program of this device does the same, and try again"
+            }
+            Self::Elsewhere(_) => "run `recovery delete` again when that relay is reached",
             Self::Handover(error) => error.advice(),
             Self::Refused(_) => "ask the relay's operator, or name another relay with --relay",
         }
@@ -437,6 +441,7 @@ mod tests {
     use sealwire_protocol::{DeviceKey, Failure};
 
     use super::*;
+    use crate::address::RelayUrl;
     use crate::identity::NoRandomness;
     use crate::recovery::Format;
     use crate::wire::Step;
@@ -527,6 +532,8 @@ mod tests {
             RecoveryError::Locked(None),
             RecoveryError::Taken,
             RecoveryError::Unfinished,
+            RecoveryError::Changed,
+            RecoveryError::Elsewhere(RelayUrl::parse("wss://relay.example").expect("an address")),
             RecoveryError::Handover(VaultError::Forked),
             RecoveryError::Refused("teapot".to_owned()),
         ];

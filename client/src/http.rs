@@ -53,15 +53,18 @@ pub(crate) async fn ask(relay: &RelayUrl, request: &Request<'_>) -> Result<Answe
     send(relay, request, &[]).await
 }
 
-/// Asks as a device, which signs a challenge.
+/// Who asks, for one request. It has no `Debug`.
+pub(crate) struct Proof {
+    key: String,
+    challenge: String,
+    signature: String,
+}
+
+/// Has a device sign a challenge of the relay's.
 ///
 /// # Errors
 /// As [`ask`].
-pub(crate) async fn ask_as(
-    relay: &RelayUrl,
-    device: &Identity,
-    request: &Request<'_>,
-) -> Result<Answer, WireError> {
+pub(crate) async fn prove(relay: &RelayUrl, device: &Identity) -> Result<Proof, WireError> {
     let key = device.key().to_hex();
     let asked = Request { method: "POST", path: "/auth/challenge", body: None };
     let answer = send(relay, &asked, &[("x-device-public-key", key.as_str())]).await?;
@@ -70,10 +73,22 @@ pub(crate) async fn ask_as(
     let mut bytes = Digest::ZERO.0;
     hex::decode_to_slice(challenge, &mut bytes).map_err(|_| WireError::NotARelay)?;
     let signature = device.sign_challenge(&bytes).to_hex();
+    Ok(Proof { key, challenge: challenge.to_owned(), signature })
+}
+
+/// Asks as the device that has made the proof.
+///
+/// # Errors
+/// As [`ask`].
+pub(crate) async fn ask_as(
+    relay: &RelayUrl,
+    proof: &Proof,
+    request: &Request<'_>,
+) -> Result<Answer, WireError> {
     let headers = [
-        ("x-device-public-key", key.as_str()),
-        ("x-challenge", challenge),
-        ("x-signature", signature.as_str()),
+        ("x-device-public-key", proof.key.as_str()),
+        ("x-challenge", proof.challenge.as_str()),
+        ("x-signature", proof.signature.as_str()),
     ];
     send(relay, request, &headers).await
 }

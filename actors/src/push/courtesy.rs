@@ -2,8 +2,9 @@
 //!
 //! A doorbell may be seconds late where an append may not, and ringing takes the cores that appends
 //! need: two thousand devices that are rung at once are some hundred milliseconds of a core. So while
-//! entries wait, a few doorbells begin together, then there is a pause; and however many wait, they keep
-//! up with what comes.
+//! entries wait, a few doorbells begin together, then there is a pause. The more wait, the more begin, up to
+//! [`PUSH_CALLS_MAX`](crate::limits::PUSH_CALLS_MAX) at a time, which is 2,560 in a second where each call
+//! takes 50 ms. What comes faster than that waits, and what no room is left for is read again later.
 
 use super::breaker::ms;
 use crate::limits::{
@@ -91,5 +92,35 @@ mod tests {
             now += 1;
         }
         assert!(now < 60_000, "{now} ms");
+    }
+
+    /// How many wait after so many more pauses, in each of which so many come and each call ends.
+    fn waiting_after(pauses: usize, mut ready: usize, come: usize) -> usize {
+        let (mut courtesy, mut now) = (Courtesy::default(), 0);
+        for _ in 0..pauses {
+            courtesy.see(usize::MAX, now);
+            ready -= courtesy.room(PUSH_CALLS_MAX, ready, now).min(ready);
+            courtesy.began(now);
+            now += ms(PUSH_YIELD_PAUSE);
+            ready += come;
+        }
+        ready
+    }
+
+    #[test]
+    fn a_hundred_that_come_in_each_pause_are_kept_up_with() {
+        // As many begin as come when that is the share of those that wait: they are 3.2 seconds late.
+        let steady = 100 * PUSH_YIELD_STEPS..101 * PUSH_YIELD_STEPS;
+        for backlog in [0, DOORBELL_DEVICES_MAX] {
+            let waiting = waiting_after(10_000, backlog, 100);
+            assert!(steady.contains(&waiting), "{waiting} of {backlog}");
+        }
+    }
+
+    #[test]
+    fn more_than_there_is_room_for_in_each_pause_are_not_kept_up_with() {
+        let come = PUSH_CALLS_MAX + 1;
+        let (before, after) = (waiting_after(10_000, 0, come), waiting_after(11_000, 0, come));
+        assert_eq!(after - before, 1000, "one more in each");
     }
 }

@@ -63,7 +63,7 @@ impl Device {
             wire.close().await;
             self.shared.write(move |db| logs::set_replaces(db, id, None)).await?;
         }
-        calls::delete(relay, &old).await?;
+        calls::delete(relay, &calls::prove(relay, &old).await?).await?;
         let me = self.shared.identity.clone();
         self.shared.write(move |db| store::recovery::forget_old(db, &me)).await?;
         Ok(true)

@@ -11,13 +11,18 @@
 //! where it was if it is interrupted.
 //!
 //! Holds always: what the relay has is what is kept here, or is put right by the next
-//! [`Device::keep_recovery`], also if an answer of the relay's is lost; and the lost device's key is erased
-//! only when that device is ended.
+//! [`Device::keep_recovery`], also if an answer of the relay's is lost; another relay that may have one of
+//! which nobody was shown the code deletes it then, or when it is reached; of two processes that change the
+//! recovery vault, none takes back what the other one has told the person; and the lost device's key is
+//! erased only when that device is ended.
 
+mod storing;
+
+use sealwire_protocol::Digest;
 use sealwire_protocol::digest::sha256;
-use sealwire_protocol::{Digest, LogId};
 use zeroize::Zeroizing;
 
+use self::storing::TRIES_MAX;
 use super::Device;
 use crate::address::RelayUrl;
 use crate::engine::GROUP_KEY;
@@ -34,17 +39,18 @@ use crate::store::recovery::Kept;
 use crate::store::{self, keys, logs};
 use crate::stretch::Cost;
 use crate::totals::recovery as totals;
-use crate::totals::seal::GroupKey;
 
 impl Device {
     /// Makes a recovery vault under a new code and this PIN, and stores it at a relay, in place of an
-    /// earlier one there. The code is shown to the person, who writes it down: it is not kept.
+    /// earlier one there. The code is shown to the person, who writes it down: it is not kept. One at another
+    /// relay stays there as it is, and is not brought up to date any more.
     ///
     /// # Errors
     /// [`Error::Recovery`]: the PIN is too short, or the relay was not reached. The earlier one counts
     /// then: if the relay has taken the new one and its answer was lost, the next
-    /// [`Device::keep_recovery`] puts that right. [`RecoveryError::Unfinished`] at another relay than the
-    /// one that this device was restored from, while the lost device is not ended.
+    /// [`Device::keep_recovery`] puts that right, and deletes the new one where there was none.
+    /// [`RecoveryError::Unfinished`] at another relay than the one that this device was restored from, while
+    /// the lost device is not ended. [`RecoveryError::Changed`]: another process was quicker.
     pub async fn set_up_recovery(
         &self,
         relay: &RelayUrl,
@@ -55,16 +61,14 @@ impl Device {
         let secret = Secret::of(&code, pin).await?;
         let relay = relay.clone();
         self.in_turn(move |device: Self| async move {
-            let mut old_seed = None;
-            if let Some(before) = device.kept().await? {
-                if before.relay == relay {
-                    old_seed = before.old_seed;
-                } else {
-                    // Where the lost device's recovery vault is, nothing else says.
-                    device.must_have_ended_old(&before).await?;
-                }
+            let before = device.kept().await?;
+            if let Some(before) = &before
+                && before.relay != relay
+            {
+                // Where the lost device's recovery vault is, nothing else says.
+                device.must_have_ended_old(before).await?;
             }
-            device.store(&secret.keep(relay, old_seed)).await
+            device.store(before.as_ref().map(Kept::which), &secret.keep(relay)).await
         })
         .await?;
         Ok(code)
@@ -76,11 +80,13 @@ impl Device {
     /// [`Error::Recovery`]: [`VaultError::WrongPin`] if `current` is not the PIN,
     /// [`RecoveryError::Missing`] if there is no recovery vault, or the relay was not reached; the
     /// PIN is the old one then, at the latest after the next [`Device::keep_recovery`].
+    /// [`RecoveryError::Changed`]: another process was quicker, and what it has told the person counts.
     pub async fn change_pin(&self, current: &str, new: &str) -> Result<(), Error> {
         let [current, new] = [current, new].map(|pin| Zeroizing::new(pin.to_owned()));
         self.in_turn(move |device: Self| async move {
             let kept = device.kept().await?;
             let mut kept = kept.ok_or(RecoveryError::Missing)?;
+            let before = kept.which();
             let given = stretched(&kept, &current, &kept.salt.clone()).await?;
             if !bool::from(subtle::ConstantTimeEq::ct_eq(&given[..], &kept.key[..])) {
                 return Err(RecoveryError::from(VaultError::WrongPin).into());
@@ -88,7 +94,7 @@ impl Device {
             kept.salt = random::<SALT_BYTES>()?.to_vec();
             kept.cost = Cost::USUAL;
             kept.key = stretched(&kept, &new, &kept.salt.clone()).await?;
-            device.store(&kept).await
+            device.store(Some(before), &kept).await
         })
         .await
     }
@@ -111,44 +117,42 @@ impl Device {
         Ok(kept.is_some_and(|kept| kept.old_seed.is_some()))
     }
 
-    /// Brings the recovery vault up to date, if there is one and something has changed; says whether
-    /// it did. After a native restore it first ends what is left of the old device.
+    /// Brings the recovery vault up to date, if there is one and something has changed, and deletes what
+    /// another relay may have of which nobody was shown the code; says whether it did either. After a native
+    /// restore it first ends what is left of the old device.
     ///
     /// # Errors
-    /// [`Error::Recovery`], if the relay was not reached; it can be called again at any time.
+    /// [`Error::Recovery`], if the relay of the recovery vault was not reached; it can be called again at any
+    /// time.
     pub async fn keep_recovery(&self) -> Result<bool, Error> {
-        if self.kept().await?.is_none() {
-            return Ok(false);
-        }
         self.in_turn(|device: Self| async move {
-            let Some(mut kept) = device.kept().await? else { return Ok(false) };
-            if !device.has_ended_old(&kept).await? {
-                return Ok(false);
+            for _ in 0..TRIES_MAX {
+                match device.keep().await {
+                    // Read again: what another process has kept counts.
+                    Err(Error::Recovery(RecoveryError::Changed)) => {}
+                    done => return done,
+                }
             }
-            kept.old_seed = None;
-            let (_, digest) = device.contents(kept.format).await?;
-            if kept.uploaded == Some(digest) {
-                return Ok(false);
-            }
-            device.store(&kept).await?;
-            Ok(true)
+            Err(RecoveryError::Changed.into())
         })
         .await
     }
 
-    /// Deletes the recovery vault, at the relay and here.
+    /// Deletes the recovery vault, at the relay and here, and what another relay may have of which nobody was
+    /// shown the code.
     ///
     /// # Errors
     /// [`Error::Recovery`], if the relay was not reached: it is there as before then, at the latest after
     /// the next [`Device::keep_recovery`]. [`RecoveryError::Unfinished`] after a native restore, while the
-    /// lost device is not ended.
+    /// lost device is not ended. [`RecoveryError::Changed`]: another process has made another one.
+    /// [`RecoveryError::Elsewhere`]: it is deleted, and another relay was not reached.
     pub async fn delete_recovery(&self) -> Result<(), Error> {
         self.in_turn(|device: Self| async move {
-            let Some(kept) = device.kept().await? else { return Ok(()) };
-            device.must_have_ended_old(&kept).await?;
-            device.shared.write(store::recovery::begin_upload).await?;
-            calls::delete(&kept.relay, &device.shared.identity).await?;
-            device.shared.write(store::recovery::remove).await
+            if let Some(kept) = device.kept().await? {
+                device.must_have_ended_old(&kept).await?;
+                device.delete_at(&kept.relay, Some(kept.which())).await?;
+            }
+            device.delete_elsewhere().await.map(|_| ())
         })
         .await
     }
@@ -181,29 +185,6 @@ impl Device {
     /// vaults.
     async fn must_have_ended_old(&self, kept: &Kept) -> Result<(), Error> {
         if self.has_ended_old(kept).await? { Ok(()) } else { Err(RecoveryError::Unfinished.into()) }
-    }
-
-    /// Seals what this device has now, stores it, and keeps what it is sealed with.
-    async fn store(&self, kept: &Kept) -> Result<(), Error> {
-        let (contents, digest) = self.contents(kept.format).await?;
-        let vault = match kept.format {
-            Format::Totals => {
-                let params = calls::to_params(kept.cost);
-                totals::seal_again(&to_totals(&contents), &kept.key, &kept.salt, params)
-                    .map_err(|error| RecoveryError::from(from_totals(error)))?
-            }
-            Format::Native => {
-                let sealed =
-                    sealed::seal_again(&kept.key, &kept.code, &kept.salt, kept.cost, &contents);
-                calls::to_stored(&sealed.map_err(RecoveryError::from)?)
-            }
-        };
-        // If its answer is lost, nobody knows which one the relay has: the one that is kept here is
-        // stored again then.
-        let mark = self.shared.write(store::recovery::begin_upload).await?;
-        calls::put(&kept.relay, &self.shared.identity, &kept.code, &vault).await?;
-        let (row, me) = (kept.again(None), self.shared.identity.clone());
-        self.shared.write(move |db| store::recovery::end_upload(db, &me, &row, digest, mark)).await
     }
 
     /// What is kept of the recovery vault.
@@ -262,10 +243,10 @@ impl Secret {
         .map_err(|error| RecoveryError::from(error).into())
     }
 
-    fn keep(self, relay: RelayUrl, old_seed: Option<Zeroizing<[u8; 32]>>) -> Kept {
+    fn keep(self, relay: RelayUrl) -> Kept {
         let Self { format, code, code_key, key, salt } = self;
-        let cost = Cost::USUAL;
-        Kept { relay, format, code, code_key, key, salt, cost, uploaded: None, old_seed }
+        let (cost, uploaded, old_seed) = (Cost::USUAL, None, None);
+        Kept { relay, format, code, code_key, key, salt, cost, uploaded, old_seed }
     }
 }
 
@@ -290,17 +271,6 @@ fn saved(db: &rusqlite::Connection, row: LogRow) -> Result<SavedGroup, Error> {
         join_seed: row.join_seed.map(|seed| SavedSeed(*seed.bytes())),
         key,
     })
-}
-
-fn to_totals(contents: &Contents) -> totals::Contents {
-    let key = |group: &SavedGroup| -> Option<(LogId, GroupKey)> {
-        Some((group.log, GroupKey::from_bytes(group.key.as_ref()?.key.0)))
-    };
-    totals::Contents {
-        device: Identity::from_seed(&contents.seed),
-        group_keys: contents.groups.iter().filter_map(key).collect(),
-        display_name: contents.name.clone(),
-    }
 }
 
 /// What a PIN gives, for a vault that is kept.

@@ -11,7 +11,6 @@ use sealwire_protocol::{Kind, LogId};
 use zeroize::Zeroizing;
 
 use super::recovery::{from_totals, on_thread};
-use super::types::Keeping;
 use super::{Device, KEY_FILE, KeyKeeping, Options, STORE_FILE, make_private};
 use crate::address::RelayUrl;
 use crate::engine::GROUP_KEY;
@@ -85,24 +84,30 @@ impl Device {
             Err(error) => return Err(error.into()),
         };
         Self::on_thread(directory, options, move |directory| {
-            write_down(directory, restored, &keeping)
+            write_down(directory, &restored, |key, file| keeping.keep(key, file))?;
+            Ok(restored.identity)
         })
         .await
     }
 }
 
 /// Makes the device: its file, its key, and then the file's name.
-fn write_down(directory: &Path, restored: Restored, keeping: &Keeping) -> Result<Identity, Error> {
+fn write_down(
+    directory: &Path,
+    restored: &Restored,
+    keep: impl FnOnce(&Identity, &Path) -> Result<(), KeyFileError>,
+) -> Result<(), Error> {
     make_private(directory).map_err(|_| Error::Directory)?;
     must_be_free(directory)?;
-    write_file(directory, &restored)?;
-    let kept = keeping.keep(&restored.identity, &directory.join(KEY_FILE));
-    if kept.is_err() {
+    write_file(directory, restored)?;
+    let file = directory.join(KEY_FILE);
+    let kept = keep(&restored.identity, &file);
+    // It may fail when the key is there already, and not sure to stay: that is a device.
+    if kept.is_err() && !file.exists() {
         discard(directory)?;
     }
     kept?;
-    finish(directory)?;
-    Ok(restored.identity)
+    finish(directory)
 }
 
 /// Whether a device may be made there.
@@ -285,6 +290,10 @@ mod tests {
         Restored { identity: Identity::generate().expect("randomness"), contents, kept }
     }
 
+    fn unsealed(identity: &Identity, file: &Path) -> Result<(), KeyFileError> {
+        identity.save(file, None)
+    }
+
     async fn groups(device: &Device) -> Vec<LogId> {
         device.logs().await.expect("read").into_iter().map(|info| info.log).collect()
     }
@@ -297,11 +306,11 @@ mod tests {
     async fn a_restore_that_was_killed_before_its_key_was_kept_is_in_nobodys_way() {
         let place = tempfile::tempdir().expect("a directory");
         write_file(place.path(), &restored()).expect("written");
-        let again = write_down(place.path(), restored(), &Keeping::Unsealed);
-        let key = again.map(|identity| identity.key()).expect("another try");
+        let again = restored();
+        write_down(place.path(), &again, unsealed).expect("another try");
         let device = opened(&place).await;
-        assert_eq!((device.key(), groups(&device).await), (key, vec![GROUP]));
-        let taken = write_down(place.path(), restored(), &Keeping::Unsealed).map(|_| ());
+        assert_eq!((device.key(), groups(&device).await), (again.identity.key(), vec![GROUP]));
+        let taken = write_down(place.path(), &restored(), unsealed);
         assert_eq!(taken, Err(KeyFileError::Exists.into()));
         // Nor in the way of a device that has nothing to do with it.
         let place = tempfile::tempdir().expect("a directory");
@@ -314,11 +323,29 @@ mod tests {
     async fn a_restore_that_was_killed_after_its_key_was_kept_is_done() {
         let (place, restored) = (tempfile::tempdir().expect("a directory"), restored());
         write_file(place.path(), &restored).expect("written");
-        let keeping = Keeping::Unsealed;
-        keeping.keep(&restored.identity, &place.path().join(KEY_FILE)).expect("kept");
+        unsealed(&restored.identity, &place.path().join(KEY_FILE)).expect("kept");
         let device = opened(&place).await;
         assert_eq!((device.key(), groups(&device).await), (restored.identity.key(), vec![GROUP]));
         assert_eq!(device.is_restoring().await, Ok(true));
+    }
+
+    #[tokio::test]
+    async fn a_key_that_is_kept_and_not_sure_to_stay_has_its_device() {
+        let (place, restored) = (tempfile::tempdir().expect("a directory"), restored());
+        let failed = KeyFileError::Io(std::io::ErrorKind::Unsupported);
+        let made = write_down(place.path(), &restored, |identity, file| {
+            unsealed(identity, file)?;
+            // As a file system does that cannot make a name durable.
+            Err(failed)
+        });
+        assert_eq!(made, Err(failed.into()));
+        let device = opened(&place).await;
+        assert_eq!((device.key(), groups(&device).await), (restored.identity.key(), vec![GROUP]));
+        // And where there is no key, nothing is left.
+        let place = tempfile::tempdir().expect("a directory");
+        let made = write_down(place.path(), &restored, |_, _| Err(KeyFileError::NoKeychain));
+        assert_eq!(made, Err(KeyFileError::NoKeychain.into()));
+        assert!(!place.path().join(RESTORING_FILE).exists());
     }
 
     #[tokio::test]
@@ -330,7 +357,7 @@ mod tests {
         let made = Device::create(place.path(), KeyKeeping::Unsealed, Options::default()).await;
         assert_eq!(made.err(), other);
         assert!(!place.path().join(KEY_FILE).exists(), "nothing was begun");
-        let again = write_down(place.path(), restored(), &Keeping::Unsealed);
+        let again = write_down(place.path(), &restored(), unsealed);
         assert_eq!(again.err(), other);
     }
 

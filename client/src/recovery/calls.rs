@@ -9,7 +9,7 @@ use thiserror::Error;
 use super::code::CodeError;
 use super::sealed::{SealedVault, VaultError};
 use crate::address::RelayUrl;
-use crate::http::{self, Answer, Request};
+use crate::http::{self, Answer, Proof, Request};
 use crate::identity::Identity;
 use crate::stretch::Cost;
 use crate::totals::recovery::{KdfParams, SealedVault as Stored};
@@ -43,6 +43,17 @@ pub enum RecoveryError {
         "the lost device is not out of everything that it was in, and its key is needed until then"
     )]
     Unfinished,
+    /// Another process of this device has changed the recovery vault meanwhile: that counts, and this does
+    /// not.
+    #[error("another program has changed this device's recovery vault meanwhile")]
+    Changed,
+    /// A relay was asked to store a recovery vault and its answer was lost; it has not been reached since,
+    /// and may still have it. The one that was to be deleted is deleted.
+    #[error(
+        "another recovery vault of this device may be at {0}, whose answer was lost when it was made, and \
+         which was not reached now"
+    )]
+    Elsewhere(RelayUrl),
     /// The old device's place in a vault could not be taken; it is tried again.
     #[error("a vault of the lost device could not be taken over: {0}")]
     Handover(crate::vault::VaultError),
@@ -51,10 +62,15 @@ pub enum RecoveryError {
     Refused(String),
 }
 
-/// Stores a recovery vault, in place of an earlier one of this device.
+/// Says to a relay who asks, before it is asked to change something.
+pub(crate) async fn prove(relay: &RelayUrl, device: &Identity) -> Result<Proof, RecoveryError> {
+    Ok(http::prove(relay, device).await?)
+}
+
+/// Stores a recovery vault, in place of an earlier one of the device that has made the proof.
 pub(crate) async fn put(
     relay: &RelayUrl,
-    device: &Identity,
+    proof: &Proof,
     code: &str,
     vault: &Stored,
 ) -> Result<(), RecoveryError> {
@@ -66,13 +82,13 @@ pub(crate) async fn put(
         "encryptedBlob": vault.encrypted_blob,
     });
     let request = Request { method: "PUT", path: "/identity/vault", body: Some(&body) };
-    expect(http::ask_as(relay, device, &request).await?).map(|_| ())
+    expect(http::ask_as(relay, proof, &request).await?).map(|_| ())
 }
 
-/// Deletes the recovery vault of a device; also if it had none.
-pub(crate) async fn delete(relay: &RelayUrl, device: &Identity) -> Result<(), RecoveryError> {
+/// Deletes the recovery vault of the device that has made the proof; also if it had none.
+pub(crate) async fn delete(relay: &RelayUrl, proof: &Proof) -> Result<(), RecoveryError> {
     let request = Request { method: "DELETE", path: "/identity/vault", body: None };
-    expect(http::ask_as(relay, device, &request).await?).map(|_| ())
+    expect(http::ask_as(relay, proof, &request).await?).map(|_| ())
 }
 
 /// Fetches a recovery vault. The relay counts it, and tells the owner's other devices.

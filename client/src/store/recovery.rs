@@ -3,6 +3,8 @@
 //! Holds always: what opens the recovery vault stands in the file sealed to the device's own key. In the
 //! vault is that key; whoever has the file and not the key must not get at it by this way round.
 
+pub(crate) mod asking;
+
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use rusqlite::{Connection, OptionalExtension};
@@ -37,7 +39,7 @@ pub(crate) struct Kept {
     pub(crate) key: Zeroizing<[u8; 32]>,
     pub(crate) salt: Vec<u8>,
     pub(crate) cost: Cost,
-    /// The digest of what the relay was given last.
+    /// The digest of what the relay has; none if it must be given something.
     pub(crate) uploaded: Option<Digest>,
     /// The seed of the device whose place this one has taken.
     pub(crate) old_seed: Option<Zeroizing<[u8; 32]>>,
@@ -133,38 +135,10 @@ pub(crate) fn find(db: &Connection, me: &Identity) -> Result<Option<Kept>, Store
     }))
 }
 
-/// The relay is about to be asked to change what it has: what that is, is not known until it has answered
-/// ([`end_upload`]). Gives what this asking is known by.
-pub(crate) fn begin_upload(db: &Connection) -> Result<Digest, StoreError> {
-    // The digest of nothing that was ever stored.
-    let mark = Digest(random().map_err(|_| StoreError::Io)?);
-    db.execute("update recovery set uploaded = ?1", [&mark.0[..]])?;
-    Ok(mark)
-}
-
-/// The relay has taken a recovery vault whose contents have this digest: it is the one that is kept from
-/// now on. If it was asked for something else meanwhile, it is not known which of the two it has.
-pub(crate) fn end_upload(
-    db: &Connection,
-    me: &Identity,
-    kept: &Kept,
-    digest: Digest,
-    mark: Digest,
-) -> Result<(), StoreError> {
-    let alone = find(db, me)?.is_none_or(|now| now.uploaded == Some(mark));
-    save(db, me, &kept.again(alone.then_some(digest)))
-}
-
 /// The old device's vault is gone, and so is that device.
 pub(crate) fn forget_old(db: &Connection, me: &Identity) -> Result<(), StoreError> {
     let Some(kept) = find(db, me)? else { return Ok(()) };
     save(db, me, &Kept { old_seed: None, ..kept })
-}
-
-/// There is no recovery vault any more.
-pub(crate) fn remove(db: &Connection) -> Result<(), StoreError> {
-    db.execute("delete from recovery", [])?;
-    Ok(())
 }
 
 /// A fresh nonce, and the secrets under a key that comes from the device's own.
@@ -271,29 +245,5 @@ mod tests {
         let found = store.read(|db| find(db, &me)).expect("read").expect("some");
         assert!(found.old_seed.is_none() && *found.key == KEY);
         assert_eq!(found.uploaded, Some(Digest([2; 32])));
-    }
-
-    #[test]
-    fn what_the_relay_has_is_known_only_to_whoever_asked_it_last_and_alone() {
-        let me = Identity::from_seed(&SEED);
-        let directory = tempfile::tempdir().expect("a directory");
-        let store = Store::open(&directory.path().join("device.db"), me.key()).expect("a store");
-        let uploaded = || store.read(|db| find(db, &me)).expect("read").expect("some").uploaded;
-        let begin = || store.write(begin_upload).expect("begun");
-        let end = |digest, mark| {
-            store
-                .write(|db| end_upload(db, &me, &kept(), Digest([digest; 32]), mark))
-                .expect("done");
-        };
-        end(1, begin());
-        assert_eq!(uploaded(), Some(Digest([1; 32])));
-        let mark = begin();
-        assert_ne!(uploaded(), Some(Digest([1; 32])), "its answer may be lost");
-        end(2, mark);
-        assert_eq!(uploaded(), Some(Digest([2; 32])));
-        let (first, second) = (begin(), begin());
-        end(4, second);
-        end(3, first);
-        assert_eq!(uploaded(), None, "another process has asked meanwhile");
     }
 }

@@ -236,9 +236,19 @@ create table recovery (
     memory_kib integer not null,
     passes integer not null,
     lanes integer not null,
-    -- The digest of what the relay was given last; none if it must be given something.
+    -- The digest of what the relay has; none if it must be given something.
     uploaded blob
 );
+
+-- Relays that were asked to store or delete a recovery vault of this device and whose answers have not
+-- come, or came when another one was kept: what they have is not known.
+create table recovery_asked (
+    relay text primary key,
+    -- Random: who has asked last.
+    mark blob not null,
+    -- 1 if somebody else had asked before and had not been answered.
+    met integer not null
+) without rowid;
 
 -- Vaults in which this device has taken the place of a lost one.
 create table recovered_vaults (

@@ -8,7 +8,7 @@ use sealwire_client::address::RelayUrl;
 use sealwire_client::device::{Device, Options, Phase, patience};
 use sealwire_client::error::Error;
 use sealwire_client::identity::file::KeyFileError;
-use sealwire_client::recovery::{Format, RecoveryCode};
+use sealwire_client::recovery::{Format, RecoveryCode, RecoveryError};
 use sealwire_client::session::Connection;
 use sealwire_protocol::LogId;
 use serde_json::json;
@@ -38,12 +38,15 @@ pub(crate) async fn run(args: &Args, out: Output, command: &RecoveryCommand) -> 
                 bail!("there is no such recovery vault; make one with `recovery setup`");
             }
             let (old, new) = (secret(PIN, "PIN: ")?, new_secret(NEW_PIN, "new PIN: ")?);
-            device.change_pin(&old, &new).await.context("the PIN is the old one")?;
+            device.change_pin(&old, &new).await.context("the PIN is not changed")?;
             out.done("the PIN is changed; the code stays", &json!({ "pin": "changed" }))
         }
         RecoveryCommand::Delete => {
-            let deleted = open(args).await?.delete_recovery().await;
-            deleted.context("the recovery vault is there as before")?;
+            match open(args).await?.delete_recovery().await {
+                // That one is deleted, and may not be all.
+                Err(error @ Error::Recovery(RecoveryError::Elsewhere(_))) => bail!(error),
+                deleted => deleted.context("the recovery vault is there as before")?,
+            }
             out.done("the recovery vault is deleted", &json!({ "recovery_vault": "deleted" }))
         }
     }
@@ -67,7 +70,12 @@ async fn set_up(args: &Args, out: Output, device: &Device, totals: bool) -> Resu
     let made = device.set_up_recovery(&relay, format, &pin).await;
     let code = made.with_context(|| format!("no recovery vault was made at {relay}"))?;
     if before.is_some_and(|(_, before)| before == relay) {
-        remark("this code takes the place of the earlier one, which opens nothing any more");
+        remark(if device.is_restoring().await? {
+            "this code takes the place of the earlier one; the lost device's own code opens what that device \
+             had stored until it is out of everything that it was in, which later commands see to"
+        } else {
+            "this code takes the place of the earlier one, which opens nothing any more"
+        });
     }
     remark(&format!(
         "write this code down, and the relay, {relay}; keep it away from the PIN, it is shown once"
@@ -153,6 +161,8 @@ async fn settle(args: &Args, out: Output, device: &Device) -> Result<()> {
     loop {
         match device.keep_recovery().await {
             Ok(true) => break,
+            // Another command was quicker, or has stored it anew since.
+            Ok(false) if !device.is_restoring().await? => break,
             Ok(false) if Instant::now() >= until => {
                 waiting.remark(
                     "the lost device is not out of all groups yet; later commands see to it",
