@@ -48,7 +48,7 @@ pub(super) async fn start(program: &Path) -> Result<Mosquitto> {
             "listener {plain} 127.0.0.1\nlistener {port} 127.0.0.1\nprotocol websockets\n\
              allow_anonymous true\n\
              persistence true\npersistence_location {}/\nmax_queued_messages 0\n\
-             max_inflight_messages 0\nset_tcp_nodelay true\nlog_dest none\nuser root\n",
+             max_inflight_messages 0\nset_tcp_nodelay true\nlog_dest stderr\nlog_type error\nuser root\n",
             shown(directory)
         )
     })

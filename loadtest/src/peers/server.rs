@@ -1,6 +1,7 @@
 //! The process of a peer: started with a directory and a port of its own, and ended with what is kept
 //! here.
 
+use std::fs::File;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Stdio;
@@ -14,9 +15,13 @@ use tokio::time::{Duration, Instant, sleep, timeout};
 
 use crate::limits::{RELAY_START_DEADLINE, RELAY_STOP_DEADLINE};
 use crate::process::Process;
+use crate::progress;
 
 /// Between two attempts to reach it.
 const REACH_PAUSE: Duration = Duration::from_millis(20);
+
+/// How often it is started at most, if it ends at once.
+const STARTS_MAX: usize = 3;
 
 /// A running peer.
 pub(super) struct Server {
@@ -29,11 +34,26 @@ pub(super) struct Server {
 
 impl Server {
     /// Writes its configuration and starts it. `configure` is given its directory, and a port more than
-    /// is spoken to.
+    /// is spoken to. It cannot be handed a listener, and a port that was free may be taken by a connection
+    /// before it is listened on: whoever ends at once is started again, on other ports.
     pub(super) async fn start(
         program: &Path,
         version_flag: &str,
-        configure: impl FnOnce(&Path, [u16; 2]) -> String,
+        configure: impl Fn(&Path, [u16; 2]) -> String,
+    ) -> Result<Self> {
+        for _ in 1..STARTS_MAX {
+            match Self::start_once(program, version_flag, &configure).await {
+                Ok(server) => return Ok(server),
+                Err(error) => progress::say(&format!("{error:#}; once more, on other ports")),
+            }
+        }
+        Self::start_once(program, version_flag, &configure).await
+    }
+
+    async fn start_once(
+        program: &Path,
+        version_flag: &str,
+        configure: &impl Fn(&Path, [u16; 2]) -> String,
     ) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("sealwire-peer.").tempdir()?;
         let free = || -> Result<TcpListener> { Ok(TcpListener::bind("127.0.0.1:0")?) };
@@ -47,12 +67,13 @@ impl Server {
         let version = version.with_context(|| format!("running {}", program.display()))?;
         let version = String::from_utf8_lossy(&version.stdout);
         let version = version.lines().next().unwrap_or_default().trim().to_owned();
+        let log = directory.path().join("said");
         let mut child = Command::new(program)
             .arg("-c")
             .arg(&configuration)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(File::create(&log)?)
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("starting {}", program.display()))?;
@@ -60,7 +81,8 @@ impl Server {
         let deadline = Instant::now() + RELAY_START_DEADLINE;
         while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
             if let Some(status) = child.try_wait()? {
-                bail!("{} ended with {status}", program.display());
+                let said = std::fs::read_to_string(&log).unwrap_or_default();
+                bail!("{} ended with {status}: {}", program.display(), said.trim());
             }
             ensure!(Instant::now() < deadline, "{} cannot be reached", program.display());
             sleep(REACH_PAUSE).await;
